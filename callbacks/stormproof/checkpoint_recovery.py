@@ -39,11 +39,11 @@ from stormproof.resume.unsaved_attributes import UnsavedAttributes
 from stormproof.resume.wrapped_loaders import wrap_training_loaders
 
 MIRROR_FINISH_SECONDS = 600.0
-"""Maximum time that the end of training waits for the upload of the final checkpoint to the mirror."""
+"""Maximum time to wait for the last upload at the end of training, in seconds."""
 MIRROR_EXCEPTION_SECONDS, MIRROR_INTERRUPT_SECONDS = 10.0, 1.0
-"""Maximum times that an exception, and Ctrl-C, wait for the upload of the newest checkpoint to the mirror."""
+"""Maximum time to wait for the last upload after an exception, and after Ctrl-C, in seconds."""
 MIRROR_START_SECONDS = 20.0
-"""Time for which a request to the mirror is retried before training."""
+"""Maximum time to retry a request to the mirror before training, in seconds."""
 _FINISHED_FOLDERS: set[Path] = set()
 """Folders of training runs that have finished in this process."""
 
@@ -96,7 +96,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
     | A tensor has become NaN or infinite. | No checkpoint is committed until all are finite. |
     | ``torch.load(weights_only=True)`` refuses an entry. | The entry is pickled or left out. |
     | The mirror cannot be reached. | Training continues, and the upload is retried. |
-    | The newest checkpoint is not in the mirror at the end. | It is only in the folder. |
+    | The mirror lacks the newest checkpoint at the end. | A warning is issued. The checkpoint is only in the folder. |
 
     Args:
         dirpath: Folder of the checkpoints, the same on all ranks. Created if it does not exist. Use one folder per run.
@@ -129,8 +129,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
         mirror: URL of an object store, such as ``s3://bucket/run``, to which committed checkpoints are copied in the
             background. If it has a newer good checkpoint than the folder, :meth:`latest_checkpoint` downloads it. Use
             one prefix per run. Requires the extra ``remote``. Disabled if None.
-        mirror_keep_last: Number of the newest checkpoints to keep in ``mirror``. Must be at least 2. The best ones and
-            every n-th one are kept as in the folder.
+        mirror_keep_last: Number of the newest checkpoints to keep in ``mirror``. Must be at least 2. The best and
+            every n-th checkpoint are kept as in the folder.
 
     Attributes:
         resumed_from: Checkpoint that :meth:`latest_checkpoint` found. None before the call and if there is no
@@ -233,7 +233,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
         Raises:
             NoGoodCheckpointError: If all checkpoints are bad or lost.
             NotResumableError: If the checkpoint belongs to a run with another ``identity``.
-            StorageError: If no checkpoint is good and at least one cannot be read, or ``mirror`` cannot be read.
+            StorageError: If no checkpoint is good and at least one cannot be read, or if ``mirror`` cannot be read and
+                the folder has no good checkpoint.
         """
         self._start_over = start_over
         if self.mirror is not None:
@@ -309,8 +310,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
         return self.save_coordinator.wait_until_committed()
 
     def finish_mirror(self, seconds: float) -> bool:
-        """Waits until the newest checkpoint is in ``mirror``, for at most ``seconds``. Returns whether it is."""
-        return self._mirror is None or self._mirror.finish(seconds)
+        """Waits up to ``seconds`` until the newest checkpoint is uploaded. Returns True if it is uploaded."""
+        return self._mirror is None or self._mirror.wait_until_uploaded(seconds)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Checks that all ranks found the same checkpoint, and acquires the folder."""

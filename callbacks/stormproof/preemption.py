@@ -243,7 +243,7 @@ class Preemption(InactiveCopies, Callback):
         )
 
     def _finish_mirror(self, received_signal: signal.Signals) -> None:
-        """Spends the time until SIGKILL, except the last second, on the copy of the newest checkpoint."""
+        """Waits for the upload of the newest checkpoint until one second before SIGKILL."""
         assert self._recovery is not None
         self._recovery.finish_mirror(self._compute_remaining_seconds(received_signal, os.environ) - 1)
 

@@ -211,16 +211,13 @@ def problem_lines(verdicts: Iterable[Verdict]) -> list[str]:
 
 
 def step_lines(verdicts: Iterable[Verdict]) -> list[str]:
-    """Returns one line per correctly reported problem: number of runs, and quantiles of the first step."""
+    """Returns a line for each problem that was correctly reported first: number of runs, and quantiles of the step."""
     steps: dict[str, list[int]] = {}
     for verdict in verdicts:
-        if verdict.took_effect and verdict.program.problems:
-            correct = [finding for finding in verdict.warnings if finding.problem in verdict.program.problems]
-            if correct:
-                first = min(correct, key=lambda finding: finding.step)
-                steps.setdefault(first.problem, []).append(first.step)
+        if verdict.took_effect and verdict.program.problems and verdict.is_right:
+            steps.setdefault(verdict.warnings[0].problem, []).append(verdict.warnings[0].step)
     return [
-        f"{problem}: reported in {len(values)} runs, median step {median(values):.0f}, "
+        f"{problem}: {len(values)} runs, median step {median(values):.0f}, "
         f"90% by step {sorted(values)[math.ceil(0.9 * len(values)) - 1]}, "
         f"within 20 steps in {sum(value <= 20 for value in values)} runs"
         for problem, values in sorted(steps.items())
@@ -280,7 +277,7 @@ def main() -> None:
                 print(*problem_lines(verdicts), sep="\n")
             print(f"{part}, {name}:", *summary_lines(verdicts), sep="\n  ", flush=True)
             all_verdicts += verdicts if name == "TrainingHealth" else []
-    print("correctly reported by TrainingHealth, by problem:", *step_lines(all_verdicts), sep="\n  ")
+    print("steps of correct first findings of TrainingHealth:", *step_lines(all_verdicts), sep="\n  ")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Measures what a mirror costs a run: the stall of a save and the throughput.
+"""Measures the overhead of a mirror: save stalls and throughput.
 
     python scripts/benchmarks/mirror.py [--megabytes 64] [--rounds 5] [--steps 120]
 
 In each round, in random order, a run trains without a mirror, and with one in an emulator of S3 (``moto``) on this
-machine. Every 20th step is saved. The emulator shares the cores with the training, which a real object store does not.
+machine. Every 20th step is saved. The emulator shares the cores with the training run. A real object store would not
+use these cores.
 The CPU time is measured in the training process and includes uploads, but not the emulator.
 Ratios are medians over the rounds, of a run with a mirror to one without in the same round.
 """
@@ -69,12 +70,20 @@ class Times(pl.Callback):
 
 @dataclass(frozen=True)
 class Result:
-    """Median stall, steps per second, CPU seconds per step, seconds after the last step, number of copies."""
+    """Measurements of one run.
+
+    Attributes:
+        stall: Median time for which training waited for a save, in seconds.
+        throughput: Steps per second.
+        cpu_seconds_per_step: CPU time of the training process per step, in seconds.
+        seconds_after_last_step: Time from the last step until ``fit`` returned, in seconds.
+        copies: Number of commits to the mirror. 0 without a mirror.
+    """
 
     stall: float
     throughput: float
-    cpu: float
-    end: float
+    cpu_seconds_per_step: float
+    seconds_after_last_step: float
     copies: int
 
 
@@ -94,11 +103,11 @@ def train(url: str | None, megabytes: int, steps: int) -> Result:
             callbacks=[times, recovery],
         )
         trainer.fit(Task(megabytes), resumable(loader), ckpt_path=recovery.latest_checkpoint())
-        end = time.perf_counter() - times.end
+        seconds_after_last_step = time.perf_counter() - times.end
         copies = _count_copies(url) if url else 0
     throughput = (steps - 1) / (times.end - times.start)
-    cpu = (times.cpu_end - times.cpu_start) / (steps - 1)
-    return Result(statistics.median(times.stalls), throughput, cpu, end, copies)
+    cpu_seconds_per_step = (times.cpu_end - times.cpu_start) / (steps - 1)
+    return Result(statistics.median(times.stalls), throughput, cpu_seconds_per_step, seconds_after_last_step, copies)
 
 
 def _count_copies(url: str) -> int:
@@ -119,7 +128,7 @@ def main() -> None:
     rounds: list[dict[bool, Result]] = []
     with run_s3_server() as server:
         os.environ |= server.environment()
-        train(None, arguments.megabytes, 40)  # imports and caches
+        train(None, arguments.megabytes, 40)  # warms up imports and caches
         for _ in range(arguments.rounds):
             results = {}
             for has_mirror in random.sample([False, True], 2):
@@ -127,11 +136,15 @@ def main() -> None:
                 results[has_mirror] = train(url, arguments.megabytes, arguments.steps)
             rounds.append(results)
             print(results, flush=True)
-    for name in ("stall", "throughput", "cpu"):
+    for name in ("stall", "throughput", "cpu_seconds_per_step"):
         ratios = sorted(getattr(results[True], name) / getattr(results[False], name) for results in rounds)
-        print(f"{name}, with to without a mirror: {statistics.median(ratios):.2f} ({ratios[0]:.2f}, {ratios[-1]:.2f})")
-    ends = [f"{results[True].end:.2f}/{results[False].end:.2f}" for results in rounds]
-    print(f"seconds from the last step to the end, with/without: {', '.join(ends)}")
+        median = statistics.median(ratios)
+        print(f"{name}, ratio with/without a mirror: {median:.2f} ({ratios[0]:.2f}, {ratios[-1]:.2f})")
+    waits = [
+        f"{results[True].seconds_after_last_step:.2f}/{results[False].seconds_after_last_step:.2f}"
+        for results in rounds
+    ]
+    print(f"seconds after the last step, with/without a mirror: {', '.join(waits)}")
     print(f"copies of {arguments.steps // 20 + 1} checkpoints: {[results[True].copies for results in rounds]}")
 
 

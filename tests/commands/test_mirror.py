@@ -63,7 +63,7 @@ def test_a_run_without_its_folder_resumes_from_the_mirror(
 
 
 @pytest.mark.parametrize("mirror", ["runs/copies", "3"])
-def test_a_mirror_that_is_no_url_is_one_sentence(mirror: str, command: Command):
+def test_a_mirror_that_is_not_a_url_is_rejected(mirror: str, command: Command):
     result = command(f"checkpoints.mirror={mirror}")
     assert result.returncode == 2
     assert f"checkpoints.mirror must be a URL such as s3://bucket/runs, or null, got {mirror}" in result.stderr

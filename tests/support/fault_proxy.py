@@ -2,13 +2,13 @@
 
 A fault is chosen for each request by a function of its method, path and number:
 
-- ``slow down``: answers 503 SlowDown, without forwarding the request
+- ``slow down``: responds with 503 SlowDown, without forwarding the request
 - ``cut upload``: reads half of the body and closes the connection, without forwarding the request
-- ``lose answer``: forwards the request and closes the connection instead of answering
-- ``cut answer``: forwards the request, sends half of the answer and closes the connection
-- ``half close``: forwards the request, ends its side of the connection without an answer, and waits for the client
-- ``deny``: answers 403 AccessDenied, without forwarding the request
-- ``slow``: forwards the request and waits before it answers
+- ``lose response``: forwards the request and closes the connection instead of responding
+- ``cut response``: forwards the request, sends half of the response and closes the connection
+- ``half close``: forwards the request, ends its side of the connection without a response, and waits for the client
+- ``deny``: responds with 403 AccessDenied, without forwarding the request
+- ``slow``: forwards the request and waits before it responds
 """
 
 # ruff: noqa: N815 (http.server names the methods)
@@ -25,7 +25,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
-FAULTS = ("slow down", "cut upload", "lose answer", "cut answer", "half close", "slow")
+FAULTS = ("slow down", "cut upload", "lose response", "cut response", "half close", "slow")
 Choose = Callable[[str, str, int], str | None]
 _REFUSALS = {
     "slow down": (503, b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"),
@@ -100,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body = self.rfile.read(length)
         if fault in _REFUSALS:
-            self._answer(_REFUSALS[fault][0], [("Content-Type", "application/xml")], _REFUSALS[fault][1])
+            self._respond(_REFUSALS[fault][0], [("Content-Type", "application/xml")], _REFUSALS[fault][1])
             return
         connection = http.client.HTTPConnection("127.0.0.1", self.target_port, timeout=60)
         headers = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
@@ -110,17 +110,17 @@ class _Handler(BaseHTTPRequestHandler):
         connection.close()
         if fault == "slow":
             time.sleep(_DELAY_SECONDS)
-        if fault in {"lose answer", "half close"}:
+        if fault in {"lose response", "half close"}:
             if fault == "half close":
                 self.connection.shutdown(socket.SHUT_WR)
                 time.sleep(_DELAY_SECONDS)
             self._close()
             return
-        self._answer(response.status, response.getheaders(), content, is_cut=fault == "cut answer")
+        self._respond(response.status, response.getheaders(), content, is_cut=fault == "cut response")
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _forward
 
-    def _answer(self, status: int, headers: list[tuple[str, str]], content: bytes, *, is_cut: bool = False) -> None:
+    def _respond(self, status: int, headers: list[tuple[str, str]], content: bytes, *, is_cut: bool = False) -> None:
         self.send_response_only(status)
         for name, value in headers:
             if name.lower() not in {"connection", "transfer-encoding", "content-length"}:

@@ -53,7 +53,7 @@ def run_s3_server() -> Iterator[S3Server]:
         process = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, "PYTHONWARNINGS": "ignore"})
     try:
         server = S3Server(port)
-        wait_for(lambda: _answers(server), 120)
+        wait_for(lambda: _responds(server), 120)
         yield server
     finally:
         process.kill()
@@ -61,7 +61,7 @@ def run_s3_server() -> Iterator[S3Server]:
         log.unlink()
 
 
-def _answers(server: S3Server) -> bool:
+def _responds(server: S3Server) -> bool:
     try:
         urllib.request.urlopen(server.endpoint, timeout=5).close()
     except urllib.error.HTTPError:

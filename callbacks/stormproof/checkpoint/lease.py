@@ -198,7 +198,7 @@ def parse_owner(content: bytes, location: str) -> Owner:
         return Owner(**{name: value for name, value in values.items() if name in field_names})
     except (ValueError, TypeError, AttributeError) as error:
         raise LeaseError(
-            f"{location} is not a valid lease ({error}). Remove it if no other process writes to the folder."
+            f"{location} is not a valid lease ({error}). Remove it if no other process writes to the same place."
         ) from error
 
 

@@ -26,7 +26,7 @@ _MAX_BYTES = 1_000_000  # bytes; a manifest has about 1,000
 
 
 class AbortedCommitError(ValueError):
-    """The manifest is that of a commit which another attempt aborted."""
+    """Another attempt aborted this commit."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,8 +69,8 @@ class Mirror:
         """Wakes the thread after a commit."""
         self._wake_event.set()
 
-    def finish(self, seconds: float) -> bool:
-        """Waits until the newest checkpoint is uploaded, for at most ``seconds``. Returns whether it is."""
+    def wait_until_uploaded(self, seconds: float) -> bool:
+        """Waits up to ``seconds`` until the newest checkpoint is uploaded. Returns True if it is uploaded."""
         deadline = time.monotonic() + seconds
         try:
             newest = self._read_newest()
@@ -82,11 +82,11 @@ class Mirror:
         return newest is None or self.mirrored_sequence >= newest.sequence
 
     def close(self, seconds: float) -> None:
-        """Waits for the newest upload for at most ``seconds``, and reports what is not uploaded.
+        """Waits for the newest upload for at most ``seconds``, and warns if it is not uploaded.
 
-        The thread frees the prefix when it ends, which may be later if a request hangs.
+        The thread releases the lease when it ends, which may be later if a request hangs.
         """
-        is_complete = self.finish(seconds)
+        is_complete = self.wait_until_uploaded(seconds)
         self._is_closing = True
         self._wake_event.set()
         if not is_complete:
@@ -114,13 +114,13 @@ class Mirror:
                 self._upload_pending()
             except (OSError, LeaseError, DamagedError, RanksDisagreeError, FolderLostError) as error:
                 if isinstance(error, FolderLostError) and self._has_lost_lease():
-                    rank_zero_warn(f"The mirror is not updated anymore. {error}")
+                    self._warn_of_end(error)
                     return
                 delay = min(2 * delay, MAX_RETRY_SECONDS) if self._problem else FIRST_RETRY_SECONDS
                 self._attempt = None if isinstance(error, StormproofError) else self._attempt
                 self._report(error)
             except StormproofError as error:
-                rank_zero_warn(f"The mirror is not updated anymore. {error}")
+                self._warn_of_end(error)
                 return
             else:
                 self._problem = None
@@ -145,9 +145,9 @@ class Mirror:
             self._attempt = self._store.begin_attempt(self._store.resolve())
 
     def _upload_pending(self) -> None:
-        self._quarantine_as_local()
+        self._quarantine_rolled_back()
         while not self._is_closing and (checkpoint := self._select_next()) is not None:
-            self._quarantine_as_local()  # a rollback is logged before the next checkpoint is committed
+            self._quarantine_rolled_back()  # a rollback is logged before the next checkpoint is committed
             self._upload(checkpoint)
             assert self._lease is not None
             self._store.apply_retention(self._retention, fence=self._lease.check)
@@ -191,8 +191,8 @@ class Mirror:
             return
         self.mirrored_sequence = max(self.mirrored_sequence, checkpoint.sequence)
 
-    def _quarantine_as_local(self) -> None:
-        """Puts the copies of checkpoints from which a rollback went back into quarantine."""
+    def _quarantine_rolled_back(self) -> None:
+        """Quarantines the copies of checkpoints that a rollback has quarantined in the folder."""
         rolled_back = self._local.read_rolled_back_names()
         copies = [checkpoint for checkpoint in self._store.read_checkpoints() if checkpoint.name in rolled_back]
         if copies:
@@ -213,6 +213,9 @@ class Mirror:
                 f"The mirror {self._storage.location} is not up to date: {self._problem}. Training continues, and the "
                 "upload is retried."
             )
+
+    def _warn_of_end(self, error: Exception) -> None:
+        rank_zero_warn(f"The mirror {self._storage.location} is no longer updated. Training continues. {error}")
 
     def _report_missing(self) -> None:
         reason = f" ({self._problem})" if self._problem else ""

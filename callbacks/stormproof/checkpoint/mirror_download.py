@@ -56,7 +56,7 @@ def download_newest(local: Store, storage: ObjectStorage, identity: str | None =
             if newest is None:
                 raise StorageError(
                     f"{problem}. {local.location} has no checkpoint to resume from. Restart the run when the mirror is "
-                    "available, or remove `mirror` to start at step 0."
+                    "available, or disable the mirror (`mirror=None`, or `checkpoints.mirror=null`) to start at step 0."
                 ) from error
             rank_zero_warn(f"{problem}. The run resumes from {newest.path.name}, which may be older than the mirror.")
             return None

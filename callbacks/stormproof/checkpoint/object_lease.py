@@ -26,8 +26,8 @@ class ObjectLease:
     """Exclusive right to write to an object store, stored in its ``lease.json``.
 
     The object is only written with a compare-and-swap. A heartbeat every 10 s renews it. On the same machine, the lease
-    is valid while its process runs. On another machine, it is valid for 60 s after the last renewal. The clock of the
-    object store counts.
+    is valid while its process runs. On another machine, it is valid for 60 s after the last renewal. Times are measured
+    by the clock of the object store.
 
     Args:
         storage: Object store.
@@ -52,10 +52,10 @@ class ObjectLease:
         self.owner = Owner.from_this_process()
         self._renewals = 0
         self._lock = threading.Lock()  # of the version, which the heartbeat and a release change
-        version = _find_version(storage)  # before the content is read: a later change makes the swap fail
-        holder = self.read_owner(storage)
-        if holder is not None and _is_valid(storage, holder):
-            raise _make_taken_error(storage, holder)
+        version = _find_version(storage)  # read first, so that a later change makes the swap fail
+        current_owner = self.read_owner(storage)
+        if current_owner is not None and _is_valid(storage, current_owner):
+            raise _make_taken_error(storage, current_owner)
         self._version = storage.compare_and_swap(LEASE_NAME, self._encode(), version)
         if self._version is None:
             raise _make_taken_error(storage, self.read_owner(storage))
@@ -70,15 +70,19 @@ class ObjectLease:
             FolderLostError: If another process took over, for example because this one was suspended for over 60 s.
             OSError: If the object store fails.
         """
-        holder = self.read_owner(self._storage)
-        if holder is None or holder.token != self.owner.token:
-            reason = f"process {holder.pid} on {holder.host} took it over" if holder else "its lease.json was removed"
+        current_owner = self.read_owner(self._storage)
+        if current_owner is None or current_owner.token != self.owner.token:
+            reason = (
+                f"process {current_owner.pid} on {current_owner.host} took it over"
+                if current_owner
+                else "its lease.json was removed"
+            )
             raise FolderLostError(
                 f"This process no longer owns {self._storage.location}, because {reason}. It stops writing to it."
             )
 
     def release(self) -> None:
-        """Frees the prefix if this process still owns it."""
+        """Releases the lease if this process still owns it."""
         self._stop_event.set()
         self._heartbeat_thread.join(timeout=HEARTBEAT_JOIN_SECONDS)  # a heartbeat hangs if storage does
         with self._lock:
@@ -89,8 +93,8 @@ class ObjectLease:
     @staticmethod
     def is_active(storage: ObjectStorage) -> bool:
         """Returns whether the prefix has a valid lease. Writes a probe if the owner is on another machine."""
-        holder = ObjectLease.read_owner(storage)
-        return holder is not None and _is_valid(storage, holder)
+        owner = ObjectLease.read_owner(storage)
+        return owner is not None and _is_valid(storage, owner)
 
     @staticmethod
     def read_owner(storage: ObjectStorage) -> Owner | None:
@@ -131,10 +135,10 @@ class ObjectLease:
         return self._version is not None
 
     def _refresh_version(self) -> bool:
-        """Reads the version, which a renewal with a lost answer has changed. Returns False if the lease is lost."""
-        version, holder = _find_version(self._storage), self.read_owner(self._storage)
+        """Reads the version, which a renewal with a lost response has changed. Returns False if the lease is lost."""
+        version, current_owner = _find_version(self._storage), self.read_owner(self._storage)
         self._version = version
-        return holder is not None and holder.token == self.owner.token
+        return current_owner is not None and current_owner.token == self.owner.token
 
     def _encode(self) -> bytes:
         return json.dumps({**asdict(self.owner), "renewals": self._renewals}, indent=1).encode()
@@ -144,12 +148,12 @@ def _find_version(storage: ObjectStorage) -> str | None:
     return next((entry.version for entry in storage.list() if entry.name == LEASE_NAME), None)
 
 
-def _is_valid(storage: ObjectStorage, holder: Owner) -> bool:
-    is_running = holder.is_running()
+def _is_valid(storage: ObjectStorage, owner: Owner) -> bool:
+    is_running = owner.is_running()
     if is_running is not None:
         return is_running
     probe = f".lease.{secrets.token_hex(8)}.tmp"  # its time of modification is the current time of the object store
-    storage.put_if_absent(probe, holder.token.encode())
+    storage.put_if_absent(probe, owner.token.encode())
     try:
         times = {entry.name: entry.modified for entry in storage.list()}
         return LEASE_NAME in times and abs(times[probe] - times[LEASE_NAME]) < STALE_SECONDS
@@ -157,8 +161,8 @@ def _is_valid(storage: ObjectStorage, holder: Owner) -> bool:
         storage.delete([probe])
 
 
-def _make_taken_error(storage: ObjectStorage, holder: Owner | None) -> FolderTakenError:
-    owner = f"process {holder.pid} on {holder.host}" if holder else "another process"
+def _make_taken_error(storage: ObjectStorage, owner: Owner | None) -> FolderTakenError:
+    description = f"process {owner.pid} on {owner.host}" if owner else "another process"
     return FolderTakenError(
-        f"{storage.location} is in use by {owner}. Stop that process, wait for it to end, or use another prefix."
+        f"{storage.location} is in use by {description}. Stop that process, wait for it to end, or use another prefix."
     )

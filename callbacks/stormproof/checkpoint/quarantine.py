@@ -18,7 +18,7 @@ from stormproof.checkpoint.storage import AnyStorage, ObjectStorage, PosixStorag
 
 
 def quarantine_checkpoints(storage: AnyStorage, names: Iterable[str]) -> None:
-    """Puts checkpoints into quarantine. Does not fsync the folder itself."""
+    """Puts checkpoints into quarantine. Does not fsync the checkpoint folder."""
     for name in names:
         if isinstance(storage, PosixStorage):
             move_to_quarantine(storage.folder, name)

@@ -105,7 +105,7 @@ def select_for_deletion(
 
 
 def select_permanent(checkpoints: Sequence[Checkpoint], retention: Retention) -> list[Checkpoint]:
-    """Returns the finite checkpoints that are kept as the best, or one every n steps, and not only as the newest.
+    """Returns the finite checkpoints kept by ``save_top_k`` or ``keep_every_n_train_steps``.
 
     Args:
         checkpoints: Checkpoints, in any order.

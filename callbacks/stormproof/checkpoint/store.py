@@ -1,4 +1,4 @@
-"""Commits checkpoints to a folder durably and applies the retention."""
+"""Commits checkpoints to a folder durably and applies the retention policy."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Attempt:
 
 
 class Store:
-    """Commits checkpoints to a folder or an object store, finds the newest good one, and applies the retention.
+    """Commits checkpoints to a folder or an object store, finds the newest good one, and applies a retention policy.
 
     Any process may read. Only the process that owns the folder's lease may call :meth:`begin_attempt`, :meth:`commit`,
     :meth:`quarantine`, :meth:`apply_retention` and :meth:`free_disk_space`.
@@ -100,8 +100,8 @@ class Store:
             self.storage = folder
         elif is_url(folder):
             raise ValueError(
-                f"Checkpoints cannot be written to the URL {folder}. Pass the path of a folder on a mounted file "
-                "system."
+                f"{folder} is a URL, not a folder. Pass the path of a folder. To use an object store, set `mirror` of "
+                "CheckpointRecovery or pass ObjectStorage(url) to Store."
             )
         else:
             self.storage = PosixStorage(Path(folder), atomic_write)
@@ -180,7 +180,7 @@ class Store:
         return [Attempt(event["number"], event["step"], event["time"]) for event in self._read_events("attempt")]
 
     def read_rolled_back_names(self) -> set[str]:
-        """Returns the names of the checkpoints that :meth:`quarantine` put into quarantine while they were good."""
+        """Returns the names of checkpoints that a rollback quarantined."""
         return {event["name"] for event in self._read_events("quarantined") if event.get("rolled_back")}
 
     def verify(self, checkpoint: Checkpoint) -> str | None:
@@ -205,7 +205,7 @@ class Store:
         """Cleans up the folder and logs a new attempt. Creates the folder if it does not exist.
 
         Moves damaged checkpoints to ``quarantine/`` and deletes leftover files. Foreign files and checkpoints that
-        cannot be read stay unchanged. In an object store, aborts the commits that a previous owner has not completed.
+        cannot be read stay unchanged. In an object store, aborts unfinished commits of the previous owner.
 
         Args:
             resolution: Current resolution of this folder.
@@ -275,7 +275,7 @@ class Store:
             info: Description of the checkpoint. A score that is not finite counts as None.
             attempt: Number from :meth:`begin_attempt`. 0 if no attempt writes the checkpoint.
             fence: Called before each rename. Its exception cancels the commit.
-            sequence: Sequence number of a checkpoint that is copied from another store. The next one if None.
+            sequence: Sequence number of the copied checkpoint. Uses the next free number if None.
 
         Returns:
             The committed checkpoint.
@@ -335,7 +335,7 @@ class Store:
             checkpoints: Checkpoints of this folder.
             reason: Description for the log.
             fence: Called before any file is moved. Its exception cancels the move.
-            is_rollback: Whether the state itself is bad, so that a mirror puts its copies into quarantine, too.
+            is_rollback: Whether a rollback discards the checkpoints. If True, a mirror also quarantines their copies.
         """
         if fence is not None:
             fence()
@@ -389,7 +389,7 @@ class Store:
             fence()
         self._log_deletion(checkpoints)
         reach_fault_point("pruning")
-        self.storage.delete(file for checkpoint in checkpoints for file in _iterate_files(checkpoint))
+        self.storage.delete(file for checkpoint in checkpoints for file in _files_in_deletion_order(checkpoint))
         reach_fault_point("pruned")
         return list(checkpoints)
 
@@ -401,7 +401,7 @@ class Store:
         except OSError as error:
             if error.errno not in DISK_FULL_ERRNOS:
                 raise
-            self.storage.delete(_iterate_files(checkpoints[0]))
+            self.storage.delete(_files_in_deletion_order(checkpoints[0]))
             self._append(*events)
 
     def _write_checkpoint(
@@ -428,7 +428,10 @@ class Store:
             raise self._make_lost_error()
 
     def _remove_uncommitted(self, path: Path) -> None:
-        """Deletes the file of a commit that failed. Ignores errors of an object store, which a next attempt cleans."""
+        """Deletes the file of a failed commit.
+
+        Ignores errors of an object store, because the next attempt deletes the file.
+        """
         if isinstance(self.storage, PosixStorage):
             path.unlink(missing_ok=True)
         else:
@@ -474,22 +477,22 @@ class Store:
 
     def _append(self, *events: Mapping[str, Any]) -> None:
         if events:
-            commit_log.append(self._log, self._complete(events))
+            commit_log.append(self._log, self._add_time_and_writer(events))
 
     def _append_to_length(self, log_bytes: int, *events: Mapping[str, Any]) -> None:
         """Appends to the log of an object store only if it still has ``log_bytes`` bytes."""
         if isinstance(self.storage, ObjectStorage):
-            commit_log.append(self._log, self._complete(events), log_bytes)
+            commit_log.append(self._log, self._add_time_and_writer(events), log_bytes)
         else:  # the lease excludes other writers
             self._append(*events)
 
-    def _complete(self, events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    def _add_time_and_writer(self, events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         # in an object store, the content of an append must differ from that of any other process
         writer = {"writer": self._token} if isinstance(self.storage, ObjectStorage) else {}
         return [{**event, "time": time.time(), **writer} for event in events]
 
 
-def _iterate_files(checkpoint: Checkpoint) -> Iterator[str]:
+def _files_in_deletion_order(checkpoint: Checkpoint) -> Iterator[str]:
     """Yields the files of a checkpoint in the order of their deletion."""
     yield checkpoint.manifest_path.name
     reach_fault_point("manifest pruned")

@@ -97,10 +97,12 @@ def _find_object_problem(storage: ObjectStorage, checkpoint: Checkpoint) -> str 
     return problem
 
 
-def find_problem(checkpoint: Checkpoint, find: Callable[[Checkpoint], str | None] = find_damage) -> str | None:
-    """Returns the same as ``find``, by default :func:`find_damage`, or a description of a read error."""
+def find_problem(
+    checkpoint: Checkpoint, find_damage_of: Callable[[Checkpoint], str | None] = find_damage
+) -> str | None:
+    """Returns the same as ``find_damage_of``, by default :func:`find_damage`, or a description of a read error."""
     try:
-        return find(checkpoint)
+        return find_damage_of(checkpoint)
     except OSError as error:
         return describe_read_error(error)
 

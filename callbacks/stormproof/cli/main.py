@@ -24,7 +24,7 @@ EXIT_OK, EXIT_RISKS_FOUND, EXIT_USAGE_ERROR, EXIT_DAMAGED, EXIT_INTERRUPTED, EXI
 
 
 RETRY_SECONDS = 10.0
-"""Time after which a request to an object store is not retried anymore, because a user waits."""
+"""Maximum time to retry a request to an object store. Short, because a user is waiting."""
 
 
 class UsageError(StormproofError):
@@ -239,7 +239,7 @@ def _make_store(folder: str) -> Store:
         if is_url(folder):
             return Store(ObjectStorage(folder, retry_seconds=RETRY_SECONDS))
     except ValueError as error:
-        raise UsageError(f"Checkpoints cannot be written to the URL {folder}. {error}") from error
+        raise UsageError(str(error)) from error
     path = Path(folder)
     subfolder = path / "checkpoints"
     return Store(subfolder if subfolder.is_dir() else path)

@@ -78,11 +78,11 @@ def check_settings(config: Mapping[str, Any]) -> None:
 
 
 def _check_checkpoints(checkpoints: Any) -> None:
-    """Rejects unknown settings of checkpoints, and values that are not a URL."""
+    """Rejects unknown keys in ``checkpoints`` and a ``mirror`` that is not a URL."""
     if checkpoints is None:
         return
     if not isinstance(checkpoints, Mapping) or set(checkpoints) - {"mirror"}:
-        raise UserError(f"checkpoints must have no setting but mirror, got {checkpoints}")
+        raise UserError(f"checkpoints accepts only the key mirror, got {checkpoints}")
     mirror = checkpoints.get("mirror")
     if mirror is not None and (not isinstance(mirror, str) or "://" not in mirror):
         raise UserError(f"checkpoints.mirror must be a URL such as s3://bucket/runs, or null, got {mirror}")

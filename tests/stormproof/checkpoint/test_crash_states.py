@@ -150,7 +150,7 @@ def _deleted_without_a_word(recorder: Recorder, root: Path) -> None:
      _deleted_without_a_word],
     ids=["no fsync of files", "no fsync of folders", "manifest first", "no fsync of parents", "no log of deletions"],
 )  # fmt: skip
-def test_a_store_that_leaves_something_out_fails_in_some_crash_state(
+def test_a_store_that_skips_a_protocol_step_fails_in_some_crash_state(
     broken: Callable[[Recorder, Path], None], tmp_path: Path
 ):
     with pytest.raises((AssertionError, store.DamagedError)):

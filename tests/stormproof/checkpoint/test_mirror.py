@@ -72,7 +72,7 @@ def test_later_commits_follow_and_each_tier_has_its_retention(local: Store, stor
         commit_checkpoint(local, step)
         local.apply_retention(Retention())
         copies.notify()
-        assert copies.finish(30)
+        assert copies.wait_until_uploaded(30)
     copies.close(30)
     assert _copied_steps(storage) == [50, 100, 110, 120]
     assert [checkpoint.step for checkpoint in local.read_checkpoints()] == [110, 120]
@@ -151,11 +151,11 @@ def test_a_damaged_checkpoint_is_not_uploaded(local: Store, storage: ObjectStora
 
 def test_a_rollback_puts_copies_into_quarantine(local: Store, storage: ObjectStorage):
     copies = Mirror(local, storage, Retention())
-    assert copies.finish(30)
+    assert copies.wait_until_uploaded(30)
     local.quarantine(local.read_checkpoints()[1:], "training diverged at step 15")
     commit_checkpoint(local, 15)
     copies.notify()
-    assert copies.finish(30)
+    assert copies.wait_until_uploaded(30)
     copies.close(30)
     assert _copied_steps(storage) == [15]
 
@@ -170,27 +170,27 @@ def test_an_upload_that_a_kill_interrupted_is_replaced_by_the_next_one(local: St
     claim_sequence(storage, 3, 30, "killed")
     copies = Mirror(local, storage, Retention())
     wait_for(lambda: "000003-step-30.json" in object_names(storage))  # aborted
-    assert not copies.finish(30)
+    assert not copies.wait_until_uploaded(30)
     assert _copied_steps(storage) == []
     commit_checkpoint(local, 40)
     copies.notify()
-    assert copies.finish(30)
+    assert copies.wait_until_uploaded(30)
     copies.close(30)
     assert _copied_steps(storage) == [40]
     assert ([*Store(storage).resolve().bad_checkpoints], [*Store(storage).resolve().leftover_files]) == ([], [])
 
 
-def test_a_mirror_that_another_job_took_over_is_left_to_it(
+def test_a_mirror_that_another_job_took_over_is_not_written_to(
     local: Store, storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch
 ):
     copies = Mirror(local, storage, Retention())
-    assert copies.finish(30)
+    assert copies.wait_until_uploaded(30)
     monkeypatch.setattr(Owner, "is_running", lambda self: False)
     lease = ObjectLease(storage)
     commit_checkpoint(local, 40)
     copies._wake_event.set()
     with (
-        pytest.warns(UserWarning, match=r"The mirror is not updated anymore\. This process no longer owns"),
+        pytest.warns(UserWarning, match=r"The mirror s3://.* is no longer updated\. Training continues\. This process"),
         pytest.warns(UserWarning, match="The newest checkpoint is not in the mirror"),
     ):
         copies.close(30)
@@ -199,7 +199,7 @@ def test_a_mirror_that_another_job_took_over_is_left_to_it(
     lease.release()
 
 
-def test_a_mirror_that_is_back_frees_the_prefix_after_a_late_end(
+def test_a_mirror_releases_the_lease_when_it_recovers_after_the_run(
     local: Store, s3_server: S3Server, s3_url: str, monkeypatch: pytest.MonkeyPatch, short_delays: None
 ):
     is_broken = threading.Event()
@@ -211,9 +211,9 @@ def test_a_mirror_that_is_back_frees_the_prefix_after_a_late_end(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             copies = Mirror(local, storage, Retention())
-            assert not copies.finish(0.2)
+            assert not copies.wait_until_uploaded(0.2)
         is_broken.clear()
-        assert copies.finish(30)
+        assert copies.wait_until_uploaded(30)
         copies.close(30)
     assert _copied_steps(ObjectStorage(s3_url)) == [30]
     assert not ObjectLease.is_active(ObjectStorage(s3_url))
@@ -229,7 +229,7 @@ def test_a_copy_of_another_run_is_refused(storage: ObjectStorage, tmp_path: Path
 
 def test_a_second_job_is_refused(local: Store, storage: ObjectStorage, s3_url: str, tmp_path: Path):
     copies = Mirror(local, storage, Retention())
-    assert copies.finish(30)
+    assert copies.wait_until_uploaded(30)
     recovery = CheckpointRecovery(tmp_path / "other disk", mirror=s3_url)
     with pytest.raises(FolderTakenError, match=f"{s3_url} is in use by process {os.getpid()}"):
         fit_with_recovery(recovery)

@@ -20,11 +20,11 @@ from tests.support.checkpoint_files import commit_checkpoint, file_names, make_s
     "address", ["s3://bucket/run", "gs://bucket", "hdfs://host:9000/run", "file:///tmp/x", Path("s3://bucket/run")]
 )
 def test_the_address_of_an_object_store_is_a_sentence(address: str | Path):
-    with pytest.raises(ValueError, match="Pass the path of a folder on a mounted"):
+    with pytest.raises(ValueError, match="is a URL, not a folder"):
         Store(address)
 
 
-def test_what_was_committed_is_what_torch_loads_with_its_facts(tmp_path: Path):
+def test_what_was_committed_is_what_torch_loads_with_its_metadata(tmp_path: Path):
     store = Store(tmp_path / "new" / "checkpoints")
     attempt = store.begin_attempt(store.resolve())
     facts = {"score": 0.5, "identity": "1f", "run": "mine", "healthy": True}

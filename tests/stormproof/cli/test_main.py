@@ -156,12 +156,15 @@ MISTAKES = {
     "no folder": (["list"], "the following arguments are required: DIR"),
     "a folder that is not there": (["list", "missing"], "missing does not exist: pass a folder of checkpoints"),
     "a file": (["verify", "file"], "file is not a folder: pass a folder of checkpoints"),
-    "an object store": (["list", "hdfs://host/run"], "cannot be written to the URL hdfs://host/run"),
+    "an object store": (
+        ["list", "hdfs://host/run"],
+        "stormproof: hdfs://host/run is not the URL of a supported object store",
+    ),
     "adopt nothing": (["adopt", "missing.ckpt"], "missing.ckpt is not a file"),
     "adopt no checkpoint": (["adopt", "file"], "file cannot be adopted: it is not a complete zip archive"),
     "adopt to an object store": (
         ["adopt", "file", "--into", "hdfs://host"],
-        "cannot be written to the URL hdfs://host",
+        "stormproof: hdfs://host is not the URL of a supported object store",
     ),
     "doctor of nothing": (["doctor", "missing"], "missing does not exist"),
 }
@@ -229,10 +232,10 @@ def test_doctor_without_a_folder_looks_at_the_installation(capsys: pytest.Captur
     assert _run(capsys, "doctor") == (0, "no risks found\n", "")
 
 
-def test_doctor_finds_the_address_of_an_object_store(capsys: pytest.CaptureFixture[str]):
+def test_doctor_reports_an_unsupported_url(capsys: pytest.CaptureFixture[str]):
     code, captured, _ = _run(capsys, "doctor", "hdfs://host/run")
     assert code == 1
-    assert captured.startswith("1. the address of an object store\n   where hdfs://host/run\n")
+    assert captured.startswith("1. the URL cannot be used\n   where hdfs://host/run\n")
 
 
 def _process(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:

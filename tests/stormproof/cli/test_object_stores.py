@@ -95,8 +95,8 @@ def test_doctor_reports_a_store_without_conditional_writes(
     )
     code, captured, _ = _run(capsys, "doctor", s3_url)
     assert code == 1
-    assert "1. objects cannot be created on condition" in captured
-    assert "2. objects cannot be replaced on condition" in captured
+    assert "1. the store does not support conditional creation" in captured
+    assert "2. the store does not support conditional replacement" in captured
 
 
 @pytest.mark.parametrize("command", ["list", "verify", "doctor"])

@@ -33,7 +33,7 @@ def claim_sequence(storage: ObjectStorage, sequence: int, step: int, token: str)
         storage: Object store.
         sequence: Sequence number of the commit.
         step: Step of the checkpoint.
-        token: Random name of the process. The same process may claim the same names again.
+        token: Random ID of the process. The same process may claim the same names again.
     """
     claim = {"name": format_stem(sequence, step), "token": token}
     return storage.put_if_absent(_format_name(sequence), json.dumps(claim).encode())
@@ -47,7 +47,7 @@ def release_claims(storage: ObjectStorage, below: int) -> None:
 def abort_pending_commits(storage: ObjectStorage) -> set[str]:
     """Aborts the commits that are claimed and have no manifest. Only the owner of the lease calls it.
 
-    Afterwards, a process that owned the lease before cannot commit anymore.
+    Afterwards, a previous owner of the lease can no longer commit.
 
     Returns:
         The created manifests of aborted commits.

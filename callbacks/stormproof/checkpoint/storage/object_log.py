@@ -15,7 +15,9 @@ _READERS = 16
 
 
 class ObjectLog:
-    """The log of an object store. Its content is that of ``log/00000001.jsonl`` and its successors.
+    """The log of an object store.
+
+    The log is the concatenation of ``log/00000001.jsonl``, ``log/00000002.jsonl`` and so on.
 
     Objects of the log never change, so that each is read once per instance.
 
@@ -25,7 +27,7 @@ class ObjectLog:
 
     def __init__(self, storage: ObjectStorage) -> None:
         self._storage = storage
-        self._contents: dict[int, bytes] = {}  # by version token, an object that was replaced is read again
+        self._contents: dict[int, bytes] = {}  # by number; an object whose version changed is read again
         self._versions: dict[int, str] = {}
 
     def read_bytes(self) -> bytes:
@@ -44,7 +46,7 @@ class ObjectLog:
 
         Args:
             content: Lines to append.
-            log_bytes: Length of the log that ``content`` continues.
+            log_bytes: Expected length of the log in bytes, before the append.
 
         Raises:
             FolderLostError: If another process appended to the log meanwhile.

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PART_BYTES = 32 << 20
-"""Size of the parts of an upload. S3 allows 10,000 parts, so that a checkpoint may have 335 GB."""
-UPLOADS_IN_PARALLEL = 4
+"""Size of the parts of an upload. S3 allows 10,000 parts, which limits a checkpoint to 335 GB."""
+MAX_CONCURRENT_PARTS = 4
 """Number of parts that are uploaded at the same time. An upload needs about this number plus 1 parts of memory."""
 READ_BYTES = 16 << 20
 """Size of the ranges that are read. Each has its own timeout and retries."""
@@ -44,13 +44,13 @@ class MissingExtraError(StormproofError):
 class ObjectStorage:
     """Implements :class:`stormproof.checkpoint.storage.Storage` in S3 and compatible stores, GCS and Azure.
 
-    Requests are retried after server errors, timeouts and failed connections. A create or a swap whose answer was lost
-    is decided by reading the object.
+    Requests are retried after server errors, timeouts and failed connections. If the response to
+    a create or a swap is lost, the object is read to find out whether the request succeeded.
 
     Args:
         url: ``s3://bucket/prefix``, ``gs://bucket/prefix`` or ``az://container/prefix``. Credentials come from the
             environment or from the provider's own files.
-        retry_seconds: Time after which a failing request is not retried anymore, in seconds. Must be at least 0.
+        retry_seconds: Maximum time to retry a failing request, in seconds. Must be at least 0.
         store: obstore's store to use in place of the one for ``url``. Created from ``url`` if None.
 
     Raises:
@@ -80,7 +80,7 @@ class ObjectStorage:
         """Uploads an object in parts. The object appears when the last request completes the upload."""
         notify = on_stage or _ignore_stage
         writer = self._obstore.open_writer(
-            self._store, name, buffer_size=PART_BYTES, max_concurrency=UPLOADS_IN_PARALLEL
+            self._store, name, buffer_size=PART_BYTES, max_concurrency=MAX_CONCURRENT_PARTS
         )
         upload = _Upload(writer, lambda error: self._raise(error, name))
         try:
@@ -94,7 +94,7 @@ class ObjectStorage:
         try:
             writer.close()
         except Exception as error:  # noqa: BLE001 (obstore's exceptions have no common public base)
-            if not self._has_size(name, upload.length):  # the upload may be complete, and only the answer lost
+            if not self._has_size(name, upload.length):  # the upload may be complete, and only the response lost
                 self._raise(error, name)
         notify("renamed")
 
@@ -167,7 +167,10 @@ class ObjectStorage:
                     return stored_version
 
     def _find_own_write(self, name: str, content: bytes) -> str | None:
-        """Returns the version of the object if it has this content, which only this process writes. Otherwise None."""
+        """Returns the object's version if it has this content, otherwise None.
+
+        Only this process writes this content.
+        """
 
         def read() -> tuple[str, bytes]:
             result = self._obstore.get(self._store, name)
@@ -190,14 +193,14 @@ class ObjectStorage:
                 return bytes(result.bytes()), result.meta["size"]
             except self._obstore.exceptions.GenericError:
                 size = self._obstore.head(self._store, name)["size"]
-                if size <= start:  # a range of no bytes is an error
+                if size <= start:  # an empty range is an error
                     return b"", size
                 raise
 
         return self._retry(get, name)
 
     def _retry(self, request: Callable[[], T], name: str) -> T:
-        """Returns the result of a request that may be repeated, such as a read. obstore does not retry a cut answer.
+        """Returns the result of a request that may be repeated, such as a read. obstore does not retry a cut response.
 
         Raises:
             FileNotFoundError: If the object does not exist.
@@ -294,8 +297,8 @@ _DENIED_PATTERN = (
     r"Account must be specified|status code: 40[13]"
 )
 _DENIED = (
-    "the credentials are missing or denied; set them in the environment, for example AWS_ACCESS_KEY_ID and "
-    "AWS_SECRET_ACCESS_KEY, or AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
+    "the credentials are missing or rejected; set them in the environment: AWS_ACCESS_KEY_ID and "
+    "AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, or AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
 )
 _UNREACHABLE = (
     "the object store cannot be reached; check the network, the URL and the endpoint, for example AWS_ENDPOINT_URL"
@@ -335,7 +338,10 @@ def _import_obstore(url: str) -> Any:
             import_module(name)
         return import_module("obstore")
     except ImportError as error:
-        raise MissingExtraError(f'{url} needs obstore. Install it with: pip install "stormproof[remote]"') from error
+        raise MissingExtraError(
+            f"{url} requires the extra `remote`. In a checkout, run: pip install -e '.[remote]'. Otherwise: pip "
+            "install 'stormproof[remote]'."
+        ) from error
 
 
 def _ignore_stage(stage: str) -> None:

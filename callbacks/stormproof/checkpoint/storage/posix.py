@@ -47,7 +47,7 @@ class PosixStorage:
             write(file)
 
     def put_if_absent(self, name: str, content: bytes, on_stage: StageCallback | None = None) -> bool:
-        """Writes a small content unless the name exists. Returns whether this call wrote it."""
+        """Writes a small object unless the name exists. Returns whether this call wrote it."""
         if os.path.lexists(self.folder / name):
             return False
         self.put(name, lambda file: file.write(content), on_stage)
@@ -72,7 +72,7 @@ class PosixStorage:
         fsync_folder(self.folder)
 
     def compare_and_swap(self, name: str, content: bytes, version: str | None) -> str | None:
-        """Replaces a small content if its version is ``version``, under a lock of the folder."""
+        """Replaces a small object if its version is ``version``, under a lock of the folder."""
         path = self.folder / name
         with filelock.FileLock(self.folder / ".swap.lock", timeout=10):
             current_version = _describe(path).version if os.path.lexists(path) else None

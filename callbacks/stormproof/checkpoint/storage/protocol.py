@@ -51,11 +51,11 @@ class Storage(Protocol):
         ...
 
     def put(self, name: str, write: Callable[[BinaryIO], object], on_stage: StageCallback | None = None) -> None:
-        """Writes a name, which other writers must not use, in bounded memory.
+        """Writes a content of any size under a name that no other process writes. Uses bounded memory.
 
         Args:
             name: Name to write.
-            write: Writes the content to the file that it is called with.
+            write: Function that writes the content to the given file.
             on_stage: Called after each stage.
 
         Raises:
@@ -64,7 +64,7 @@ class Storage(Protocol):
         ...
 
     def put_if_absent(self, name: str, content: bytes, on_stage: StageCallback | None = None) -> bool:
-        """Writes a small content unless the name exists. Returns whether this call wrote it.
+        """Writes a small object unless the name exists. Returns whether this call wrote it.
 
         The content must differ from the content of every other writer of the name. A retry after a failed connection
         compares it with the stored content.
@@ -95,7 +95,7 @@ class Storage(Protocol):
         ...
 
     def compare_and_swap(self, name: str, content: bytes, version: str | None) -> str | None:
-        """Replaces a small content if its version is ``version``. Conditions on the content are as in `put_if_absent`.
+        """Replaces a small object if its version is ``version``. The content must be unique, as in `put_if_absent`.
 
         Args:
             name: Name to replace.

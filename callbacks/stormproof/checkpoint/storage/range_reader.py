@@ -17,7 +17,7 @@ class RangeReader(io.RawIOBase):
         size: Size of the object, in bytes.
 
     Attributes:
-        failure: First exception of a read, which the reader of a format may replace with its own. None without one.
+        failure: First exception of a read. Callers such as ``zipfile`` may hide it. None if all reads succeeded.
     """
 
     def __init__(self, storage: Storage, name: str, size: int) -> None:

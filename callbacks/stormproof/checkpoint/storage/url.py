@@ -41,6 +41,8 @@ def normalize_url(url: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9@._-]*", bucket):
         raise ValueError(f"{url} has no valid bucket name. Write the URL as {scheme}://bucket/prefix.")
     if re.search(r"[?#\x00-\x1f]", prefix) or {".", ".."} & set(prefix.split("/")):
-        raise ValueError(f"{url} has a prefix with ?, #, a control character, . or ... Use another prefix.")
+        raise ValueError(
+            f"{url} has an invalid prefix. Remove '?', '#', control characters and the path segments '.' and '..'."
+        )
     parts = [part for part in prefix.split("/") if part]
     return "/".join([f"{_SCHEMES[scheme.lower()]}://{bucket}", *parts])

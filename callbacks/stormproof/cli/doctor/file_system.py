@@ -29,14 +29,14 @@ def file_system_risks(folder: Path) -> list[Risk]:
 
 
 def address_risks(address: str) -> list[Risk]:
-    """Returns a risk if ``address`` is a URL to which checkpoints cannot be written.
+    """Returns a risk if ``address`` is a URL that is invalid or has an unsupported scheme.
 
     Args:
         address: Path or URL.
 
     Example:
         >>> [risk.summary for risk in address_risks("hdfs://host/run")], address_risks("s3://bucket/run")
-        (['the address of an object store'], [])
+        (['the URL cannot be used'], [])
     """
     try:
         if is_url(address):
@@ -44,7 +44,7 @@ def address_risks(address: str) -> list[Risk]:
     except ValueError as error:
         advice = "save to a folder, or to an object store with s3://, gs:// or az://"
         reason = f"checkpoints cannot be saved there: {error}"
-        return [Risk("the address of an object store", address, reason, advice)]
+        return [Risk("the URL cannot be used", address, reason, advice)]
     return []
 
 

@@ -47,18 +47,18 @@ def _check_swap(storage: ObjectStorage, name: str) -> str | None:
         return "an unchanged object could not be replaced"
     if storage.compare_and_swap(name, b"fourth", version) is not None:
         return "an object was replaced although it had changed"
-    return None if storage.read(name) == b"third" else "an object has another content than was written"
+    return None if storage.read(name) == b"third" else "the stored content differs from the written content"
 
 
 _CHECKS = (
     (
-        "objects cannot be created on condition",
-        "two runs may commit to the prefix at the same time (If-None-Match)",
+        "the store does not support conditional creation",
+        "without If-None-Match, two runs can commit to the same prefix",
         _check_create,
     ),
     (
-        "objects cannot be replaced on condition",
-        "two runs may own the prefix at the same time (If-Match)",
+        "the store does not support conditional replacement",
+        "without If-Match, two runs can own the same prefix",
         _check_swap,
     ),
 )

@@ -22,13 +22,13 @@ class Requests:
     Args:
         storage: Storage whose requests are counted.
         limit: Number of requests after which each further request raises :class:`KilledError`. None for no limit.
-        lost_answer: Number of the request, from 1, that is executed and then fails as if its answer were lost.
+        lost_response: Number of the request, from 1, that is executed and then fails as if its response were lost.
     """
 
-    def __init__(self, storage: ObjectStorage, limit: int | None = None, lost_answer: int | None = None) -> None:
+    def __init__(self, storage: ObjectStorage, limit: int | None = None, lost_response: int | None = None) -> None:
         self.count = 0
         self.names: list[str] = []
-        self._limit, self._lost_answer = limit, lost_answer
+        self._limit, self._lost_response = limit, lost_response
         functions = {name: self._wrap(name, getattr(obstore, name)) for name in REQUESTS}
         storage._obstore = SimpleNamespace(
             **functions, open_writer=self._open_writer, exceptions=obstore.exceptions, store=obstore.store
@@ -41,7 +41,7 @@ class Requests:
             self.count += 1
             self.names.append(name)
             result = function(*arguments, **options)
-            if self.count == self._lost_answer:
+            if self.count == self._lost_response:
                 raise obstore.exceptions.GenericError("connection closed before message completed")
             return result
 

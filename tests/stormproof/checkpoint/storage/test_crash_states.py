@@ -143,19 +143,19 @@ def _deletions_not_logged(storage: ObjectStorage, events: Events) -> None:
 
 
 @pytest.mark.parametrize("broken", [_manifest_first, _deletions_not_logged])
-def test_a_store_that_leaves_something_out_fails_after_some_request(broken: Program):
+def test_a_store_that_skips_a_protocol_step_fails_after_some_request(broken: Program):
     with pytest.raises((AssertionError, DamagedError)):
         _check_every_prefix(broken, _make_memory_storage)
 
 
 @pytest.mark.slow
-def test_no_lost_answer_changes_what_was_committed():
-    """Each request in turn is executed, and its answer is lost. The caller sees a success or an OSError."""
+def test_no_lost_response_changes_what_was_committed():
+    """Each request in turn is executed, and its response is lost. The caller sees a success or an OSError."""
     total = _run_to(None, _one_attempt, _make_memory_storage())[1]
     succeeded = 0
     for number in range(1, total + 1):
         storage = _make_memory_storage()
-        Requests(storage, lost_answer=number)
+        Requests(storage, lost_response=number)
         events: Events = []
         try:
             _one_attempt(storage, events)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from stormproof.checkpoint import Store
-from stormproof.checkpoint.storage import ObjectStorage, open_storage
+from stormproof.checkpoint.storage import ObjectStorage
 from stormproof.checkpoint.storage.object_store import MissingExtraError
 from tests.support.checkpoint_files import commit_checkpoint
 from tests.support.fault_proxy import FaultProxy
@@ -37,7 +37,7 @@ def test_denied_credentials(s3_server: S3Server, s3_url: str, monkeypatch: pytes
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         error = _fail(s3_url)
     assert (error.errno, error.filename) == (errno.EACCES, s3_url)
-    assert error.strerror.startswith("the credentials are missing or denied; set them in the environment")
+    assert error.strerror.startswith("the credentials are missing or rejected; set them in the environment")
 
 
 def test_no_network(s3_url: str, monkeypatch: pytest.MonkeyPatch):
@@ -61,8 +61,11 @@ def test_the_extra_is_not_installed(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(MissingExtraError) as caught:
-        open_storage("s3://bucket/run")
-    assert str(caught.value) == ('s3://bucket/run needs obstore. Install it with: pip install "stormproof[remote]"')
+        ObjectStorage("s3://bucket/run")
+    assert str(caught.value) == (
+        "s3://bucket/run requires the extra `remote`. In a checkout, run: pip install -e '.[remote]'. Otherwise: pip "
+        "install 'stormproof[remote]'."
+    )
     assert caught.value.exit_code == 2
 
 

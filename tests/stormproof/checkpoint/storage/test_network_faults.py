@@ -75,7 +75,7 @@ def test_no_commit_is_lost_or_half_visible_under_random_faults(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["cut upload", "lose answer", "slow down"])
+@pytest.mark.parametrize("fault", ["cut upload", "lose response", "slow down"])
 def test_an_upload_in_parts_survives_faults_of_its_parts(
     fault: str, s3_server: S3Server, s3_url: str, monkeypatch: pytest.MonkeyPatch
 ):
@@ -101,7 +101,7 @@ def test_a_network_that_fails_while_a_checkpoint_is_verified_does_not_make_it_ba
     is_broken = threading.Event()
 
     def choose(method: str, path: str, number: int) -> str | None:
-        return "cut answer" if is_broken.is_set() and "000002-step-20.ckpt" in path else None
+        return "cut response" if is_broken.is_set() and "000002-step-20.ckpt" in path else None
 
     with FaultProxy(s3_server.port, choose) as proxy:
         monkeypatch.setattr("stormproof.checkpoint.read_retry.READ_RETRY_DELAYS", ())
@@ -114,7 +114,7 @@ def test_a_network_that_fails_while_a_checkpoint_is_verified_does_not_make_it_ba
     _check(ObjectStorage(s3_url), ["000001-step-10", "000002-step-20"])
 
 
-def test_a_manifest_whose_answers_are_all_lost_is_decided_by_the_next_attempt(
+def test_a_manifest_whose_responses_are_all_lost_is_decided_by_the_next_attempt(
     s3_server: S3Server, s3_url: str, monkeypatch: pytest.MonkeyPatch
 ):
     is_broken = threading.Event()
@@ -122,7 +122,7 @@ def test_a_manifest_whose_answers_are_all_lost_is_decided_by_the_next_attempt(
     def choose(method: str, path: str, number: int) -> str | None:
         if method == "PUT" and path.endswith("-step-20.json"):
             is_broken.set()
-        return "lose answer" if is_broken.is_set() else None
+        return "lose response" if is_broken.is_set() else None
 
     with FaultProxy(s3_server.port, choose) as proxy:
         store = make_object_store(_connect(s3_url, proxy, monkeypatch, retry_seconds=0.2), [10])

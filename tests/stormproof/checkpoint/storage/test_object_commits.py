@@ -31,7 +31,7 @@ def memory() -> ObjectStorage:
     return ObjectStorage("s3://bucket/run", store=MemoryStore(), retry_seconds=0.1)
 
 
-def test_what_was_committed_is_what_torch_loads_with_its_facts(storage: ObjectStorage, tmp_path: Path):
+def test_what_was_committed_is_what_torch_loads_with_its_metadata(storage: ObjectStorage, tmp_path: Path):
     store = Store(storage)
     attempt = store.begin_attempt(store.resolve())
     facts = {"score": 0.5, "identity": "1f", "run": "mine", "healthy": True}

@@ -108,8 +108,8 @@ def _acquire_together(storage: ObjectStorage) -> list[ObjectLease]:
     barrier, leases = threading.Barrier(4), []
     is_valid = object_lease._is_valid
 
-    def wait_then_say(storage: ObjectStorage, holder: Owner) -> bool:
-        result = is_valid(storage, holder)
+    def wait_then_return(storage: ObjectStorage, owner: Owner) -> bool:
+        result = is_valid(storage, owner)
         barrier.wait()
         return result
 
@@ -118,7 +118,7 @@ def _acquire_together(storage: ObjectStorage) -> list[ObjectLease]:
             leases.append(ObjectLease(storage))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(object_lease, "_is_valid", wait_then_say)
+        patch.setattr(object_lease, "_is_valid", wait_then_return)
         threads = [threading.Thread(target=acquire) for _ in range(4)]
         for thread in threads:
             thread.start()

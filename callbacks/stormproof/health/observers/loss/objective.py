@@ -64,7 +64,7 @@ class Objective:
 
     @property
     def is_contrastive(self) -> bool:
-        """Whether the classes are the samples of the batch, as in InfoNCE. The best constant is then uniform."""
+        """The classes are the samples of the batch, as in InfoNCE. The best constant prediction is then uniform."""
         target = self.target
         return (
             self.name == "cross_entropy"
