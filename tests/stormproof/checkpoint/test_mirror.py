@@ -157,7 +157,8 @@ def test_a_rollback_puts_copies_into_quarantine(local: Store, storage: ObjectSto
     copies.notify()
     assert copies.wait_until_uploaded(30)
     copies.close(30)
-    assert _copied_steps(storage) == [15]
+    # the thread may copy step 10, the newest checkpoint for a moment
+    assert _copied_steps(storage) in ([15], [10, 15])
 
 
 def test_a_copy_from_which_the_folder_rolled_back_is_not_downloaded(local: Store, storage: ObjectStorage):
