@@ -12,16 +12,24 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from stormproof.checkpoint.digest import ALGORITHMS
 from stormproof.checkpoint.lease import LeaseError
 from stormproof.checkpoint.manifest import Checkpoint, CommitInfo
-from stormproof.checkpoint.object_lease import ObjectLease
+from stormproof.checkpoint.object_lease import ObjectLease, acquire_when_expired
 from stormproof.checkpoint.retention import Retention, select_permanent
 from stormproof.checkpoint.storage import ObjectStorage
 from stormproof.checkpoint.store import Store
 from stormproof.errors import DamagedError, FolderLostError, RanksDisagreeError, StormproofError
+from stormproof.event_log import log_event
 from stormproof.long_waits import long_wait
+from stormproof.signals.listener import has_signal_arrived
 
 FIRST_RETRY_SECONDS = 1.0
 MAX_RETRY_SECONDS = 60.0
 """Maximum time between a failed upload and the next try."""
+MAX_FAILING_SECONDS = 60.0
+"""Maximum wait for the newest upload while uploads fail."""
+MAX_SECONDS_AFTER_SIGNAL = 10.0
+"""Maximum wait for the newest upload at the end of training, after a termination signal."""
+ANNOUNCE_SECONDS = 2.0
+"""Time after which a wait is reported."""
 RELEASE_TIMEOUT_SECONDS = 15.0
 """Maximum wait for the release of the lease: one heartbeat (10 s) and requests."""
 _CHUNK_BYTES = 1 << 20
@@ -59,7 +67,7 @@ class Mirror:
         self._wake_event.set()
         self.mirrored_sequence = 0
         try:
-            self._lease = ObjectLease(storage)
+            self._lease = acquire_when_expired(storage)
         except (OSError, LeaseError) as error:
             self._report(error)
         self._thread = threading.Thread(target=self._run, name="checkpoint-mirror", daemon=True)
@@ -69,24 +77,47 @@ class Mirror:
         """Wakes the thread after a commit."""
         self._wake_event.set()
 
-    def wait_until_uploaded(self, seconds: float) -> bool:
-        """Waits up to ``seconds`` until the newest checkpoint is uploaded. Returns True if it is uploaded."""
-        deadline = time.monotonic() + seconds
+    def wait_until_uploaded(self, seconds: float, *, stops_after_signal: bool = False) -> bool:
+        """Waits up to ``seconds`` until the newest checkpoint is uploaded. Returns True if it is uploaded.
+
+        Args:
+            seconds: Maximum time, in seconds. Shorter while uploads fail.
+            stops_after_signal: Whether the maximum time is shorter after a termination signal.
+        """
+        start = time.monotonic()
         try:
             newest = self._read_newest()
         except OSError:  # the writer reports the storage error
             return False
+        has_announced = False
         with long_wait("the mirror"):
-            while self._thread.is_alive() and not self._is_done(newest) and time.monotonic() < deadline:
-                time.sleep(min(0.05, max(0.0, deadline - time.monotonic())))
+            while self._thread.is_alive() and not self._is_done(newest):
+                waited, limit = time.monotonic() - start, self._limit_wait(seconds, stops_after_signal=stops_after_signal)
+                if waited >= limit:
+                    break
+                if waited > ANNOUNCE_SECONDS and not has_announced:
+                    has_announced = True
+                    log_event(
+                        __name__, f"waiting up to {limit:.0f} s for the upload to the mirror {self._storage.location}"
+                    )
+                time.sleep(min(0.05, limit - waited))
         return newest is None or self.mirrored_sequence >= newest.sequence
+
+    def _limit_wait(self, seconds: float, *, stops_after_signal: bool) -> float:
+        """Returns the maximum time to wait for an upload."""
+        limits = [seconds]
+        if self._problem is not None:
+            limits.append(MAX_FAILING_SECONDS)
+        if stops_after_signal and has_signal_arrived():
+            limits.append(MAX_SECONDS_AFTER_SIGNAL)
+        return min(limits)
 
     def close(self, seconds: float) -> None:
         """Waits for the newest upload for at most ``seconds``, and warns if it is not uploaded.
 
         The thread releases the lease when it ends, which may be later if a request hangs.
         """
-        is_complete = self.wait_until_uploaded(seconds)
+        is_complete = self.wait_until_uploaded(seconds, stops_after_signal=True)
         self._is_closing = True
         self._wake_event.set()
         if not is_complete:
@@ -143,6 +174,8 @@ class Mirror:
         if self._attempt is None:
             self._lease.check()
             self._attempt = self._store.begin_attempt(self._store.resolve())
+            # checkpoints with the names of damaged or unfinished copies cannot be copied
+            self._local.min_sequence = max(self._local.min_sequence, self._store.next_sequence())
 
     def _upload_pending(self) -> None:
         self._quarantine_rolled_back()
@@ -215,6 +248,7 @@ class Mirror:
             )
 
     def _warn_of_end(self, error: Exception) -> None:
+        self._problem = str(error).rstrip(".")
         rank_zero_warn(f"The mirror {self._storage.location} is no longer updated. Training continues. {error}")
 
     def _report_missing(self) -> None:

@@ -45,9 +45,11 @@ def download_newest(local: Store, storage: ObjectStorage, identity: str | None =
         newest = local.resolve().chosen_checkpoint
         try:
             rolled_back_names = local.read_rolled_back_names()
+            mirror = Store(storage)
+            local.min_sequence = max(local.min_sequence, mirror.next_sequence())  # names of the mirror are not reused
             newer_copies = [
                 copy
-                for copy in Store(storage).read_checkpoints()
+                for copy in mirror.read_checkpoints()
                 if copy.sequence > (newest.sequence if newest else 0) and copy.name not in rolled_back_names
             ]
             return _download_first_good(local, storage, newer_copies[::-1], identity)

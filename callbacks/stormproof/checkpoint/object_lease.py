@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import threading
+import time
 from dataclasses import asdict
 
 from stormproof.checkpoint.lease import (
@@ -17,8 +18,11 @@ from stormproof.checkpoint.lease import (
 )
 from stormproof.checkpoint.storage import ObjectStorage
 from stormproof.errors import FolderLostError, FolderTakenError
+from stormproof.event_log import log_event
+from stormproof.long_waits import long_wait
 
 LEASE_NAME = "lease.json"
+POLL_SECONDS = 1.0
 _FREE = {"released": True}
 
 
@@ -142,6 +146,36 @@ class ObjectLease:
 
     def _encode(self) -> bytes:
         return json.dumps({**asdict(self.owner), "renewals": self._renewals}, indent=1).encode()
+
+
+def acquire_when_expired(storage: ObjectStorage) -> ObjectLease:
+    """Acquires the lease. Waits until it expires if its owner is on another machine and has stopped to renew it.
+
+    A node that was lost leaves a lease that is valid for another 60 s.
+
+    Raises:
+        FolderTakenError: If the owner renews the lease, or runs on this machine.
+    """
+    version = _find_version(storage)
+    deadline = time.monotonic() + STALE_SECONDS + HEARTBEAT_SECONDS
+    has_announced = False
+    while True:
+        try:
+            return ObjectLease(storage)
+        except FolderTakenError:
+            owner = ObjectLease.read_owner(storage)
+            is_renewed = _find_version(storage) != version
+            if owner is None or owner.is_running() or is_renewed or time.monotonic() > deadline:
+                raise
+            if not has_announced:
+                has_announced = True
+                log_event(
+                    __name__,
+                    f"waiting up to {STALE_SECONDS:.0f} s until the lease of process {owner.pid} on {owner.host} for "
+                    f"{storage.location} expires, or is renewed",
+                )
+        with long_wait("a lease of the mirror"):
+            time.sleep(POLL_SECONDS)
 
 
 def _find_version(storage: ObjectStorage) -> str | None:

@@ -77,6 +77,7 @@ class Store:
 
     Attributes:
         storage: Storage of the checkpoints.
+        min_sequence: Lowest sequence number of the next commit.
 
     Raises:
         ValueError: If ``folder`` is a URL.
@@ -107,6 +108,7 @@ class Store:
             self.storage = PosixStorage(Path(folder), atomic_write)
         self._log = get_log_source(self.storage)
         self._token = secrets.token_hex(8)
+        self.min_sequence = 1
 
     @property
     def folder(self) -> Path:
@@ -201,6 +203,14 @@ class Store:
                 "Check the storage. No older checkpoint was deleted."
             )
 
+    def next_sequence(self) -> int:
+        """Returns a sequence number above all that the storage or its log contains, so that names are unique."""
+        names = [entry.name for entry in self.storage.list()]
+        claimed_sequences = list_claimed_sequences(self.storage) if isinstance(self.storage, ObjectStorage) else []
+        for event in self._read_events("committed", "deleted", "quarantined", "lost", "attempt"):
+            names += event["removed"] if event["event"] == "attempt" else [f"{event['name']}.ckpt"]
+        return max([self.min_sequence, *(1 + number for number in (*map(parse_sequence, names), *claimed_sequences))])
+
     def begin_attempt(self, resolution: Resolution, *, step: int | None = None) -> int:
         """Cleans up the folder and logs a new attempt. Creates the folder if it does not exist.
 
@@ -285,7 +295,7 @@ class Store:
             OSError: If the folder cannot be written or the disk is full.
         """
         reach_fault_point("commit begins")
-        sequence = self._next_sequence() if sequence is None else sequence
+        sequence = self.next_sequence() if sequence is None else sequence
         path = get_path(self.storage, f"{format_stem(sequence, info.step)}.ckpt")
         self._claim(sequence, info.step, fence)
         completed_stages: set[str] = set()
@@ -463,14 +473,6 @@ class Store:
         if isinstance(self.storage, ObjectStorage):
             return find_object_damage(self.storage, checkpoint)
         return find_damage(checkpoint)
-
-    def _next_sequence(self) -> int:
-        """Returns 1 plus the highest sequence number that the folder or its log contains, so that names are unique."""
-        names = [entry.name for entry in self.storage.list()]
-        claimed_sequences = list_claimed_sequences(self.storage) if isinstance(self.storage, ObjectStorage) else []
-        for event in self._read_events("committed", "deleted", "quarantined", "lost", "attempt"):
-            names += event["removed"] if event["event"] == "attempt" else [f"{event['name']}.ckpt"]
-        return 1 + max([0, *map(parse_sequence, names), *claimed_sequences])
 
     def _read_events(self, *event_types: str) -> list[Mapping[str, Any]]:
         return [event for event in commit_log.read_log(self._log).events if event["event"] in event_types]

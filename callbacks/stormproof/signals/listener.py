@@ -106,6 +106,11 @@ _STOP_BYTE = b"\0"
 _RECORDER = _SignalRecorder()
 
 
+def has_signal_arrived() -> bool:
+    """Returns whether an active listener has recorded a termination signal."""
+    return any(listener.arrived_at or listener.received_signal is not None for listener in tuple(_RECORDER.listeners))
+
+
 def _reset_in_child() -> None:
     """Stops recording in a forked child, which receives its own signals."""
     if _RECORDER.listeners:

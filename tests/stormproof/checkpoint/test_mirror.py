@@ -181,6 +181,40 @@ def test_an_upload_that_a_kill_interrupted_is_replaced_by_the_next_one(local: St
     assert ([*Store(storage).resolve().bad_checkpoints], [*Store(storage).resolve().leftover_files]) == ([], [])
 
 
+def test_checkpoints_after_a_damaged_copy_are_copied(local: Store, storage: ObjectStorage, tmp_path: Path):
+    copies = Mirror(local, storage, Retention())
+    assert copies.wait_until_uploaded(30)
+    for step in (40, 50):
+        commit_checkpoint(local, step)
+        copies.notify()
+        assert copies.wait_until_uploaded(30)
+    copies.close(30)
+    flip_object_bit(storage, "000005-step-50.ckpt")
+    other = Store(tmp_path / "other")
+    with pytest.warns(UserWarning, match="Skipping a checkpoint of the mirror"):
+        downloaded = download_newest(other, storage)
+    assert downloaded is not None
+    assert downloaded.step == 40
+    commit_checkpoint(other, 50)
+    copies = Mirror(other, storage, Retention())
+    copies.close(30)
+    assert Store(storage).read_checkpoints()[-1].name == "000006-step-50"
+
+
+def test_a_run_does_not_wait_long_for_failing_uploads_or_after_a_signal(
+    local: Store, s3_url: str, monkeypatch: pytest.MonkeyPatch, short_delays: None
+):
+    monkeypatch.setattr(mirror, "MAX_FAILING_SECONDS", 0.2)
+    with pytest.warns(UserWarning, match="is not up to date"):
+        failing = Mirror(local, ObjectStorage("s3://no-such-bucket/run", retry_seconds=0.1), Retention())
+    assert not failing.wait_until_uploaded(60)
+    monkeypatch.setattr(mirror, "MAX_FAILING_SECONDS", 60.0)
+    monkeypatch.setattr(mirror, "MAX_SECONDS_AFTER_SIGNAL", 0.2)
+    monkeypatch.setattr(mirror, "has_signal_arrived", lambda: True)
+    with pytest.warns(UserWarning, match="newest checkpoint is not in the mirror"):
+        failing.close(60)
+
+
 def test_a_mirror_that_another_job_took_over_is_not_written_to(
     local: Store, storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch
 ):

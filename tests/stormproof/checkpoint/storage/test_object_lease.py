@@ -58,6 +58,30 @@ def test_the_owner_of_another_host_expires_by_the_clock_of_the_server(
     assert {entry.name for entry in storage.list()} == {"lease.json"}  # no probe is left
 
 
+def test_a_start_waits_until_the_lease_of_a_lost_node_expires(storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch):
+    lost = ObjectLease(storage)
+    lost._stop_event.set()
+    monkeypatch.setattr(Owner, "is_running", lambda self: None)
+    monkeypatch.setattr(object_lease, "POLL_SECONDS", 0.01)
+    threading.Timer(0.2, lambda: monkeypatch.setattr(object_lease, "STALE_SECONDS", -1.0)).start()
+    lease = object_lease.acquire_when_expired(storage)
+    lease.check()
+    lease.release()
+
+
+def test_a_start_fails_as_soon_as_the_owner_on_another_node_renews_its_lease(
+    storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(object_lease, "HEARTBEAT_SECONDS", 0.1)
+    lease = ObjectLease(storage)
+    monkeypatch.setattr(Owner, "is_running", lambda self: None)
+    monkeypatch.setattr(object_lease, "POLL_SECONDS", 0.01)
+    with pytest.raises(FolderTakenError, match=f"process {lease.owner.pid}"):
+        object_lease.acquire_when_expired(storage)
+    lease.check()
+    lease.release()
+
+
 def test_the_heartbeat_renews_the_lease_and_stops_when_it_is_lost(
     storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch
 ):
