@@ -372,7 +372,7 @@ def test_help_lists_every_choice_with_a_line_and_the_chosen_arguments(command: C
     ("experiment", "lines"),
     [
         ("fashion_mnist_cnn", ["model.norm=batch", "trainer.max_epochs=10"]),
-        ("table", ["data.path={'_target_': 'stormproof_train.examples.shipped', 'name': 'deliveries.csv'}"]),
+        ("table", ["data.path={_target_: stormproof_train.examples.shipped, name: deliveries.csv}"]),
         ("broken/dying_relu", ["activation: torch.nn.ReLU", "optimizer.lr=0.05"]),
         ("broken/vanishing_sigmoid", ["activation: torch.nn.Sigmoid", "model.depth=8"]),
     ],
