@@ -55,7 +55,7 @@ def test_an_argument_out_of_its_range_is_named(arguments: dict[str, Any], senten
 
 @pytest.mark.parametrize("folder", ["s3://bucket/run", "gs://bucket"])
 def test_an_object_store_is_refused(folder: str):
-    with pytest.raises(ValueError, match="is a URL, not a folder. Pass the path of a folder"):
+    with pytest.raises(ValueError, match=r"is a URL, not a folder\. Pass the path of a folder"):
         CheckpointRecovery(folder)
 
 
