@@ -92,7 +92,8 @@ class Mirror:
         has_announced = False
         with long_wait("the mirror"):
             while self._thread.is_alive() and not self._is_done(newest):
-                waited, limit = time.monotonic() - start, self._limit_wait(seconds, stops_after_signal=stops_after_signal)
+                waited = time.monotonic() - start
+                limit = self._limit_wait(seconds, stops_after_signal=stops_after_signal)
                 if waited >= limit:
                     break
                 if waited > ANNOUNCE_SECONDS and not has_announced:
