@@ -18,8 +18,7 @@ from stormproof.checkpoint import Checkpoint, Resolution, Retention, Store
 from stormproof.checkpoint.async_writer import CheckpointWriter
 from stormproof.checkpoint.folder_ownership import FolderOwnership, verify_shared_folder
 from stormproof.checkpoint.loadable import restore_pickled
-from stormproof.checkpoint.mirror import Mirror
-from stormproof.checkpoint.mirror_download import download_newest
+from stormproof.checkpoint.mirror import Mirror, download_newest
 from stormproof.checkpoint.monitored_metric import MonitoredMetric
 from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.resolution import BadCheckpoint

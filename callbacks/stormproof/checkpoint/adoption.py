@@ -7,18 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stormproof.checkpoint.atomic import make_folder
 from stormproof.checkpoint.file_names import parse_file_name
-from stormproof.checkpoint.lease import Lease
 from stormproof.checkpoint.manifest import Checkpoint, CommitInfo
-from stormproof.checkpoint.object_lease import ObjectLease
-from stormproof.checkpoint.storage import ObjectStorage
 from stormproof.checkpoint.store import Store
 from stormproof.checkpoint.verification import find_load_problem
 from stormproof.errors import NotResumableError
 
 
-def adopt(source: Path, folder: Path | ObjectStorage | None = None) -> Checkpoint:
+def adopt(source: Path, folder: Path | Store | None = None) -> Checkpoint:
     """Commits a copy of a stock Lightning checkpoint. The original file stays unchanged.
 
     The copy becomes the newest checkpoint of the folder, and the next attempt resumes from it. That resume is not
@@ -28,8 +24,8 @@ def adopt(source: Path, folder: Path | ObjectStorage | None = None) -> Checkpoin
 
     Args:
         source: A ``.ckpt`` file.
-        folder: Folder of checkpoints, which is created if it does not exist, or object store. The folder of ``source``
-            if None.
+        folder: Folder of checkpoints, which is created if it does not exist, or a store. The folder of ``source`` if
+            None.
 
     Raises:
         NotResumableError: If the file is not a Lightning checkpoint, or no run may resume from it.
@@ -50,12 +46,8 @@ def adopt(source: Path, folder: Path | ObjectStorage | None = None) -> Checkpoin
             f"{source} already has a manifest. Resume from it, or adopt a checkpoint that Lightning saved."
         )
     step, epoch = _read_step_and_epoch(source)
-    store = Store(folder or source.parent)
-    if isinstance(store.storage, ObjectStorage):
-        lease = ObjectLease(store.storage)
-    else:
-        make_folder(store.folder)
-        lease = Lease(store.folder)
+    store = folder if isinstance(folder, Store) else Store(folder or source.parent)
+    lease = store.acquire_lease()
     try:
         with source.open("rb") as file:
             return store.commit(

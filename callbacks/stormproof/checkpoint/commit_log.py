@@ -12,13 +12,25 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from stormproof.checkpoint.atomic import fsync_folder
 from stormproof.checkpoint.file_names import is_stem
 from stormproof.checkpoint.manifest import LogPrefix
 from stormproof.checkpoint.read_retry import retry_read
-from stormproof.checkpoint.storage.object_log import ObjectLog
+
+
+class RemoteLog(Protocol):
+    """Log that is not a file, as :class:`stormproof.checkpoint.backends.object_log.ObjectLog`."""
+
+    def read_bytes(self) -> bytes:
+        """Returns the content, or raises FileNotFoundError if it is empty."""
+        ...
+
+    def append(self, content: bytes, log_bytes: int) -> None:
+        """Appends ``content`` if the log has ``log_bytes`` bytes."""
+        ...
+
 
 Event = Mapping[str, Any]
 """One line. Its ``event`` is committed, deleted, quarantined, lost or attempt. All but "attempt" name a checkpoint."""
@@ -77,7 +89,7 @@ class CommitLog:
         return [f"its first {log_prefix.bytes} bytes have changed since the newest commit", *problems]
 
 
-def read_log(path: Path | ObjectLog) -> CommitLog:
+def read_log(path: Path | RemoteLog) -> CommitLog:
     """Reads and parses a log. A missing log counts as empty."""
     try:
         return parse_log(retry_read(path.read_bytes))
@@ -134,7 +146,7 @@ def format_lines(log: CommitLog, events: Sequence[Event]) -> bytes:
     return b"".join(lines)
 
 
-def append(path: Path | ObjectLog, events: Sequence[Event], log_bytes: int | None = None) -> None:
+def append(path: Path | RemoteLog, events: Sequence[Event], log_bytes: int | None = None) -> None:
     """Appends ``events`` to the log at ``path``. When it returns, they survive a power failure.
 
     Args:
@@ -147,7 +159,7 @@ def append(path: Path | ObjectLog, events: Sequence[Event], log_bytes: int | Non
         FolderLostError: If another process appended to the log of an object store meanwhile.
     """
     log = read_log(path)
-    if isinstance(path, ObjectLog):
+    if not isinstance(path, Path):
         path.append(format_lines(log, events), len(log.content) if log_bytes is None else log_bytes)
         return
     with path.open("ab", buffering=0) as file:

@@ -7,17 +7,19 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from stormproof.checkpoint.digest import ALGORITHMS
 from stormproof.checkpoint.file_names import format_stem
-from stormproof.checkpoint.storage.claims import ABORTED_PREFIX
 from stormproof.errors import NotResumableError
 
 FORMAT = 2
 """Format of new manifests. Format 1 has the field ``sha256`` instead of ``digest``."""
+
+ABORTED_PREFIX = b'{"aborted": '
+"""First bytes of the manifest of an aborted commit."""
 
 _ZERO_DIGEST = "0" * 64
 _DIGEST_PREFIX = b'"manifest_sha256": "'
@@ -77,6 +79,11 @@ class Checkpoint(CommitInfo):
     bytes: int
     versions: Mapping[str, str]
     time: float
+
+    @property
+    def commit_info(self) -> CommitInfo:
+        """Description to commit a copy."""
+        return CommitInfo(**{field.name: getattr(self, field.name) for field in fields(CommitInfo)})
 
     @property
     def name(self) -> str:

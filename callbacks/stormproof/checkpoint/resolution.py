@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
+from stormproof.checkpoint.backends import Backend, Source, get_backend
 from stormproof.checkpoint.commit_log import CommitLog, read_log
-from stormproof.checkpoint.file_names import LOG_FILE_NAME, is_temporary, parse_file_name, parse_sequence
-from stormproof.checkpoint.manifest import AbortedCommitError, Checkpoint, LogPrefix, decode_manifest
-from stormproof.checkpoint.quarantine import list_marked_names
+from stormproof.checkpoint.file_names import is_temporary, parse_file_name, parse_sequence
+from stormproof.checkpoint.manifest import AbortedCommitError, Checkpoint, LogPrefix
 from stormproof.checkpoint.read_retry import retry_read
-from stormproof.checkpoint.shared_verification import verify_once_per_node
-from stormproof.checkpoint.storage import AnyStorage, ObjectStorage, PosixStorage, as_storage
-from stormproof.checkpoint.storage.object_log import ObjectLog
-from stormproof.checkpoint.verification import describe_read_error, find_damage, find_object_damage, read_manifest
+from stormproof.checkpoint.verification import describe_read_error
 
 
 @dataclass(frozen=True)
@@ -73,37 +68,36 @@ class Resolution:
         ]
 
 
-def resolve(folder: Path | AnyStorage, *, verify_all: bool = False) -> Resolution:
-    """Classifies all files of ``folder`` and finds the newest good checkpoint. Modifies no file.
+def resolve(source: Source, *, verify_all: bool = False) -> Resolution:
+    """Classifies all files of ``source`` and finds the newest good checkpoint. Modifies no file.
 
     Lists the files before it reads the log. If a running process deletes a checkpoint in between, the log contains the
     deletion.
 
     Args:
-        folder: Folder or object store of checkpoints. A missing folder counts as empty.
+        source: Folder or object store of checkpoints. A missing folder counts as empty.
         verify_all: Whether to verify the content of every checkpoint. If False, stops at the newest good one.
 
     Raises:
         OSError: If the folder cannot be read.
         NotResumableError: If a later version of stormproof wrote a manifest.
     """
-    storage = as_storage(folder)
-    log_source = get_log_source(storage)
-    files = list_files(storage)
+    backend = get_backend(source)
+    files = list_files(backend)
     names = extract_names(files)
-    folder_manifests = read_manifests(storage, [name for name in names if f"{name}.json" in files])
-    good_checkpoints = _verify_checkpoints(storage, folder_manifests, verify_all)
-    log = read_log(log_source)
+    folder_manifests = read_manifests(backend, [name for name in names if f"{name}.json" in files])
+    good_checkpoints = _verify_checkpoints(backend, folder_manifests, verify_all)
+    log = read_log(backend.log)
     bad_reasons = {
         name: reason
         for name, reason in folder_manifests.bad_reasons.items()
         if name not in log.checkpoint_names("deleted")
     }
     unfinished_names = [name for name in names if f"{name}.json" not in files]
-    bad_reasons |= dict.fromkeys(find_without_manifest(storage, unfinished_names, log), "its manifest is missing")
-    lost_names = _find_lost(storage, log)
+    bad_reasons |= dict.fromkeys(find_without_manifest(backend, unfinished_names, log), "its manifest is missing")
+    lost_names = _find_lost(backend, log)
     if bad_reasons or lost_names:  # a running process may have deleted them since; it logs a deletion before it deletes
-        current_log = read_log(log_source)
+        current_log = read_log(backend.log)
         bad_reasons = {
             name: reason for name, reason in bad_reasons.items() if name not in current_log.checkpoint_names("deleted")
         }
@@ -111,7 +105,7 @@ def resolve(folder: Path | AnyStorage, *, verify_all: bool = False) -> Resolutio
     leftover_names = (
         {*unfinished_names, *folder_manifests.bad_reasons}
         - set(bad_reasons)
-        - _find_newly_committed(storage, unfinished_names)
+        - _find_newly_committed(backend, unfinished_names)
     )
     aborted_files = {f"{name}.ckpt" for name in folder_manifests.aborted_names} & files
     log_prefixes = [folder_manifests.log_prefixes[checkpoint.name] for checkpoint in folder_manifests.checkpoints]
@@ -153,55 +147,36 @@ class FolderManifests:
     aborted_names: set[str] = field(default_factory=set)
 
 
-def read_checkpoints(folder: Path | AnyStorage) -> list[Checkpoint]:
+def read_checkpoints(source: Source) -> list[Checkpoint]:
     """Returns the checkpoints with an intact manifest, oldest first. Does not read their content."""
-    storage = as_storage(folder)
+    backend = get_backend(source)
     names = [
         parsed_name[0]
-        for file in list_files(storage)
+        for file in list_files(backend)
         if file.endswith(".json") and (parsed_name := parse_file_name(file))
     ]
-    return sorted(read_manifests(storage, names).checkpoints, key=lambda checkpoint: checkpoint.sequence)
+    return sorted(read_manifests(backend, names).checkpoints, key=lambda checkpoint: checkpoint.sequence)
 
 
-def get_log_source(storage: AnyStorage) -> Path | ObjectLog:
-    """Returns the log of a storage, for :func:`stormproof.checkpoint.commit_log.read_log`."""
-    return storage.folder / LOG_FILE_NAME if isinstance(storage, PosixStorage) else ObjectLog(storage)
-
-
-def get_path(storage: AnyStorage, file: str) -> Path:
-    """Returns the path of a file for :attr:`Checkpoint.path`: only its name if it is in an object store."""
-    return storage.folder / file if isinstance(storage, PosixStorage) else Path(file)
-
-
-def list_files(storage: AnyStorage) -> set[str]:
-    """Returns the names in ``storage``, without subfolders that are named like a checkpoint."""
+def list_files(backend: Backend) -> set[str]:
+    """Returns the names of all files, without subfolders that are named like a checkpoint."""
     try:
-        entries = retry_read(storage.list)
+        entries = retry_read(backend.list_entries)
     except FileNotFoundError:
         return set()
-    marked_names = list_marked_names(storage) if isinstance(storage, ObjectStorage) else set[str]()
     return {
         entry.name
         for entry in entries
         if not (entry.is_folder and (parse_sequence(entry.name) or entry.name.endswith(".ckpt")))
-        and _parse_stem(entry.name) not in marked_names
     }
 
 
-def _read_manifest(storage: AnyStorage, name: str) -> tuple[Checkpoint, LogPrefix]:
-    path = get_path(storage, f"{name}.ckpt")
-    if isinstance(storage, PosixStorage):
-        return read_manifest(path)
-    return decode_manifest(storage.read(f"{name}.json"), path)
-
-
-def read_manifests(storage: AnyStorage, names: Sequence[str]) -> FolderManifests:
+def read_manifests(backend: Backend, names: Sequence[str]) -> FolderManifests:
     """Reads the manifests of these checkpoints."""
     folder_manifests = FolderManifests()
     for name in names:
         try:
-            checkpoint, log_prefix = retry_read(partial(_read_manifest, storage, name))
+            checkpoint, log_prefix = retry_read(partial(backend.read_manifest, name))
         except AbortedCommitError:
             folder_manifests.aborted_names.add(name)
         except ValueError as error:
@@ -216,12 +191,10 @@ def read_manifests(storage: AnyStorage, names: Sequence[str]) -> FolderManifests
     return folder_manifests
 
 
-def _verify_checkpoints(storage: AnyStorage, folder_manifests: FolderManifests, verify_all: bool) -> list[Checkpoint]:
+def _verify_checkpoints(backend: Backend, folder_manifests: FolderManifests, verify_all: bool) -> list[Checkpoint]:
     """Returns the good checkpoints, newest first. Verifies all, or all up to the first good one."""
     good_checkpoints: list[Checkpoint] = []
-    verify = find_damage if verify_all else verify_once_per_node
-    if isinstance(storage, ObjectStorage):
-        verify = partial(find_object_damage, storage)
+    verify = backend.find_damage if verify_all else backend.find_damage_once_per_node
     for checkpoint in folder_manifests.checkpoints:
         try:
             problem = None if good_checkpoints and not verify_all else verify(checkpoint)
@@ -235,10 +208,10 @@ def _verify_checkpoints(storage: AnyStorage, folder_manifests: FolderManifests, 
     return good_checkpoints
 
 
-def fingerprint_folder(folder: Path | AnyStorage, ignored_files: Collection[str] = ()) -> object:
-    """Returns the current :attr:`Resolution.fingerprint` of ``folder``, without ``ignored_files``."""
-    storage = as_storage(folder)
-    return _fingerprint_files(list_files(storage) - set(ignored_files), read_log(get_log_source(storage)))
+def fingerprint_folder(source: Source, ignored_files: Collection[str] = ()) -> object:
+    """Returns the current :attr:`Resolution.fingerprint` of ``source``, without ``ignored_files``."""
+    backend = get_backend(source)
+    return _fingerprint_files(list_files(backend) - set(ignored_files), read_log(backend.log))
 
 
 def _fingerprint_files(files: set[str], log: CommitLog) -> object:
@@ -261,31 +234,24 @@ def is_foreign(file: str) -> bool:
     return file.endswith(".ckpt") and not file.startswith(".") and parse_file_name(file) is None
 
 
-def _find_newly_committed(storage: AnyStorage, unfinished_names: Sequence[str]) -> set[str]:
+def _find_newly_committed(backend: Backend, unfinished_names: Sequence[str]) -> set[str]:
     """Returns the names that a running process committed since the files were listed."""
-    existing_files = _find_existing(storage, [f"{name}.json" for name in unfinished_names])
+    existing_files = backend.find_existing([f"{name}.json" for name in unfinished_names])
     return {name for name in unfinished_names if f"{name}.json" in existing_files}
 
 
-def _find_existing(storage: AnyStorage, files: Collection[str]) -> set[str]:
-    """Returns the files that exist now. A network file system may list a folder from a cache, but not test a name."""
-    if isinstance(storage, PosixStorage):
-        return {file for file in files if os.path.lexists(storage.folder / file)}
-    return set(files) & {entry.name for entry in retry_read(storage.list)} if files else set()
-
-
-def find_without_manifest(storage: AnyStorage, unfinished_names: Sequence[str], log: CommitLog) -> set[str]:
+def find_without_manifest(backend: Backend, unfinished_names: Sequence[str], log: CommitLog) -> set[str]:
     """Returns the names among ``unfinished_names`` that were committed according to the log."""
     committed_names = log.checkpoint_names("committed", "quarantined") - log.checkpoint_names("deleted")
-    return (committed_names & set(unfinished_names)) - _find_newly_committed(storage, unfinished_names)
+    return (committed_names & set(unfinished_names)) - _find_newly_committed(backend, unfinished_names)
 
 
-def _find_lost(storage: AnyStorage, log: CommitLog) -> list[str]:
+def _find_lost(backend: Backend, log: CommitLog) -> list[str]:
     """Returns committed names whose files are missing although the log contains no deletion.
 
     Checks the files after the log was read, because the log may be newer than the list of files.
     """
     unexplained_names = log.checkpoint_names("committed") - log.checkpoint_names("deleted", "quarantined", "lost")
     files = {name: {f"{name}.ckpt", f"{name}.json"} for name in unexplained_names}
-    existing_files = _find_existing(storage, set().union(*files.values()))
+    existing_files = backend.find_existing(set().union(*files.values()))
     return sorted(name for name in unexplained_names if not files[name] & existing_files)

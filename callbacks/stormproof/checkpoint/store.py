@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import errno
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from stormproof.checkpoint import commit_log
-from stormproof.checkpoint.atomic import atomic_write, make_folder
+from stormproof.checkpoint.backends import FolderBackend, get_backend
+from stormproof.checkpoint.backends.object_lease import ObjectLease
 from stormproof.checkpoint.fault_points import reach_fault_point
 from stormproof.checkpoint.file_names import format_stem, parse_sequence
 from stormproof.checkpoint.hashing_file import HashingFile
+from stormproof.checkpoint.lease import Lease
 from stormproof.checkpoint.manifest import Checkpoint, CommitInfo, LogPrefix, encode_manifest
-from stormproof.checkpoint.quarantine import quarantine_checkpoints
 from stormproof.checkpoint.resolution import (
     Resolution,
     fingerprint_folder,
-    get_log_source,
-    get_path,
     read_checkpoints,
     resolve,
 )
 from stormproof.checkpoint.retention import Retention, select_for_deletion
-from stormproof.checkpoint.storage import AnyStorage, ObjectStorage, OutcomeUnknownError, PosixStorage, is_url
-from stormproof.checkpoint.storage.claims import (
-    abort_pending_commits,
-    claim_sequence,
-    list_claimed_sequences,
-    release_claims,
-)
-from stormproof.checkpoint.verification import find_damage, find_object_damage, find_problem
+from stormproof.checkpoint.storage import Fence, ObjectStorage, OutcomeUnknownError, Storage, is_url
+from stormproof.checkpoint.verification import describe_read_error
 from stormproof.checkpoint.versions import collect_versions
 from stormproof.errors import (
     DamagedError,
@@ -46,8 +37,6 @@ from stormproof.errors import (
 )
 
 DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
-Fence = Callable[[], object]
-"""Raises if this attempt no longer owns the folder, as :meth:`stormproof.checkpoint.Lease.check` does."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +65,7 @@ class Store:
             :class:`stormproof.checkpoint.storage.ObjectStorage`.
 
     Attributes:
-        storage: Storage of the checkpoints.
+        backend: Access to the folder or object store.
         min_sequence: Lowest sequence number of the next commit.
 
     Raises:
@@ -96,19 +85,18 @@ class Store:
     """
 
     def __init__(self, folder: Path | str | ObjectStorage) -> None:
-        self.storage: AnyStorage
-        if isinstance(folder, ObjectStorage):
-            self.storage = folder
-        elif is_url(folder):
+        if not isinstance(folder, ObjectStorage) and is_url(folder):
             raise ValueError(
                 f"{folder} is a URL, not a folder. Pass the path of a folder. To use an object store, set `mirror` of "
                 "CheckpointRecovery or pass ObjectStorage(url) to Store."
             )
-        else:
-            self.storage = PosixStorage(Path(folder), atomic_write)
-        self._log = get_log_source(self.storage)
-        self._token = secrets.token_hex(8)
+        self.backend = get_backend(folder if isinstance(folder, ObjectStorage) else Path(folder))
         self.min_sequence = 1
+
+    @property
+    def storage(self) -> Storage:
+        """Storage of the checkpoints."""
+        return self.backend.storage
 
     @property
     def folder(self) -> Path:
@@ -117,14 +105,23 @@ class Store:
         Raises:
             TypeError: If the checkpoints are in an object store.
         """
-        if not isinstance(self.storage, PosixStorage):
+        if not isinstance(self.backend, FolderBackend):
             raise TypeError(f"{self.location} is not a folder.")
-        return self.storage.folder
+        return self.backend.folder
 
     @property
     def location(self) -> str:
         """Path of the folder, or URL."""
         return self.storage.location
+
+    def acquire_lease(self) -> Lease | ObjectLease:
+        """Acquires the right to write. Creates the folder if it does not exist.
+
+        Raises:
+            FolderTakenError: If another running process owns the folder or the prefix.
+            LeaseError: If the lease cannot be read.
+        """
+        return self.backend.acquire_lease()
 
     def resolve(self, *, verify_all: bool = False) -> Resolution:
         """Finds the newest good checkpoint and classifies all other files. Modifies no file.
@@ -132,7 +129,7 @@ class Store:
         Args:
             verify_all: Whether to verify the content of every checkpoint. If False, stops at the newest good one.
         """
-        return resolve(self.storage, verify_all=verify_all)
+        return resolve(self.backend, verify_all=verify_all)
 
     def latest_checkpoint(self, *, start_over: bool = False) -> Checkpoint | None:
         """Returns the newest good checkpoint after verifying it. None if the folder has no checkpoint.
@@ -175,7 +172,7 @@ class Store:
 
     def read_checkpoints(self) -> list[Checkpoint]:
         """Returns the checkpoints with an intact manifest, oldest first. Does not read their content."""
-        return read_checkpoints(self.storage)
+        return read_checkpoints(self.backend)
 
     def read_attempts(self) -> list[Attempt]:
         """Returns the attempts that the log contains, oldest first."""
@@ -187,7 +184,10 @@ class Store:
 
     def verify(self, checkpoint: Checkpoint) -> str | None:
         """Returns why no run may resume from the checkpoint. None if it is good."""
-        return find_problem(checkpoint, self._find_damage)
+        try:
+            return self.backend.find_damage(checkpoint)
+        except OSError as error:
+            return describe_read_error(error)
 
     def read_back(self, checkpoint: Checkpoint) -> None:
         """Verifies a checkpoint that was just committed.
@@ -196,7 +196,7 @@ class Store:
             DamagedError: If it differs from what was written.
             OSError: If it cannot be read.
         """
-        problem = self._find_damage(checkpoint)
+        problem = self.backend.find_damage(checkpoint)
         if problem is not None:
             raise DamagedError(
                 f"{self.storage.locate(checkpoint.path.name)} was just committed but is bad: {problem}. "
@@ -205,11 +205,10 @@ class Store:
 
     def next_sequence(self) -> int:
         """Returns a sequence number above all that the storage or its log contains, so that names are unique."""
-        names = [entry.name for entry in self.storage.list()]
-        claimed_sequences = list_claimed_sequences(self.storage) if isinstance(self.storage, ObjectStorage) else []
+        names, claimed = [entry.name for entry in self.storage.list()], self.backend.list_claimed_sequences()
         for event in self._read_events("committed", "deleted", "quarantined", "lost", "attempt"):
             names += event["removed"] if event["event"] == "attempt" else [f"{event['name']}.ckpt"]
-        return max([self.min_sequence, *(1 + number for number in (*map(parse_sequence, names), *claimed_sequences))])
+        return max([self.min_sequence, *(1 + number for number in (*map(parse_sequence, names), *claimed))])
 
     def begin_attempt(self, resolution: Resolution, *, step: int | None = None) -> int:
         """Cleans up the folder and logs a new attempt. Creates the folder if it does not exist.
@@ -227,11 +226,10 @@ class Store:
         Raises:
             RanksDisagreeError: If another process committed to the folder after ``resolution`` was made.
         """
-        if isinstance(self.storage, PosixStorage):
-            make_folder(self.storage.folder)
-        log_bytes = len(commit_log.read_log(self._log).content)
-        aborted_files = self._abort_pending_commits()
-        if resolution.fingerprint != fingerprint_folder(self.storage, aborted_files):
+        self.backend.prepare()
+        log_bytes = len(commit_log.read_log(self.backend.log).content)
+        aborted_files = self.backend.abort_pending_commits()
+        if resolution.fingerprint != fingerprint_folder(self.backend, aborted_files):
             raise RanksDisagreeError(
                 f"Another process changed {self.location} while this attempt began. Restart the run."
             )
@@ -250,8 +248,7 @@ class Store:
             ]
         )
         start_step = resolution.chosen_checkpoint.step if step is None and resolution.chosen_checkpoint else step or 0
-        self._append_to_length(
-            log_bytes,
+        self._append(
             *({"event": "committed", "name": name} for name in unlogged_names),
             *({"event": "lost", "name": name} for name in resolution.lost_names),
             *(
@@ -259,8 +256,9 @@ class Store:
                 for bad_checkpoint in damaged_checkpoints
             ),
             {"event": "attempt", "number": number, "step": start_step, "removed": list(resolution.leftover_files)},
+            log_bytes=log_bytes,
         )
-        quarantine_checkpoints(self.storage, [bad_checkpoint.name for bad_checkpoint in damaged_checkpoints])
+        self.backend.quarantine([bad_checkpoint.name for bad_checkpoint in damaged_checkpoints])
         self.storage.delete(resolution.leftover_files)
         return number
 
@@ -296,8 +294,9 @@ class Store:
         """
         reach_fault_point("commit begins")
         sequence = self.next_sequence() if sequence is None else sequence
-        path = get_path(self.storage, f"{format_stem(sequence, info.step)}.ckpt")
-        self._claim(sequence, info.step, fence)
+        path = self.backend.get_path(f"{format_stem(sequence, info.step)}.ckpt")
+        if not self.backend.claim(sequence, info.step, fence):
+            raise self._make_lost_error()
         completed_stages: set[str] = set()
         try:
             digest, length = self._write_checkpoint(
@@ -314,18 +313,18 @@ class Store:
                 versions=collect_versions(),
                 time=time.time(),
             )
-            log_prefix = LogPrefix.from_content(commit_log.read_log(self._log).content)
+            log_prefix = LogPrefix.from_content(commit_log.read_log(self.backend.log).content)
             self._write_manifest(checkpoint, log_prefix, _make_stage_callback("manifest", fence, completed_stages))
         except OutcomeUnknownError:  # the manifest may exist; the next attempt decides
             raise
         except BaseException:
             # if this commit did not rename the file, it belongs to an attempt that took over the folder
             if "checkpoint renamed" in completed_stages and "manifest renamed" not in completed_stages:
-                self._remove_uncommitted(path)
+                self.backend.discard(path.name)
             raise
         try:
             self._append({"event": "committed", "name": checkpoint.name})
-            self._release_claims(sequence)
+            self.backend.release_claims(sequence)
         except OSError:  # the manifest makes the commit valid; the next attempt appends the missing line
             return checkpoint
         reach_fault_point("log appended")
@@ -355,7 +354,7 @@ class Store:
                 for checkpoint in checkpoints
             )
         )
-        quarantine_checkpoints(self.storage, [checkpoint.name for checkpoint in checkpoints])
+        self.backend.quarantine([checkpoint.name for checkpoint in checkpoints])
         self.storage.delete(())
 
     def apply_retention(self, retention: Retention, *, fence: Fence | None = None) -> list[Checkpoint]:
@@ -437,61 +436,17 @@ class Store:
         if not self.storage.put_if_absent(checkpoint.manifest_path.name, content, on_stage):
             raise self._make_lost_error()
 
-    def _remove_uncommitted(self, path: Path) -> None:
-        """Deletes the file of a failed commit.
-
-        Ignores errors of an object store, because the next attempt deletes the file.
-        """
-        if isinstance(self.storage, PosixStorage):
-            path.unlink(missing_ok=True)
-        else:
-            with suppress(OSError):
-                self.storage.delete([path.name])
-
-    def _claim(self, sequence: int, step: int, fence: Fence | None) -> None:
-        """Claims the names of a commit in an object store. The fence is called before anything is uploaded."""
-        if isinstance(self.storage, PosixStorage):
-            return
-        if not claim_sequence(self.storage, sequence, step, self._token):
-            raise self._make_lost_error()
-        if fence is not None:
-            fence()
-
-    def _release_claims(self, sequence: int) -> None:
-        if isinstance(self.storage, ObjectStorage):
-            release_claims(self.storage, sequence)
-
-    def _abort_pending_commits(self) -> set[str]:
-        return abort_pending_commits(self.storage) if isinstance(self.storage, ObjectStorage) else set()
-
     def _make_lost_error(self) -> FolderLostError:
         return FolderLostError(
             f"Another process writes to {self.location}. This process stops writing to it. Use one prefix per run."
         )
 
-    def _find_damage(self, checkpoint: Checkpoint) -> str | None:
-        if isinstance(self.storage, ObjectStorage):
-            return find_object_damage(self.storage, checkpoint)
-        return find_damage(checkpoint)
-
     def _read_events(self, *event_types: str) -> list[Mapping[str, Any]]:
-        return [event for event in commit_log.read_log(self._log).events if event["event"] in event_types]
+        return [event for event in commit_log.read_log(self.backend.log).events if event["event"] in event_types]
 
-    def _append(self, *events: Mapping[str, Any]) -> None:
+    def _append(self, *events: Mapping[str, Any], log_bytes: int | None = None) -> None:
         if events:
-            commit_log.append(self._log, self._add_time_and_writer(events))
-
-    def _append_to_length(self, log_bytes: int, *events: Mapping[str, Any]) -> None:
-        """Appends to the log of an object store only if it still has ``log_bytes`` bytes."""
-        if isinstance(self.storage, ObjectStorage):
-            commit_log.append(self._log, self._add_time_and_writer(events), log_bytes)
-        else:  # the lease excludes other writers
-            self._append(*events)
-
-    def _add_time_and_writer(self, events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        # in an object store, the content of an append must differ from that of any other process
-        writer = {"writer": self._token} if isinstance(self.storage, ObjectStorage) else {}
-        return [{**event, "time": time.time(), **writer} for event in events]
+            self.backend.append_to_log([{**event, "time": time.time()} for event in events], log_bytes)
 
 
 def _files_in_deletion_order(checkpoint: Checkpoint) -> Iterator[str]:

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import re
 import stat
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from stormproof.checkpoint.digest import ALGORITHMS, compute_file_digest
+from stormproof.checkpoint.digest import compute_file_digest
 from stormproof.checkpoint.manifest import Checkpoint, LogPrefix, decode_manifest
 from stormproof.checkpoint.read_retry import retry_read
-from stormproof.checkpoint.storage import ObjectStorage
-from stormproof.checkpoint.storage.range_reader import RangeReader
-
-_READ_BUFFER_BYTES = 1 << 20
 
 
 def read_manifest(path: Path) -> tuple[Checkpoint, LogPrefix]:
@@ -53,56 +47,10 @@ def find_damage(checkpoint: Checkpoint) -> str | None:
         return "its file is missing"
 
 
-def find_object_damage(storage: ObjectStorage, checkpoint: Checkpoint) -> str | None:
-    """Returns the same as :func:`find_damage` for a checkpoint in an object store.
-
-    Streams the object once through the hash, and reads the ranges that contain its structure. Stores nothing on disk.
-
-    Args:
-        storage: Object store that contains the checkpoint.
-        checkpoint: Content of the manifest.
-
-    Raises:
-        OSError: If the object cannot be read, even after two retries.
-    """
+def find_problem(checkpoint: Checkpoint) -> str | None:
+    """Returns the same as :func:`find_damage`, or a description of a read error."""
     try:
-        return retry_read(lambda: _find_object_problem(storage, checkpoint))
-    except FileNotFoundError:
-        return "its file is missing"
-
-
-def find_object_size_problem(storage: ObjectStorage, checkpoint: Checkpoint) -> str | None:
-    """Returns the same as :func:`find_size_problem` for a checkpoint in an object store."""
-    sizes = {entry.name: entry.size for entry in storage.list()}
-    if checkpoint.path.name not in sizes:
-        return "its file is missing"
-    return _compare_size(sizes[checkpoint.path.name], checkpoint)
-
-
-def _find_object_problem(storage: ObjectStorage, checkpoint: Checkpoint) -> str | None:
-    problem = find_object_size_problem(storage, checkpoint)
-    if problem is not None:
-        return problem
-    content_hash = ALGORITHMS[checkpoint.hash_algorithm]()
-    for chunk in storage.get(checkpoint.path.name):
-        content_hash.update(chunk)
-    if f"{checkpoint.hash_algorithm}:{content_hash.hexdigest()}" != checkpoint.digest:
-        return "its content has changed since it was committed"
-    if not checkpoint.finite:
-        return "it contains numbers that are not finite"
-    reader = RangeReader(storage, checkpoint.path.name, checkpoint.bytes)
-    problem = find_load_problem(io.BufferedReader(reader, _READ_BUFFER_BYTES))
-    if reader.failure is not None:
-        raise reader.failure
-    return problem
-
-
-def find_problem(
-    checkpoint: Checkpoint, find_damage_of: Callable[[Checkpoint], str | None] = find_damage
-) -> str | None:
-    """Returns the same as ``find_damage_of``, by default :func:`find_damage`, or a description of a read error."""
-    try:
-        return find_damage_of(checkpoint)
+        return find_damage(checkpoint)
     except OSError as error:
         return describe_read_error(error)
 
@@ -121,10 +69,11 @@ def find_size_problem(checkpoint: Checkpoint) -> str | None:
         size = path.stat().st_size
     except FileNotFoundError:
         return "its file is missing"
-    return _compare_size(size, checkpoint)
+    return compare_size(size, checkpoint)
 
 
-def _compare_size(size: int, checkpoint: Checkpoint) -> str | None:
+def compare_size(size: int, checkpoint: Checkpoint) -> str | None:
+    """Returns a description of a size in bytes that differs from the one in the manifest. None if they are equal."""
     return None if size == checkpoint.bytes else f"it has {size} bytes but was committed with {checkpoint.bytes}"
 
 

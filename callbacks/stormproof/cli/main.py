@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import atexit
 import os
-import shlex
 import shutil
 import sys
 import textwrap
@@ -15,8 +14,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from stormproof.checkpoint import Checkpoint, Resolution, Store
+from stormproof.checkpoint.backends import FolderBackend, ObjectBackend
 from stormproof.checkpoint.file_names import LOG_FILE_NAME
-from stormproof.checkpoint.storage import ObjectStorage, PosixStorage, is_url
+from stormproof.checkpoint.storage import ObjectStorage, is_url
+from stormproof.cli.adopt_command import adopt_command
 from stormproof.errors import StormproofError
 from stormproof.standard_output import discard_unwritten_errors, print_error
 
@@ -125,7 +126,7 @@ def _run_list(options: argparse.Namespace) -> int:
     from stormproof.checkpoint.listing import list_folder  # noqa: PLC0415
 
     store = _open_store(options.folder)
-    listing = list_folder(_get_source(store))
+    listing = list_folder(store.backend)
     if listing.checkpoints:
         header = ("checkpoint", "step", "epoch", "score", "size", "age", "attempt", "finite")
         _print_lines(*_format_table([header, *map(_format_row, listing.checkpoints)], right_aligned_from=1))
@@ -169,15 +170,8 @@ def _format_row(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 
 def _describe_foreign(foreign_files: Iterable[str], store: Store) -> list[str]:
-    if isinstance(store.storage, ObjectStorage):
-        return [
-            f"{name} is not a checkpoint of CheckpointRecovery; to resume from it, download it and run: stormproof "
-            f"adopt {shlex.quote(name)} --into {shlex.quote(store.location)}"
-            for name in foreign_files
-        ]
     return [
-        f"{name} is not a checkpoint of CheckpointRecovery; to resume from it: stormproof adopt "
-        f"{shlex.quote(store.storage.locate(name))}"
+        f"{name} is not a checkpoint of CheckpointRecovery; to resume from it: {adopt_command(store, name)}"
         for name in foreign_files
     ]
 
@@ -185,10 +179,9 @@ def _describe_foreign(foreign_files: Iterable[str], store: Store) -> list[str]:
 def _run_adopt(options: argparse.Namespace) -> int:
     from stormproof.checkpoint.adoption import adopt  # noqa: PLC0415
 
-    source = options.file.parent if options.into is None else _get_source(_make_store(options.into))
-    store = Store(source)
+    store = Store(options.file.parent) if options.into is None else _make_store(options.into)
     previous_names = [checkpoint.name for checkpoint in store.read_checkpoints()]
-    adopted_checkpoint = adopt(options.file, source)
+    adopted_checkpoint = adopt(options.file, store)
     location = store.storage.locate(adopted_checkpoint.path.name)
     _print_lines(
         f"adopted as {location}: step {adopted_checkpoint.step}, epoch {adopted_checkpoint.epoch}; "
@@ -211,9 +204,12 @@ def _run_doctor(options: argparse.Namespace) -> int:
     unsupported_address_risks = address_risks(options.folder or "")
     risks = [*installation_risks(), *unsupported_address_risks]
     if options.folder is not None and not unsupported_address_risks:
-        source = _get_source(_open_store(options.folder))
-        risks += file_system_risks(source) if isinstance(source, Path) else object_store_risks(source)
-        risks += checkpoint_risks(source)
+        store = _open_store(options.folder)
+        if isinstance(store.backend, ObjectBackend):
+            risks += object_store_risks(store.backend.storage)
+        else:
+            risks += file_system_risks(store.folder)
+        risks += checkpoint_risks(store)
     width = shutil.get_terminal_size().columns
     for number, risk in enumerate(risks, 1):
         _print_lines(*_wrap_paragraph(f"{number}. ", risk.summary, width))
@@ -226,9 +222,8 @@ def _run_doctor(options: argparse.Namespace) -> int:
 def _open_store(folder: str) -> Store:
     """Returns the store of an existing folder or of a URL."""
     store = _make_store(folder)
-    path = _get_source(store)
-    if isinstance(path, Path) and not path.is_dir():
-        problem = "is not a folder" if path.exists() else "does not exist"
+    if isinstance(store.backend, FolderBackend) and not store.folder.is_dir():
+        problem = "is not a folder" if store.folder.exists() else "does not exist"
         raise UsageError(f"{folder} {problem}: pass a folder of checkpoints or a run folder")
     return store
 
@@ -243,10 +238,6 @@ def _make_store(folder: str) -> Store:
     path = Path(folder)
     subfolder = path / "checkpoints"
     return Store(subfolder if subfolder.is_dir() else path)
-
-
-def _get_source(store: Store) -> Path | ObjectStorage:
-    return store.storage.folder if isinstance(store.storage, PosixStorage) else store.storage
 
 
 def _format_table(rows: Sequence[Sequence[str]], right_aligned_from: int = 99) -> list[str]:

@@ -303,11 +303,11 @@ def test_a_log_that_cannot_be_written_leaves_a_checkpoint_saved(tmp_path: Path, 
     append = Store._append
     failed: list[str] = []
 
-    def fail(self: Store, *events: Any) -> None:
+    def fail(self: Store, *events: Any, log_bytes: int | None = None) -> None:
         if events[0]["event"] == "committed" and writer_thread(recovery) == 3:
             failed.append(events[0]["name"])
             raise raise_disk_full()
-        append(self, *events)
+        append(self, *events, log_bytes=log_bytes)
 
     monkeypatch.setattr(Store, "_append", fail)
     fit(recovery)

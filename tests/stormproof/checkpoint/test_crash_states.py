@@ -10,7 +10,10 @@ from typing import BinaryIO
 
 import pytest
 
-from stormproof.checkpoint import Retention, Store, atomic, commit_log, store
+from stormproof.checkpoint import Retention, Store, atomic, commit_log
+from stormproof.checkpoint.backends import folder
+from stormproof.checkpoint.storage import posix
+from stormproof.errors import DamagedError
 from tests.stormproof.checkpoint.crash_states import Note, Recorder, crash_states, record_operations, write_tree
 from tests.support.checkpoint_files import commit_checkpoint, flip_bit, make_store
 
@@ -125,13 +128,13 @@ def _late(path: Path, at: Callable[[str], object] | None = None) -> Iterator[Bin
 
 def _manifest_first(recorder: Recorder, root: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "atomic_write", _late)
+        patch.setattr(posix, "atomic_write", _late)
         _one_attempt(recorder, root)
 
 
 def _folder_not_synced_in_its_parent(recorder: Recorder, root: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "make_folder", lambda folder: folder.mkdir(parents=True))
+        patch.setattr(folder, "make_folder", lambda path: path.mkdir(parents=True))
         _one_attempt(recorder, root)
 
 
@@ -153,7 +156,7 @@ def _deleted_without_a_word(recorder: Recorder, root: Path) -> None:
 def test_a_store_that_skips_a_protocol_step_fails_in_some_crash_state(
     broken: Callable[[Recorder, Path], None], tmp_path: Path
 ):
-    with pytest.raises((AssertionError, store.DamagedError)):
+    with pytest.raises((AssertionError, DamagedError)):
         _check_every_state(broken, tmp_path)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stormproof.checkpoint import Store
-from stormproof.checkpoint.object_lease import ObjectLease
+from stormproof.checkpoint.backends.object_lease import ObjectLease
 from stormproof.checkpoint.storage import ObjectStorage
 from stormproof.cli import main as cli
 from tests.support.checkpoint_files import make_state

@@ -137,9 +137,26 @@ class ObjectStorage:
         mode = "create" if version is None else json.loads(version)
         return self._write_conditionally(name, content, mode, version)
 
+    def head(self, name: str) -> Entry:
+        """Returns the description of an object.
+
+        Raises:
+            FileNotFoundError: If the object does not exist.
+        """
+        return _describe(self._retry(lambda: self._obstore.head(self._store, name), name))
+
     def read(self, name: str) -> bytes:
         """Returns the content of a small object."""
-        return b"".join(self.get(name))
+        return self.read_with_version(name)[0]
+
+    def read_with_version(self, name: str) -> tuple[bytes, str]:
+        """Returns the content of a small object and its version."""
+
+        def read() -> tuple[bytes, str]:
+            result = self._obstore.get(self._store, name)
+            return bytes(result.bytes()), _encode_version(result.meta)
+
+        return self._retry(read, name)
 
     def _write_conditionally(self, name: str, content: bytes, mode: Any, version: str | None) -> str | None:
         """Returns the version of the written object. None if the condition failed."""
@@ -171,13 +188,8 @@ class ObjectStorage:
 
         Only this process writes this content.
         """
-
-        def read() -> tuple[str, bytes]:
-            result = self._obstore.get(self._store, name)
-            return _encode_version(result.meta), bytes(result.bytes())
-
         try:
-            version, stored_content = self._retry(read, name)
+            stored_content, version = self.read_with_version(name)
         except FileNotFoundError:
             return None
         except OSError as error:

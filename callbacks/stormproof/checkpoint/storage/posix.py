@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,13 +23,10 @@ class PosixStorage:
 
     Args:
         folder: The folder. It may not exist yet.
-        writer: Opens a file that appears atomically, with the signature of
-            :func:`stormproof.checkpoint.atomic.atomic_write`.
     """
 
-    def __init__(self, folder: Path, writer: Callable[..., AbstractContextManager[BinaryIO]] = atomic_write) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._writer = writer
 
     @property
     def location(self) -> str:
@@ -43,7 +39,7 @@ class PosixStorage:
 
     def put(self, name: str, write: Callable[[BinaryIO], object], on_stage: StageCallback | None = None) -> None:
         """Writes a temporary file, fsyncs it, renames it and fsyncs the folder."""
-        with self._writer(self.folder / name, on_stage) as file:
+        with atomic_write(self.folder / name, on_stage) as file:
             write(file)
 
     def put_if_absent(self, name: str, content: bytes, on_stage: StageCallback | None = None) -> bool:

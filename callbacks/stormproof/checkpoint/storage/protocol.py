@@ -10,6 +10,9 @@ StageCallback = Callable[[str], object]
 """Called with "written", "synced" and "renamed" after these stages of a write. If it raises after one of the first two,
 the name does not appear."""
 
+Fence = Callable[[], object]
+"""Raises if this attempt no longer owns the folder, as :meth:`stormproof.checkpoint.Lease.check` does."""
+
 
 class OutcomeUnknownError(OSError):
     """The connection failed, and it is unknown whether the storage executed the write."""

@@ -60,8 +60,10 @@ def _severity(record: Record, dead_share: float, *, died_in_training: bool) -> S
     if dead_share == 1:
         return Severity.CRITICAL
     makes_progress = has_learned(record)
+    if makes_progress is False and is_falling(record):
+        makes_progress = True
     is_unclear = makes_progress is None or is_early(record)
-    if died_in_training and (makes_progress or is_falling(record) or (is_unclear and dead_share < MOST_DEAD_SHARE)):
+    if died_in_training and (makes_progress or (is_unclear and dead_share < MOST_DEAD_SHARE)):
         return Severity.INFO
     return Severity.WARNING
 

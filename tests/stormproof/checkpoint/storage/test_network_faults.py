@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from stormproof.checkpoint import CommitInfo, Retention, Store
+from stormproof.checkpoint.backends.object_lease import ObjectLease
 from stormproof.checkpoint.lease import Owner
-from stormproof.checkpoint.object_lease import ObjectLease
 from stormproof.checkpoint.storage import ObjectStorage, OutcomeUnknownError, object_store
 from stormproof.errors import FolderLostError, FolderTakenError, RanksDisagreeError
 from tests.support.checkpoint_files import commit_checkpoint

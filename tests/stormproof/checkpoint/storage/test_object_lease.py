@@ -5,9 +5,10 @@ from contextlib import suppress
 import pytest
 from obstore.store import MemoryStore
 
-from stormproof.checkpoint import Store, object_lease
+from stormproof.checkpoint import Store
+from stormproof.checkpoint.backends import object_lease
+from stormproof.checkpoint.backends.object_lease import ObjectLease
 from stormproof.checkpoint.lease import LeaseError, Owner
-from stormproof.checkpoint.object_lease import ObjectLease
 from stormproof.checkpoint.storage import ObjectStorage
 from stormproof.errors import FolderLostError, FolderTakenError
 from tests.support.checkpoint_files import commit_checkpoint

@@ -9,14 +9,14 @@ import psutil
 import pytest
 from obstore.store import MemoryStore
 
-from stormproof.checkpoint.storage import AnyStorage, ObjectStorage, PosixStorage
+from stormproof.checkpoint.storage import ObjectStorage, PosixStorage, Storage
 from stormproof.checkpoint.storage.object_store import PART_BYTES
 from stormproof.checkpoint.storage.url import normalize_url
 from tests.support.object_stores import overwrite
 
 
 @pytest.fixture(params=["folder", "memory", "s3"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AnyStorage:
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "folder":
         return PosixStorage(tmp_path)
     if request.param == "memory":
@@ -24,11 +24,11 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AnyStorage:
     return ObjectStorage(request.getfixturevalue("s3_url"), retry_seconds=5)
 
 
-def _read(storage: AnyStorage, name: str, *arguments: int) -> bytes:
+def _read(storage: Storage, name: str, *arguments: int) -> bytes:
     return b"".join(storage.get(name, *arguments))
 
 
-def test_a_put_is_read_back_whole_and_by_ranges(storage: AnyStorage):
+def test_a_put_is_read_back_whole_and_by_ranges(storage: Storage):
     content = bytes(range(256)) * 300
     storage.put("a.ckpt", lambda file: [file.write(content[:100]), file.write(content[100:])])
     assert _read(storage, "a.ckpt") == content
@@ -38,12 +38,12 @@ def test_a_put_is_read_back_whole_and_by_ranges(storage: AnyStorage):
     assert _read(storage, "empty") == b""
 
 
-def test_a_missing_name_is_not_found(storage: AnyStorage):
+def test_a_missing_name_is_not_found(storage: Storage):
     with pytest.raises(FileNotFoundError):
         _read(storage, "missing")
 
 
-def test_the_stages_of_a_put_come_in_order_and_before_the_name(storage: AnyStorage):
+def test_the_stages_of_a_put_come_in_order_and_before_the_name(storage: Storage):
     seen: list[tuple[str, int]] = []
 
     def on_stage(stage: str) -> None:
@@ -56,7 +56,7 @@ def test_the_stages_of_a_put_come_in_order_and_before_the_name(storage: AnyStora
 
 
 @pytest.mark.parametrize("stage", ["written", "synced"])
-def test_an_exception_in_a_stage_cancels_the_write(stage: str, storage: AnyStorage):
+def test_an_exception_in_a_stage_cancels_the_write(stage: str, storage: Storage):
     def on_stage(reached: str) -> None:
         if reached == stage:
             raise KeyError(stage)
@@ -68,7 +68,7 @@ def test_an_exception_in_a_stage_cancels_the_write(stage: str, storage: AnyStora
     assert storage.list() == []
 
 
-def test_an_exception_while_writing_cancels_the_write(storage: AnyStorage):
+def test_an_exception_while_writing_cancels_the_write(storage: Storage):
     def write(file: object) -> None:
         file.write(b"half")  # type: ignore[attr-defined]
         raise KeyError
@@ -78,13 +78,13 @@ def test_an_exception_while_writing_cancels_the_write(storage: AnyStorage):
     assert storage.list() == []
 
 
-def test_only_the_first_create_succeeds(storage: AnyStorage):
+def test_only_the_first_create_succeeds(storage: Storage):
     assert storage.put_if_absent("a", b"first")
     assert not storage.put_if_absent("a", b"second")
     assert _read(storage, "a") == b"first"
 
 
-def test_a_swap_needs_the_current_version(storage: AnyStorage):
+def test_a_swap_needs_the_current_version(storage: Storage):
     version = storage.compare_and_swap("a", b"1", None)
     assert version is not None
     assert storage.compare_and_swap("a", b"other", None) is None
@@ -96,7 +96,7 @@ def test_a_swap_needs_the_current_version(storage: AnyStorage):
     assert [entry.version for entry in storage.list() if entry.name == "a"] == [second_version]
 
 
-def test_names_are_listed_by_folder_with_sizes(storage: AnyStorage, tmp_path: Path):
+def test_names_are_listed_by_folder_with_sizes(storage: Storage, tmp_path: Path):
     (tmp_path / "log").mkdir()
     storage.put_if_absent("a", b"123")
     storage.put_if_absent("log/1.jsonl", b"12")
@@ -108,7 +108,7 @@ def test_names_are_listed_by_folder_with_sizes(storage: AnyStorage, tmp_path: Pa
     assert [(entry.name, entry.size) for entry in storage.list("log")] == [("1.jsonl", 2)]
 
 
-def test_names_are_deleted_in_order_and_a_missing_one_is_ignored(storage: AnyStorage):
+def test_names_are_deleted_in_order_and_a_missing_one_is_ignored(storage: Storage):
     storage.put_if_absent("a", b"1")
     storage.put_if_absent("b", b"1")
     left: list[set[str]] = []
@@ -124,7 +124,7 @@ def test_names_are_deleted_in_order_and_a_missing_one_is_ignored(storage: AnySto
     assert storage.list() == []
 
 
-def test_one_of_many_swaps_at_the_same_time_succeeds(storage: AnyStorage):
+def test_one_of_many_swaps_at_the_same_time_succeeds(storage: Storage):
     for number in range(20):
 
         def swap(version: str | None, index: int, number: int = number) -> bool:
@@ -139,7 +139,7 @@ def test_one_of_many_creates_at_the_same_time_succeeds(s3_url: str):
         _race(storage, lambda version, index, n=number: storage.put_if_absent(f"{n}", b"%d" % index))
 
 
-def _race(storage: AnyStorage, write: Callable[[str | None, int], bool]) -> None:
+def _race(storage: Storage, write: Callable[[str | None, int], bool]) -> None:
     version = next((entry.version for entry in storage.list() if entry.name == "a"), None)
     barrier = threading.Barrier(4)
     winners: list[int] = []

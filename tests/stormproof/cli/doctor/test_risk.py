@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stormproof.checkpoint import Lease
+from stormproof.checkpoint import Lease, Store
 from stormproof.checkpoint.lease import Owner
 from stormproof.cli.doctor import checkpoint_risks
 from tests.support.checkpoint_files import flip_bit, make_store
@@ -46,10 +46,10 @@ FINDINGS = {
 @pytest.mark.parametrize(("make", "what", "why"), FINDINGS.values(), ids=FINDINGS.keys())
 def test_what_would_lose_work_is_told(make: Callable[[Path], object], what: str, why: str, tmp_path: Path):
     make_store(tmp_path)
-    assert checkpoint_risks(tmp_path) == []
+    assert checkpoint_risks(Store(tmp_path)) == []
     make(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    (risk,) = checkpoint_risks(tmp_path)
+    (risk,) = checkpoint_risks(Store(tmp_path))
     assert risk.summary.startswith(what)
     assert why in risk.reason
     assert risk.location.startswith(str(tmp_path))
@@ -58,12 +58,12 @@ def test_what_would_lose_work_is_told(make: Callable[[Path], object], what: str,
 
 
 def test_a_first_start_has_nothing_to_lose(tmp_path: Path):
-    assert checkpoint_risks(tmp_path) == []
+    assert checkpoint_risks(Store(tmp_path)) == []
 
 
 def test_one_good_checkpoint_alone_is_told(tmp_path: Path):
     store = make_store(tmp_path, [10])
-    (risk,) = checkpoint_risks(tmp_path)
+    (risk,) = checkpoint_risks(Store(tmp_path))
     assert risk.summary == "there is only one good checkpoint"
     assert risk.location == str(store.read_checkpoints()[0].path)
 
@@ -71,7 +71,7 @@ def test_one_good_checkpoint_alone_is_told(tmp_path: Path):
 def test_where_none_is_good_it_says_that_a_start_is_refused(tmp_path: Path):
     make_store(tmp_path, [10])
     os.truncate(tmp_path / "000001-step-10.ckpt", 10)
-    (risk,) = checkpoint_risks(tmp_path)
+    (risk,) = checkpoint_risks(Store(tmp_path))
     assert "the next start is refused" in risk.advice
 
 
@@ -80,7 +80,7 @@ def test_a_run_that_lives_is_told_and_its_temporary_files_are_not(tmp_path: Path
     lease = Lease(tmp_path)
     try:
         (tmp_path / ".000009-step-9.ckpt.0123abcd.tmp").touch()
-        (risk,) = checkpoint_risks(tmp_path)
+        (risk,) = checkpoint_risks(Store(tmp_path))
         assert risk.summary.startswith(f"in use by running process {os.getpid()} on ")
     finally:
         lease.release()

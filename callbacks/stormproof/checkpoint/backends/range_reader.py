@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 
-from stormproof.checkpoint.storage.protocol import Storage
+from stormproof.checkpoint.storage import Storage
 
 
 class RangeReader(io.RawIOBase):

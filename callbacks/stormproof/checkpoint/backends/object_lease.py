@@ -56,8 +56,7 @@ class ObjectLease:
         self.owner = Owner.from_this_process()
         self._renewals = 0
         self._lock = threading.Lock()  # of the version, which the heartbeat and a release change
-        version = _find_version(storage)  # read first, so that a later change makes the swap fail
-        current_owner = self.read_owner(storage)
+        current_owner, version = _read_lease(storage)
         if current_owner is not None and _is_valid(storage, current_owner):
             raise _make_taken_error(storage, current_owner)
         self._version = storage.compare_and_swap(LEASE_NAME, self._encode(), version)
@@ -107,19 +106,7 @@ class ObjectLease:
         Raises:
             LeaseError: If the lease cannot be read.
         """
-        try:
-            content = storage.read(LEASE_NAME)
-        except FileNotFoundError:
-            return None
-        try:
-            if json.loads(content).get("released"):
-                return None
-        except (ValueError, AttributeError) as error:
-            raise LeaseError(
-                f"{storage.locate(LEASE_NAME)} is not a valid lease ({error}). Remove it if no other process writes to "
-                "the prefix."
-            ) from error
-        return parse_owner(content, storage.locate(LEASE_NAME))
+        return _read_lease(storage)[0]
 
     def _run_heartbeat(self) -> None:
         while not self._stop_event.wait(HEARTBEAT_SECONDS):
@@ -140,8 +127,7 @@ class ObjectLease:
 
     def _refresh_version(self) -> bool:
         """Reads the version, which a renewal with a lost response has changed. Returns False if the lease is lost."""
-        version, current_owner = _find_version(self._storage), self.read_owner(self._storage)
-        self._version = version
+        current_owner, self._version = _read_lease(self._storage)
         return current_owner is not None and current_owner.token == self.owner.token
 
     def _encode(self) -> bytes:
@@ -156,15 +142,15 @@ def acquire_when_expired(storage: ObjectStorage) -> ObjectLease:
     Raises:
         FolderTakenError: If the owner renews the lease, or runs on this machine.
     """
-    version = _find_version(storage)
+    _, version = _read_lease(storage)
     deadline = time.monotonic() + STALE_SECONDS + HEARTBEAT_SECONDS
     has_announced = False
     while True:
         try:
             return ObjectLease(storage)
         except FolderTakenError:
-            owner = ObjectLease.read_owner(storage)
-            is_renewed = _find_version(storage) != version
+            owner, current_version = _read_lease(storage)
+            is_renewed = current_version != version
             if owner is None or owner.is_running() or is_renewed or time.monotonic() > deadline:
                 raise
             if not has_announced:
@@ -178,8 +164,24 @@ def acquire_when_expired(storage: ObjectStorage) -> ObjectLease:
             time.sleep(POLL_SECONDS)
 
 
-def _find_version(storage: ObjectStorage) -> str | None:
-    return next((entry.version for entry in storage.list() if entry.name == LEASE_NAME), None)
+def _read_lease(storage: ObjectStorage) -> tuple[Owner | None, str | None]:
+    """Returns the owner, None if the prefix is free, and the version of the lease, None if there is none.
+
+    Raises:
+        LeaseError: If the lease cannot be read.
+    """
+    try:
+        content, version = storage.read_with_version(LEASE_NAME)
+    except FileNotFoundError:
+        return None, None
+    try:
+        is_free = json.loads(content).get("released")
+    except (ValueError, AttributeError) as error:
+        raise LeaseError(
+            f"{storage.locate(LEASE_NAME)} is not a valid lease ({error}). Remove it if no other process writes to the "
+            "prefix."
+        ) from error
+    return None if is_free else parse_owner(content, storage.locate(LEASE_NAME)), version
 
 
 def _is_valid(storage: ObjectStorage, owner: Owner) -> bool:
@@ -189,8 +191,9 @@ def _is_valid(storage: ObjectStorage, owner: Owner) -> bool:
     probe = f".lease.{secrets.token_hex(8)}.tmp"  # its time of modification is the current time of the object store
     storage.put_if_absent(probe, owner.token.encode())
     try:
-        times = {entry.name: entry.modified for entry in storage.list()}
-        return LEASE_NAME in times and abs(times[probe] - times[LEASE_NAME]) < STALE_SECONDS
+        return abs(storage.head(probe).modified - storage.head(LEASE_NAME).modified) < STALE_SECONDS
+    except FileNotFoundError:  # the lease was removed
+        return False
     finally:
         storage.delete([probe])
 

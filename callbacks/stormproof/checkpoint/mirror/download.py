@@ -9,10 +9,8 @@ import filelock
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from stormproof.checkpoint.atomic import make_folder
-from stormproof.checkpoint.digest import ALGORITHMS
-from stormproof.checkpoint.lease import Lease
-from stormproof.checkpoint.manifest import Checkpoint, CommitInfo
-from stormproof.checkpoint.mirror import require_digest
+from stormproof.checkpoint.manifest import Checkpoint
+from stormproof.checkpoint.mirror.copying import copy_verified
 from stormproof.checkpoint.storage import ObjectStorage
 from stormproof.checkpoint.store import Store
 from stormproof.errors import DamagedError, NotResumableError, StorageError
@@ -41,27 +39,35 @@ def download_newest(local: Store, storage: ObjectStorage, identity: str | None =
         StorageError: If the mirror cannot be read, and the folder has no good checkpoint.
     """
     make_folder(local.folder)
-    with filelock.FileLock(local.folder / LOCK_FILE_NAME):
-        newest = local.resolve().chosen_checkpoint
-        try:
-            rolled_back_names = local.read_rolled_back_names()
-            mirror = Store(storage)
-            local.min_sequence = max(local.min_sequence, mirror.next_sequence())  # names of the mirror are not reused
-            newer_copies = [
-                copy
-                for copy in mirror.read_checkpoints()
-                if copy.sequence > (newest.sequence if newest else 0) and copy.name not in rolled_back_names
-            ]
-            return _download_first_good(local, storage, newer_copies[::-1], identity)
-        except OSError as error:
-            problem = f"The mirror {storage.location} cannot be read: {error.strerror or error}"
-            if newest is None:
-                raise StorageError(
-                    f"{problem}. {local.location} has no checkpoint to resume from. Restart the run when the mirror is "
-                    "available, or disable the mirror (`mirror=None`, or `checkpoints.mirror=null`) to start at step 0."
-                ) from error
-            rank_zero_warn(f"{problem}. The run resumes from {newest.path.name}, which may be older than the mirror.")
+    mirror = Store(storage)
+    try:
+        if not _find_newer(local, mirror):
             return None
+        with filelock.FileLock(local.folder / LOCK_FILE_NAME):
+            return _download_first_good(local, storage, _find_newer(local, mirror), identity)
+    except OSError as error:
+        problem = f"The mirror {storage.location} cannot be read: {error.strerror or error}"
+        newest = local.resolve().chosen_checkpoint
+        if newest is None:
+            raise StorageError(
+                f"{problem}. {local.location} has no checkpoint to resume from. Restart the run when the mirror is "
+                "available, or disable the mirror (`mirror=None`, or `checkpoints.mirror=null`) to start at step 0."
+            ) from error
+        rank_zero_warn(f"{problem}. The run resumes from {newest.path.name}, which may be older than the mirror.")
+        return None
+
+
+def _find_newer(local: Store, mirror: Store) -> list[Checkpoint]:
+    """Returns the copies that are newer than the newest good checkpoint of the folder, newest first."""
+    newest = local.resolve().chosen_checkpoint
+    rolled_back_names = local.read_rolled_back_names()
+    copies = mirror.read_checkpoints()
+    local.min_sequence = max(local.min_sequence, mirror.next_sequence())  # names of the mirror are not reused
+    return [
+        copy
+        for copy in reversed(copies)
+        if copy.sequence > (newest.sequence if newest else 0) and copy.name not in rolled_back_names
+    ]
 
 
 def _download_first_good(
@@ -87,21 +93,16 @@ def _download_first_good(
 
 def _download(local: Store, storage: ObjectStorage, copy: Checkpoint) -> Checkpoint:
     def write(file: BinaryIO) -> None:
-        content_hash = ALGORITHMS[copy.hash_algorithm]()
         try:
-            for chunk in storage.get(copy.path.name):
-                content_hash.update(chunk)
-                file.write(chunk)
+            copy_verified(storage, copy, file)
         except FileNotFoundError as error:
             raise DamagedError(f"{storage.locate(copy.path.name)} is missing.") from error
-        require_digest(copy, content_hash.hexdigest(), storage.locate(copy.path.name))
 
-    lease = Lease(local.folder)
+    lease = local.acquire_lease()
     try:
         if any(os.path.lexists(local.folder / f"{copy.name}{suffix}") for suffix in (".ckpt", ".json")):
             reason = "it is damaged, and the mirror has a good copy"
             local.quarantine([copy], reason, fence=lease.check, is_rollback=False)
-        info = CommitInfo(**{name: getattr(copy, name) for name in CommitInfo.__dataclass_fields__})
-        return local.commit(write, info, attempt=copy.attempt, fence=lease.check, sequence=copy.sequence)
+        return local.commit(write, copy.commit_info, attempt=copy.attempt, fence=lease.check, sequence=copy.sequence)
     finally:
         lease.release()

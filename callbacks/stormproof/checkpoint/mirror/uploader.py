@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import suppress
-from typing import BinaryIO
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from stormproof.checkpoint.digest import ALGORITHMS
+from stormproof.checkpoint.backends.object_lease import ObjectLease, acquire_when_expired
 from stormproof.checkpoint.lease import LeaseError
-from stormproof.checkpoint.manifest import Checkpoint, CommitInfo
-from stormproof.checkpoint.object_lease import ObjectLease, acquire_when_expired
+from stormproof.checkpoint.manifest import Checkpoint
+from stormproof.checkpoint.mirror.copying import copy_verified
 from stormproof.checkpoint.retention import Retention, select_permanent
 from stormproof.checkpoint.storage import ObjectStorage
 from stormproof.checkpoint.store import Store
@@ -32,7 +31,6 @@ ANNOUNCE_SECONDS = 2.0
 """Time after which a wait is reported."""
 RELEASE_TIMEOUT_SECONDS = 15.0
 """Maximum wait for the release of the lease: one heartbeat (10 s) and requests."""
-_CHUNK_BYTES = 1 << 20
 
 
 class Mirror:
@@ -179,9 +177,11 @@ class Mirror:
             self._local.min_sequence = max(self._local.min_sequence, self._store.next_sequence())
 
     def _upload_pending(self) -> None:
-        self._quarantine_rolled_back()
-        while not self._is_closing and (checkpoint := self._select_next()) is not None:
-            self._quarantine_rolled_back()  # a rollback is logged before the next checkpoint is committed
+        while not self._is_closing:
+            checkpoint = self._select_next()
+            self._quarantine_rolled_back()  # after the selection: a rollback is logged before the next commit
+            if checkpoint is None:
+                return
             self._upload(checkpoint)
             assert self._lease is not None
             self._store.apply_retention(self._retention, fence=self._lease.check)
@@ -207,14 +207,13 @@ class Mirror:
         assert self._lease is not None
         assert self._attempt is not None
         try:
-            with checkpoint.path.open("rb") as file:
-                self._store.commit(
-                    lambda target: _copy_verified(file, target, checkpoint),
-                    CommitInfo(**{name: getattr(checkpoint, name) for name in CommitInfo.__dataclass_fields__}),
-                    attempt=self._attempt,
-                    fence=self._lease.check,
-                    sequence=checkpoint.sequence,
-                )
+            self._store.commit(
+                lambda target: copy_verified(self._local.storage, checkpoint, target),
+                checkpoint.commit_info,
+                attempt=self._attempt,
+                fence=self._lease.check,
+                sequence=checkpoint.sequence,
+            )
         except FileNotFoundError as error:
             if error.filename != str(checkpoint.path):
                 raise
@@ -258,26 +257,3 @@ class Mirror:
             f"The newest checkpoint is not in the mirror {self._storage.location}{reason}. It is in "
             f"{self._local.location}. If that folder is lost, the run resumes from an older checkpoint."
         )
-
-
-def _copy_verified(source: BinaryIO, target: BinaryIO, checkpoint: Checkpoint) -> None:
-    """Copies a checkpoint.
-
-    Raises:
-        DamagedError: If its content has changed since it was committed.
-    """
-    content_hash = ALGORITHMS[checkpoint.hash_algorithm]()
-    while chunk := source.read(_CHUNK_BYTES):
-        content_hash.update(chunk)
-        target.write(chunk)
-    require_digest(checkpoint, content_hash.hexdigest(), str(checkpoint.path))
-
-
-def require_digest(checkpoint: Checkpoint, hex_digest: str, location: str) -> None:
-    """Compares the hash of a copied content with the manifest.
-
-    Raises:
-        DamagedError: If they differ.
-    """
-    if f"{checkpoint.hash_algorithm}:{hex_digest}" != checkpoint.digest:
-        raise DamagedError(f"{location} has changed since it was committed. It is not copied.")

@@ -6,7 +6,7 @@ import errno
 import re
 from concurrent.futures import ThreadPoolExecutor
 
-from stormproof.checkpoint.storage.object_store import ObjectStorage
+from stormproof.checkpoint.storage import ObjectStorage
 from stormproof.errors import FolderLostError
 
 LOG_FOLDER_NAME = "log"

@@ -12,11 +12,10 @@ import re
 import secrets
 
 from stormproof.checkpoint.file_names import format_stem, is_stem
-from stormproof.checkpoint.storage.object_store import ObjectStorage
+from stormproof.checkpoint.manifest import ABORTED_PREFIX
+from stormproof.checkpoint.storage import ObjectStorage
 
 CLAIMS_FOLDER_NAME = "claims"
-ABORTED_PREFIX = b'{"aborted": '
-"""First bytes of the manifest of an aborted commit."""
 _NAME_PATTERN = re.compile(r"([0-9]{6,})\.json")
 
 

@@ -1,0 +1,116 @@
+"""Checkpoints in a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stormproof.checkpoint import commit_log
+from stormproof.checkpoint.atomic import make_folder
+from stormproof.checkpoint.backends.quarantine import list_quarantined_files, move_to_quarantine
+from stormproof.checkpoint.file_names import LOG_FILE_NAME
+from stormproof.checkpoint.lease import Lease, Owner
+from stormproof.checkpoint.manifest import Checkpoint, LogPrefix
+from stormproof.checkpoint.shared_verification import verify_once_per_node
+from stormproof.checkpoint.storage import Entry, Fence, PosixStorage
+from stormproof.checkpoint.verification import find_damage, find_size_problem, read_manifest
+
+
+class FolderBackend:
+    """Checkpoints in a folder of a POSIX file system. Its lease excludes other writers.
+
+    Args:
+        folder: Folder of checkpoints. It may not exist yet.
+
+    Attributes:
+        folder: Folder of checkpoints.
+        storage: Storage in the folder.
+        log: Path of the log.
+    """
+
+    log_name = LOG_FILE_NAME
+    """Name of the log."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.storage = PosixStorage(folder)
+        self.log = folder / LOG_FILE_NAME
+
+    def prepare(self) -> None:
+        """Creates the folder if it does not exist."""
+        make_folder(self.folder)
+
+    def acquire_lease(self) -> Lease:
+        """Acquires the lease of the folder, which is created if it does not exist."""
+        self.prepare()
+        return Lease(self.folder)
+
+    def read_owner(self) -> Owner | None:
+        """Returns the owner of the lease, which may have expired. None without a lease."""
+        return Lease.read_owner(self.folder)
+
+    def has_active_lease(self) -> bool:
+        """Returns whether the folder has a valid lease."""
+        return Lease.is_active(self.folder)
+
+    def get_path(self, file: str) -> Path:
+        """Returns the path of a file."""
+        return self.folder / file
+
+    def list_entries(self) -> list[Entry]:
+        """Returns the names in the folder."""
+        return self.storage.list()
+
+    def append_to_log(self, events: Sequence[Mapping[str, Any]], log_bytes: int | None) -> None:
+        """Appends events to the log. Ignores ``log_bytes``, because the lease excludes other writers."""
+        commit_log.append(self.log, events)
+
+    def find_existing(self, files: Collection[str]) -> set[str]:
+        """Returns the files that exist now. A network file system may cache a listing, but not the test of a name."""
+        return {file for file in files if os.path.lexists(self.folder / file)}
+
+    def read_manifest(self, name: str) -> tuple[Checkpoint, LogPrefix]:
+        """Reads the manifest of the checkpoint ``name``."""
+        return read_manifest(self.get_path(f"{name}.ckpt"))
+
+    def find_size_problem(self, checkpoint: Checkpoint) -> str | None:
+        """Returns why the file is missing or of the wrong size. None if it is fine."""
+        return find_size_problem(checkpoint)
+
+    def find_damage(self, checkpoint: Checkpoint) -> str | None:
+        """Returns why no run may resume from the checkpoint. None if it is good. Reads its content."""
+        return find_damage(checkpoint)
+
+    def find_damage_once_per_node(self, checkpoint: Checkpoint) -> str | None:
+        """Returns the same as :meth:`find_damage`. Only one rank per node reads the content."""
+        return verify_once_per_node(checkpoint)
+
+    def quarantine(self, names: Iterable[str]) -> None:
+        """Moves checkpoints to ``quarantine/``. Does not fsync the folder."""
+        for name in names:
+            move_to_quarantine(self.folder, name)
+
+    def list_quarantined_files(self) -> list[str]:
+        """Returns the sorted names of the files in ``quarantine/``."""
+        return list_quarantined_files(self.folder)
+
+    def discard(self, file: str) -> None:
+        """Deletes the file of a failed commit."""
+        self.get_path(file).unlink(missing_ok=True)
+
+    def list_claimed_sequences(self) -> list[int]:
+        """Returns an empty list, because the lease makes claims unnecessary."""
+        return []
+
+    def claim(self, sequence: int, step: int, fence: Fence | None) -> bool:
+        """Returns True, because the lease makes claims unnecessary."""
+        return True
+
+    def release_claims(self, below: int) -> None:
+        """Does nothing, because there are no claims."""
+
+    def abort_pending_commits(self) -> set[str]:
+        """Returns an empty set, because the owner of the lease is the only writer."""
+        return set()

@@ -1,0 +1,188 @@
+"""Checkpoints in an object store."""
+
+from __future__ import annotations
+
+import io
+import json
+import secrets
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from stormproof.checkpoint import commit_log
+from stormproof.checkpoint.backends.claims import (
+    abort_pending_commits,
+    claim_sequence,
+    list_claimed_sequences,
+    release_claims,
+)
+from stormproof.checkpoint.backends.object_lease import ObjectLease
+from stormproof.checkpoint.backends.object_log import LOG_FOLDER_NAME, ObjectLog
+from stormproof.checkpoint.backends.range_reader import RangeReader
+from stormproof.checkpoint.digest import ALGORITHMS
+from stormproof.checkpoint.file_names import QUARANTINE_FOLDER_NAME, parse_file_name, parse_sequence
+from stormproof.checkpoint.lease import Owner
+from stormproof.checkpoint.manifest import Checkpoint, LogPrefix, decode_manifest
+from stormproof.checkpoint.read_retry import retry_read
+from stormproof.checkpoint.storage import Entry, Fence, ObjectStorage
+from stormproof.checkpoint.verification import compare_size, find_load_problem
+
+_READ_BUFFER_BYTES = 1 << 20
+
+
+class ObjectBackend:
+    """Checkpoints in an object store. Claims and conditional writes exclude a writer that lost the lease.
+
+    Args:
+        storage: Object store.
+
+    Attributes:
+        storage: Object store.
+        log: Log in the object store.
+        token: Random ID of the writer.
+    """
+
+    log_name = LOG_FOLDER_NAME
+    """Name of the log."""
+
+    def __init__(self, storage: ObjectStorage) -> None:
+        self.storage = storage
+        self.token = secrets.token_hex(8)
+        self.log = ObjectLog(storage)
+
+    def prepare(self) -> None:
+        """Does nothing, because a prefix exists once it contains an object."""
+
+    def acquire_lease(self) -> ObjectLease:
+        """Acquires the lease of the prefix."""
+        return ObjectLease(self.storage)
+
+    def read_owner(self) -> Owner | None:
+        """Returns the owner of the lease, which may have expired. None without a lease."""
+        return ObjectLease.read_owner(self.storage)
+
+    def has_active_lease(self) -> bool:
+        """Returns whether the prefix has a valid lease."""
+        return ObjectLease.is_active(self.storage)
+
+    def get_path(self, file: str) -> Path:
+        """Returns the name as a path."""
+        return Path(file)
+
+    def list_entries(self) -> list[Entry]:
+        """Returns the objects of the prefix, without those of checkpoints in quarantine."""
+        entries = self.storage.list()
+        quarantined_names = {
+            file.removesuffix(".json") for file in self.list_quarantined_files() if parse_sequence(file)
+        }
+        return [
+            entry
+            for entry in entries
+            if (name_parts := parse_file_name(entry.name)) is None or name_parts[0] not in quarantined_names
+        ]
+
+    def append_to_log(self, events: Sequence[Mapping[str, Any]], log_bytes: int | None) -> None:
+        """Appends events to the log. The content of an append must differ from that of any other process.
+
+        Args:
+            events: Events to append.
+            log_bytes: Length that the log must have, in bytes. Not checked if None.
+
+        Raises:
+            FolderLostError: If another process appended to the log meanwhile.
+        """
+        commit_log.append(self.log, [{**event, "writer": self.token} for event in events], log_bytes)
+
+    def find_existing(self, files: Collection[str]) -> set[str]:
+        """Returns the files that exist now."""
+        return set(files) & {entry.name for entry in retry_read(self.storage.list)} if files else set()
+
+    def read_manifest(self, name: str) -> tuple[Checkpoint, LogPrefix]:
+        """Reads the manifest of the checkpoint ``name``."""
+        return decode_manifest(self.storage.read(f"{name}.json"), self.get_path(f"{name}.ckpt"))
+
+    def find_size_problem(self, checkpoint: Checkpoint) -> str | None:
+        """Returns why the object is missing or of the wrong size. None if it is fine."""
+        try:
+            return compare_size(self.storage.head(checkpoint.path.name).size, checkpoint)
+        except FileNotFoundError:
+            return "its file is missing"
+
+    def find_damage(self, checkpoint: Checkpoint) -> str | None:
+        """Returns why no run may resume from the checkpoint. None if it is good.
+
+        Streams the object once through the hash, and reads the ranges that contain its structure. Stores nothing on
+        disk.
+
+        Raises:
+            OSError: If the object cannot be read, even after two retries.
+        """
+        try:
+            return retry_read(lambda: self._find_content_problem(checkpoint))
+        except FileNotFoundError:
+            return "its file is missing"
+
+    def find_damage_once_per_node(self, checkpoint: Checkpoint) -> str | None:
+        """Returns the same as :meth:`find_damage`. Ranks do not share the result."""
+        return self.find_damage(checkpoint)
+
+    def quarantine(self, names: Iterable[str]) -> None:
+        """Marks checkpoints as quarantined. Their objects stay, because an object store cannot rename."""
+        for name in names:
+            content = json.dumps({"name": name, "token": secrets.token_hex(8)}).encode()
+            self.storage.put_if_absent(f"{QUARANTINE_FOLDER_NAME}/{name}.json", content)
+
+    def list_quarantined_files(self) -> list[str]:
+        """Returns the sorted names of the marks in ``quarantine/``."""
+        return sorted(entry.name for entry in self.storage.list(QUARANTINE_FOLDER_NAME))
+
+    def discard(self, file: str) -> None:
+        """Deletes the object of a failed commit. Ignores errors, because the next attempt deletes it, too."""
+        with suppress(OSError):
+            self.storage.delete([file])
+
+    def list_claimed_sequences(self) -> list[int]:
+        """Returns the claimed sequence numbers, lowest first."""
+        return list_claimed_sequences(self.storage)
+
+    def claim(self, sequence: int, step: int, fence: Fence | None) -> bool:
+        """Claims the names of a commit, then calls ``fence``, before anything is uploaded.
+
+        Args:
+            sequence: Sequence number of the commit.
+            step: Step of the checkpoint.
+            fence: Raises if this attempt no longer owns the prefix. None without a lease.
+
+        Returns:
+            False if another process claimed the sequence number.
+        """
+        is_claimed = claim_sequence(self.storage, sequence, step, self.token)
+        if is_claimed and fence is not None:
+            fence()
+        return is_claimed
+
+    def release_claims(self, below: int) -> None:
+        """Deletes the claims below a sequence number that this process committed."""
+        release_claims(self.storage, below)
+
+    def abort_pending_commits(self) -> set[str]:
+        """Aborts the commits that are claimed and have no manifest. Returns the created manifests."""
+        return abort_pending_commits(self.storage)
+
+    def _find_content_problem(self, checkpoint: Checkpoint) -> str | None:
+        problem = self.find_size_problem(checkpoint)
+        if problem is not None:
+            return problem
+        content_hash = ALGORITHMS[checkpoint.hash_algorithm]()
+        for chunk in self.storage.get(checkpoint.path.name):
+            content_hash.update(chunk)
+        if f"{checkpoint.hash_algorithm}:{content_hash.hexdigest()}" != checkpoint.digest:
+            return "its content has changed since it was committed"
+        if not checkpoint.finite:
+            return "it contains numbers that are not finite"
+        reader = RangeReader(self.storage, checkpoint.path.name, checkpoint.bytes)
+        problem = find_load_problem(io.BufferedReader(reader, _READ_BUFFER_BYTES))
+        if reader.failure is not None:
+            raise reader.failure
+        return problem
