@@ -309,8 +309,14 @@ class CheckpointRecovery(InactiveCopies, Callback):
         return self.save_coordinator.wait_until_committed()
 
     def finish_mirror(self, seconds: float) -> bool:
-        """Waits up to ``seconds`` until the newest checkpoint is uploaded. Returns True if it is uploaded."""
-        return self._mirror is None or self._mirror.wait_until_uploaded(seconds)
+        """Waits up to ``seconds`` until the newest checkpoint is uploaded. All ranks call it, and wait for rank 0.
+
+        Returns:
+            Whether the newest checkpoint is uploaded. True without a mirror.
+        """
+        if self.mirror is None:
+            return True
+        return run_on_rank_zero(lambda: self._mirror is None or self._mirror.wait_until_uploaded(seconds))
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Checks that all ranks found the same checkpoint, and acquires the folder."""

@@ -41,6 +41,12 @@ class TooLarge(Digits):
         if batch_size >= 8:
             raise MemoryError
 
+class Fragile(Digits):
+    def train_dataloader(self):
+        if self.trainer is not None and self.trainer.accumulate_grad_batches > 1:
+            raise ValueError("not twice")
+        return super().train_dataloader()
+
 class Refusing(Digits):
     def __init__(self, batch_size: int = 8, seed: int = 0):
         super().__init__(batch_size=batch_size, seed=seed)
@@ -135,6 +141,15 @@ def test_a_batch_size_is_found_and_only_the_measurements_stay(tmp_path: Path) ->
     assert 1 < noise["noise_scale"] < 10_000
     assert f"noise scale is {noise['noise_scale']:,.0f} samples after 100 steps with batches of {size}" in result.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+@pytest.mark.slow
+def test_throughputs_are_kept_if_the_noise_scale_cannot_be_measured(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    result = run_tune(tmp_path, "tune=batch_size", "data._target_=mine.Fragile")
+    assert re.fullmatch(r"data\.batch_size=\d+", last_line(result))
+    assert "the noise scale of the gradient is unknown: " in result.stdout
+    assert "not twice" in result.stdout
 
 
 @pytest.mark.slow

@@ -61,7 +61,7 @@ def tune(cfg: DictConfig) -> None:
         override = _print_batch_size(result)
     with atomic_write(file) as stream:
         record = {"tune": plan.tune, "override": override, "measured": _measurement_records(result)}
-        if isinstance(result, BatchSize) and result.noise is not None:
+        if isinstance(result, BatchSize) and isinstance(result.noise, NoiseMeasurement):
             record["noise"] = dataclasses.asdict(result.noise)
         stream.write(yaml.safe_dump(record, sort_keys=False).encode())
     print_line(f"measurements: {file}")
@@ -115,12 +115,14 @@ def _print_batch_size(result: BatchSize) -> str:
     print_line(
         "the smallest batch size within 10% of the throughput of larger ones; tune the learning rate again (tune=lr)"
     )
-    if result.noise is not None:
-        _print_noise(result.noise)
+    _print_noise(result.noise)
     return f"data.batch_size={result.size}"
 
 
-def _print_noise(noise: NoiseMeasurement) -> None:
+def _print_noise(noise: NoiseMeasurement | str) -> None:
+    if isinstance(noise, str):
+        print_line(f"the noise scale of the gradient is unknown: {noise}")
+        return
     after = f"after {noise.steps} steps with batches of {noise.batch_size}"
     if math.isinf(noise.noise_scale):
         print_line(f"the gradient is mostly noise {after}: the noise scale is too large to estimate")

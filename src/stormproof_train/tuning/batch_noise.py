@@ -7,15 +7,12 @@ import math
 from statistics import fmean
 from tempfile import TemporaryDirectory
 
-import pytorch_lightning as pl
-
 from stormproof import GradientNormMonitor
 from stormproof.gradients.measurement import noise_scale_of_usual_batches
 from stormproof.gradients.noise_scale import MIN_ESTIMATES
-from stormproof_train.build_task import build_task
 from stormproof_train.config.plan import Plan
-from stormproof_train.data.spec import infer_spec
 from stormproof_train.tuning.measuring_trainer import build_measuring_trainer
+from stormproof_train.tuning.throughput import build_with_batch_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +32,8 @@ class NoiseMeasurement:
 
 def measure_noise_scale(
     plan: Plan, size: int, training_samples: int, steps: int = 100, seconds: int = 30
-) -> NoiseMeasurement | None:
-    """Trains a new network and returns the noise scale of its last steps, or None if it cannot be estimated.
+) -> NoiseMeasurement | str:
+    """Trains a new network and returns the noise scale of its last steps, or the reason why it cannot be estimated.
 
     Each step accumulates at least two smaller batches and compares their gradients. Batch norm therefore uses smaller
     batches.
@@ -48,13 +45,10 @@ def measure_noise_scale(
         steps: Number of steps. Must be positive.
         seconds: Time after which training ends early, in seconds.
     """
-    pl.seed_everything(plan.seed, workers=True, verbose=False)
     accumulated_batches = max(int(plan.trainer.kwargs.get("accumulate_grad_batches", 1)), 2)
     arguments = {**plan.trainer.kwargs, "accumulate_grad_batches": accumulated_batches}
     plan = dataclasses.replace(plan, trainer=dataclasses.replace(plan.trainer, kwargs=arguments))
-    data = dataclasses.replace(plan.data, kwargs={**plan.data.kwargs, "batch_size": size}).build(seed=plan.seed)
-    spec = infer_spec(data)
-    task = build_task(plan, data, spec, plan.bind_loss(spec.task))
+    data, task = build_with_batch_size(plan, size)
     monitor = GradientNormMonitor(every_n_steps=1, table=False)
     with TemporaryDirectory() as folder:
         trainer = build_measuring_trainer(
@@ -69,7 +63,9 @@ def measure_noise_scale(
     estimates = [measurement.noise for measurement in monitor.history if measurement.noise is not None]
     scale, batch_size = noise_scale_of_usual_batches(monitor.history)
     if batch_size is None or len(estimates) < MIN_ESTIMATES:
-        return None
+        return f"{len(estimates)} of {trainer.global_step} steps could be measured, and {MIN_ESTIMATES} are needed"
     if scale is None and fmean(estimate.signal for estimate in estimates) <= 0:
         scale = math.inf
-    return None if scale is None else NoiseMeasurement(scale, batch_size, trainer.global_step)
+    if scale is None:
+        return "the gradients of two halves of a batch do not differ"
+    return NoiseMeasurement(scale, batch_size, trainer.global_step)

@@ -29,13 +29,13 @@ class BatchSize:
         size: Samples per optimizer step.
         measurements: Throughput of each batch size that was tried, in ascending order.
         stop_reason: Reason why no larger batch size was tried.
-        noise: Gradient noise scale with batches of ``size``. None if it could not be estimated.
+        noise: Gradient noise scale with batches of ``size``, or the reason why it is unknown.
     """
 
     size: int
     measurements: Sequence[Throughput]
     stop_reason: str
-    noise: NoiseMeasurement | None
+    noise: NoiseMeasurement | str
 
 
 def find_batch_size(
@@ -123,9 +123,14 @@ class _Failure:
     code: ExitCode
 
 
+@dataclass(frozen=True)
+class _Noise:
+    result: NoiseMeasurement | str
+
+
 def _measure_in_subprocess(
     config: Mapping[str, Any], sizes: Sequence[int], samples: int
-) -> tuple[list[Throughput], str | None, NoiseMeasurement | None]:
+) -> tuple[list[Throughput], str | None, NoiseMeasurement | str]:
     """Returns the throughputs, the reason why no larger size was tried, and the noise scale.
 
     The reason is None if all sizes were measured.
@@ -137,13 +142,13 @@ def _measure_in_subprocess(
     sender.close()
     measurements: list[Throughput] = []
     reason: str | None = None
-    noise: NoiseMeasurement | None = None
+    noise: NoiseMeasurement | str = "the process ended before"
     try:
         while True:
             match receiver.recv():
                 case Throughput() as measurement:
                     measurements.append(measurement)
-                case NoiseMeasurement() as noise:
+                case _Noise(noise):
                     pass
                 case _Failure() as failure:
                     raise (UserError if failure.code is ExitCode.USER_MISTAKE else RunError)(failure.message)
@@ -176,11 +181,17 @@ def _measure(config: Mapping[str, Any], sizes: Sequence[int], samples: int, send
             if isinstance(result, Throughput):
                 measurements.append(result)
         if measurements:
-            noise = measure_noise_scale(plan, choose_batch_size(measurements).batch_size, samples)
-            if noise is not None:
-                sender.send(noise)
+            sender.send(_Noise(_measure_noise(plan, choose_batch_size(measurements).batch_size, samples)))
     except Exception as error:  # noqa: BLE001 (the parent process reports it)
         message, code = describe_error(error)
         if code is ExitCode.FAILED:
             traceback.print_exception(error)
         sender.send(_Failure(message, code))
+
+
+def _measure_noise(plan: Plan, size: int, samples: int) -> NoiseMeasurement | str:
+    """Returns the noise scale, or a sentence if it cannot be measured. The throughputs are useful without it."""
+    try:
+        return measure_noise_scale(plan, size, samples)
+    except Exception as error:  # noqa: BLE001 (the message is shown with the result)
+        return describe_error(error)[0]

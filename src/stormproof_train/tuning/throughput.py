@@ -70,12 +70,21 @@ def measure_throughputs(
             return
 
 
-def _measure_throughput(plan: Plan, size: int, training_samples: int, seconds: float) -> Throughput:
+def build_with_batch_size(plan: Plan, size: int) -> tuple[pl.LightningDataModule, pl.LightningModule]:
+    """Returns the data and a new network of the run with another batch size.
+
+    Args:
+        plan: Plan of the run.
+        size: Samples per optimizer step.
+    """
     pl.seed_everything(plan.seed, workers=True, verbose=False)
-    kwargs = {**plan.data.kwargs, "batch_size": size}
-    data = dataclasses.replace(plan.data, kwargs=kwargs).build(seed=plan.seed)
+    data = dataclasses.replace(plan.data, kwargs={**plan.data.kwargs, "batch_size": size}).build(seed=plan.seed)
     spec = infer_spec(data)
-    task = build_task(plan, data, spec, plan.bind_loss(spec.task))
+    return data, build_task(plan, data, spec, plan.bind_loss(spec.task))
+
+
+def _measure_throughput(plan: Plan, size: int, training_samples: int, seconds: float) -> Throughput:
+    data, task = build_with_batch_size(plan, size)
     clock = _ThroughputTimer(seconds)
     with TemporaryDirectory() as folder:
         accumulate_grad_batches = int(plan.trainer.kwargs.get("accumulate_grad_batches", 1))

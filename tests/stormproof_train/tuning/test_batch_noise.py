@@ -5,7 +5,7 @@ import math
 import pytest
 
 from stormproof.gradients.noise_scale import batch_size_advice
-from stormproof_train.tuning.batch_noise import measure_noise_scale
+from stormproof_train.tuning.batch_noise import NoiseMeasurement, measure_noise_scale
 from tests.support.hydra_configs import compose_plan
 
 pytestmark = [pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec", "ignore:.*does not have many workers")]
@@ -17,10 +17,11 @@ def test_a_network_at_its_start_has_a_noise_scale_and_few_steps_have_none(accumu
         "logger=none", "callbacks=none", "trainer=cpu", f"+trainer.accumulate_grad_batches={accumulate}"
     )
     noise = measure_noise_scale(plan, 48, 1257, steps=20)
-    assert noise is not None
+    assert isinstance(noise, NoiseMeasurement)
     assert (noise.batch_size, noise.steps) == (48, 20)
     assert 1 < noise.noise_scale < math.inf
-    assert measure_noise_scale(plan, 48, 1257, steps=9) is None
+    reason = "9 of 9 steps could be measured, and 10 are needed"
+    assert measure_noise_scale(plan, 48, 1257, steps=9) == reason
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from stormproof.data import rng
+from stormproof.health.internal_errors import is_raised_by_signal_handler
 from stormproof.health.observers.tracing.provenance import Origin, ProvenanceTracker
 from stormproof.resume import metric_state
 
@@ -61,7 +62,8 @@ def find_first_non_finite(
         step: Function that runs the step.
 
     Returns:
-        Names of the function and of its layer. None if all outputs are finite, or if the step raised an error first.
+        Names of the function and of its layer. None if all outputs are finite, or if the user's step raised an error
+        first.
     """
     matches: list[tuple[str, str]] = []
 
@@ -70,9 +72,13 @@ def find_first_non_finite(
             matches.append((name, origin.layer or ""))
 
     tracker = ProvenanceTracker(layer_names, batch, record_non_finite)
-    # a step may differentiate its output, for example to compute forces, and the user's step may raise
-    with replay_without_side_effects(module), torch.enable_grad(), tracker, suppress(Exception):
-        step()
+    try:
+        # a step may differentiate its output, for example to compute forces
+        with replay_without_side_effects(module), torch.enable_grad(), tracker:
+            step()
+    except Exception as error:
+        if is_raised_by_signal_handler(error):
+            raise
     return matches[0] if matches else None
 
 

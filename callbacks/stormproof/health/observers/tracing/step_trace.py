@@ -108,6 +108,7 @@ class StepTrace:
     unregistered_parameters: list[torch.Tensor] = field(default_factory=list)  # parameters of no submodule
     untracked_input_layer: str | None = None  # a layer with an input of unknown origin
     layers_before_untracked: set[str] = field(default_factory=set)  # the layers called before
+    _numeric_layers: set[str] = field(default_factory=set)  # layers with floating-point inputs, unlike embeddings
     _layer_spreads: list[tuple[str, torch.Tensor]] = field(default_factory=list)
     _norm_distances: list[tuple[str, torch.Tensor]] = field(default_factory=list)  # of shape (2, channels)
     _activation_shares: list[tuple[str, str, torch.Tensor]] = field(default_factory=list)
@@ -202,7 +203,7 @@ class StepTrace:
         layer = self._find_layer(args, kwargs, output)
         if layer is not None:
             self._record_layer_call(layer, name, args, kwargs, output)
-        elif name in NORMALIZATIONS and len(self.called_layers) <= 1:
+        elif name in NORMALIZATIONS and len(self._numeric_layers) <= 1:
             self.is_normalized = True
         if name in BOUNDED_ACTIVATIONS and origin.layer is not None:
             low, high = BOUNDED_ACTIVATIONS[name]
@@ -250,7 +251,8 @@ class StepTrace:
             self.detached_input_layers |= origin.layers - origin.differentiable_layers
         if not origin.layers and not origin.batch_indices and self.untracked_input_layer is None:
             self.untracked_input_layer, self.layers_before_untracked = layer, self.called_layers - {layer}
-        if name in NORMALIZATIONS and len(self.called_layers) <= 2:
+        self._numeric_layers.add(layer)
+        if name in NORMALIZATIONS and len(self._numeric_layers) <= 2:
             self.is_normalized = True
         if origin.batch_indices and not origin.layers and self.first_inputs is None:
             self.first_inputs = _subsample(inputs)

@@ -252,19 +252,27 @@ def test_similarities_without_those_of_a_sample_to_itself_are_compared_with_chan
     assert Problem.NO_BETTER_THAN_CONSTANT not in [finding.problem for finding in health.findings]
 
 
-def test_unscaled_numbers_next_to_an_embedding_are_inputs():
-    class Table(_Module):
-        def __init__(self) -> None:
-            super().__init__(lambda module, inputs: F.mse_loss(module(inputs), _targets(inputs)))
-            self.embedding = nn.Embedding(2, 4)
-            self.body[0] = nn.Linear(12, 16)
+class _Table(_Module):
+    """Concatenates the codes of two categories with unscaled numbers."""
 
-        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-            codes = self.embedding((inputs[:, 0] > 0).long())
-            return self.head(self.body(torch.cat([codes, 1e5 * inputs], 1)))
+    def __init__(self, first: nn.Module) -> None:
+        super().__init__(lambda module, inputs: F.mse_loss(module(inputs), _targets(inputs)))
+        self.embeddings = nn.ModuleList(nn.Embedding(2, 2) for _ in range(2))
+        self.body = nn.Sequential(first, nn.Linear(12, 16), nn.ELU())
 
-    finding = _train(Table(), epochs=3).findings[0]
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        codes = [embedding((inputs[:, index] > 0).long()) for index, embedding in enumerate(self.embeddings)]
+        return self.head(self.body(torch.cat([*codes, 1e5 * inputs], 1)))
+
+
+def test_unscaled_numbers_next_to_embeddings_are_inputs():
+    finding = _train(_Table(nn.Identity()), epochs=3).findings[0]
     assert (finding.problem, finding.where) == (Problem.INPUT_BADLY_SCALED, "input")
+
+
+def test_unscaled_numbers_before_a_batch_norm_have_no_finding():
+    problems = [finding.problem for finding in _train(_Table(nn.BatchNorm1d(12)), epochs=3).findings]
+    assert Problem.INPUT_BADLY_SCALED not in problems
 
 
 def test_a_loss_of_forces_that_is_not_a_number_is_found():
