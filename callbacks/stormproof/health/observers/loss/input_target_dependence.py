@@ -43,7 +43,6 @@ class DependenceTest:
         batch_targets = target[: inputs.size(0)]
         if self._inputs and (inputs[:, ::stride].size(1) != self._inputs[0].size(1)):
             return
-        self._inputs.append(inputs[:, ::stride].detach().cpu().double())
         if batch_targets.ndim > 1 and batch_targets.is_floating_point():
             columns = batch_targets.flatten(1)
             if self._column is None:
@@ -51,6 +50,7 @@ class DependenceTest:
             if self._column >= columns.size(1):
                 return
             batch_targets = columns[:, self._column]
+        self._inputs.append(inputs[:, ::stride].detach().cpu().double())
         self._targets.append(batch_targets.cpu())
         self._count += inputs.size(0)
         self._result = None

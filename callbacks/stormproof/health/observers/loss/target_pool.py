@@ -50,21 +50,21 @@ class TargetPool:
         """Returns the loss of a batch for the best constant prediction of all targets. None if unknown."""
         if self.is_empty or not objective.samples or (self.identical_samples or 0) > 1:
             return None  # identical targets, as in pairwise ranking, make a constant prediction perfect
-        target = torch.cat(self._targets)
+        target, prediction = torch.cat(self._targets), objective.prediction
         user_constant_loss = getattr(user_loss or objective.function, "best_constant", None)
         if user_constant_loss is not None:
             return float(user_constant_loss(target.to(objective.target.device)))
-        classes = objective.prediction.size(1) if objective.prediction.ndim > 1 else 1
+        classes = prediction.size(1) if prediction.ndim > 1 else 1
         if objective.is_contrastive:
             return math.log(classes)
-        has_other_shape = objective.prediction.shape != objective.target.shape
+        has_other_shape = prediction.shape != objective.target.shape
         if objective.name not in LOSS_INPUTS or (has_other_shape and objective.target.is_floating_point()):
             return None
+        target = _merge_other_sizes(target, objective.target.shape[1:])
         constant = best_constant(objective.name, objective.arguments, target, classes)
-        if constant is None:
+        if constant is None or not _can_expand(constant.shape, prediction.shape):
             return None
-        constant_prediction = constant.to(objective.prediction).expand_as(objective.prediction)
-        return float(objective.function(constant_prediction, objective.target))
+        return float(objective.function(constant.to(prediction).expand_as(prediction), objective.target))
 
     def state_dict(self) -> list[Any]:
         """Returns the targets as plain values."""
@@ -76,3 +76,28 @@ class TargetPool:
             torch.tensor(values, dtype=None if is_floating else torch.long) for is_floating, values in state
         ]
         self._entries = sum(target.numel() for target in self._targets)
+
+
+def _merge_other_sizes(target: torch.Tensor, sizes: torch.Size) -> torch.Tensor:
+    """Merges the dimensions whose size differs from ``sizes`` into the samples, as for sequences of another length.
+
+    Args:
+        target: Targets of shape (N, …).
+        sizes: Size of each dimension after the first one. The target is unchanged if the number of dimensions differs.
+
+    Example:
+        >>> _merge_other_sizes(torch.zeros(4, 10, 3), torch.Size([7, 3])).shape
+        torch.Size([40, 1, 3])
+    """
+    if target.ndim == len(sizes) + 1:
+        for dimension, size in enumerate(sizes, start=1):
+            if target.size(dimension) != size:
+                target = target.movedim(dimension, 1).flatten(0, 1).unsqueeze(dimension)
+    return target
+
+
+def _can_expand(shape: torch.Size, other_shape: torch.Size) -> bool:
+    """Returns whether a tensor expands to another shape with the same number of dimensions."""
+    return len(shape) == len(other_shape) and all(
+        size in {1, other_size} for size, other_size in zip(shape, other_shape, strict=True)
+    )

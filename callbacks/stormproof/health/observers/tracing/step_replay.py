@@ -64,6 +64,9 @@ def find_first_non_finite(
     Returns:
         Names of the function and of its layer. None if all outputs are finite, or if the user's step raised an error
         first.
+
+    Raises:
+        Exception: First error of the tracker, see :attr:`ProvenanceTracker.error`.
     """
     matches: list[tuple[str, str]] = []
 
@@ -72,13 +75,15 @@ def find_first_non_finite(
             matches.append((name, origin.layer or ""))
 
     tracker = ProvenanceTracker(layer_names, batch, record_non_finite)
-    try:
-        # a step may differentiate its output, for example to compute forces
-        with replay_without_side_effects(module), torch.enable_grad(), tracker:
+    # a step may differentiate its output, for example to compute forces
+    with replay_without_side_effects(module), torch.enable_grad(), tracker:
+        try:
             step()
-    except Exception as error:
-        if is_raised_by_signal_handler(error):
-            raise
+        except Exception as error:
+            if is_raised_by_signal_handler(error):
+                raise
+    if tracker.error is not None:
+        raise tracker.error
     return matches[0] if matches else None
 
 

@@ -156,9 +156,9 @@ class StepTrace:
     def norm_distances(self) -> dict[str, float]:
         """Smallest distance of the statistics of a batch from the running statistics, by batch norm.
 
-        The absolute difference of the means, in units of the batch's standard deviation, has a median over the
-        channels. So has the absolute logarithm of the ratio of the standard deviations. The distance is the larger
-        median. Channels that are constant in the batch are left out. The running statistics already include the batch.
+        The distance is the larger of two medians over the channels. One is the median of the absolute differences of
+        the means, in units of the batch's standard deviation. The other is the median of the absolute logarithms of the
+        ratios of the standard deviations. Channels that are constant in the batch are left out. The running statistics already include the batch.
         Synchronizes with the device once.
         """
         if not self._norm_distances:

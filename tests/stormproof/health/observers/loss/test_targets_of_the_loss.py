@@ -11,6 +11,8 @@ from torch.utils.data import DataLoader
 
 from stormproof import TrainingHealth
 from stormproof.finding import Problem
+from stormproof.health.observers.loss.objective import Objective
+from stormproof.health.observers.loss.target_pool import TargetPool
 from tests.support.small_fits import LIGHTNING_WARNING_FILTERS
 
 pytestmark = [
@@ -182,3 +184,17 @@ def test_repeating_one_sample_is_no_finding():
 @pytest.mark.parametrize(("kind", "tensors"), DEGENERATE.values(), ids=DEGENERATE.keys())
 def test_constant_targets_of_the_loss_are_found(kind: type[_Module], tensors: Any):
     assert Problem.DEGENERATE_TARGETS in _problems(kind, tensors)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "mse_loss"])
+def test_sequences_of_another_length_are_compared_with_one_constant_for_all_positions(name: str):
+    pool, generator = TargetPool(), torch.Generator().manual_seed(0)
+    long, short = (torch.rand(40, length, 2, generator=generator) for length in (10, 7))  # (samples, length, features)
+    constant = long.mean((0, 1), keepdim=True)
+    if name == "cross_entropy":
+        long, short = (numbers[..., 0].round().long() for numbers in (long, short))
+        constant = (long.flatten().bincount() / long.numel()).log()[None, :, None]  # (1, classes, 1)
+    prediction = torch.zeros(40, 2, 7) if name == "cross_entropy" else torch.zeros(40, 7, 2)
+    pool.add(long)
+    loss = pool.constant_loss(Objective(name, getattr(F, name), {}, prediction, short), user_loss=None)
+    assert loss == pytest.approx(float(getattr(F, name)(constant.expand_as(prediction), short)))

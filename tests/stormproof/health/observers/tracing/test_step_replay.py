@@ -4,11 +4,13 @@ import random
 from typing import Any
 
 import numpy as np
+import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
 from torchmetrics import MeanMetric
 
+from stormproof.health.observers.tracing import step_replay
 from stormproof.health.observers.tracing.step_replay import find_first_non_finite, replay_without_side_effects
 
 
@@ -57,3 +59,15 @@ def test_a_replay_that_raises_an_error_finds_nothing():
         raise RuntimeError("out of data")
 
     assert find_first_non_finite(Busy(), {}, [], step) is None
+
+
+@pytest.mark.parametrize("place", ["tracker", "restoration"])
+def test_an_error_of_the_replay_itself_is_raised(place: str, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: Any) -> None:
+        raise ArithmeticError(place)
+
+    module, batch = Busy(), torch.randn(4, 3)
+    owner, name = (torch, "isfinite") if place == "tracker" else (step_replay.rng, "restore")
+    monkeypatch.setattr(owner, name, fail)
+    with pytest.raises(ArithmeticError, match=place):
+        find_first_non_finite(module, {}, [batch], lambda: module.training_step(batch, 0))
