@@ -26,8 +26,7 @@ from tempfile import TemporaryDirectory
 
 from goodput import Costs, compute_optimal_interval, expected_goodput, mean_time_between_failures, simulate_goodput
 
-from stormproof.checkpoint.folder_ownership import PROGRESS_FILE_NAME
-from stormproof.checkpoint.progress_file import read_progress
+from stormproof.checkpoint.progress_file import PROGRESS_FILE_NAME, read_progress
 from stormproof.checkpoint.schedule import compute_optimal_interval as dalys_interval
 from stormproof_train.run.metrics_rows import read_metrics
 

@@ -16,18 +16,18 @@ from pytorch_lightning import Callback
 
 from stormproof.checkpoint import Checkpoint, Resolution, Retention, Store
 from stormproof.checkpoint.async_writer import CheckpointWriter
-from stormproof.checkpoint.folder_ownership import FolderOwnership, verify_shared_folder
+from stormproof.checkpoint.folder_ownership import FolderOwnership, verify_shared_store
 from stormproof.checkpoint.loadable import restore_pickled
 from stormproof.checkpoint.mirror import Mirror, download_newest
 from stormproof.checkpoint.monitored_metric import MonitoredMetric
 from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.resolution import BadCheckpoint
 from stormproof.checkpoint.schedule import SaveSchedule
-from stormproof.checkpoint.storage import ObjectStorage
+from stormproof.checkpoint.storage import ObjectStorage, is_url
 from stormproof.distributed.collectives import assert_equal, run_on_rank_zero
 from stormproof.distributed.fork_safety import make_forks_safe
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
-from stormproof.errors import NotResumableError
+from stormproof.errors import NotResumableError, StorageError
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.resume import snapshot
@@ -37,14 +37,15 @@ from stormproof.resume.save_coordinator import SaveCoordinator
 from stormproof.resume.unsaved_attributes import UnsavedAttributes
 from stormproof.resume.wrapped_loaders import wrap_training_loaders
 
-MIRROR_FINISH_SECONDS = 600.0
-"""Maximum time to wait for the last upload at the end of training, in seconds."""
+MIRROR_FINISH_SECONDS = 540.0
+"""Maximum time to wait for the last uploads at the end of training, in seconds. Shorter than the default timeout of
+HangWatch, 600 s, because the other ranks wait for rank 0."""
 MIRROR_EXCEPTION_SECONDS, MIRROR_INTERRUPT_SECONDS = 10.0, 1.0
 """Maximum time to wait for the last upload after an exception, and after Ctrl-C, in seconds."""
-MIRROR_START_SECONDS = 20.0
-"""Maximum time to retry a request to the mirror before training, in seconds."""
-_FINISHED_FOLDERS: set[Path] = set()
-"""Folders of training runs that have finished in this process."""
+MIRROR_RETRY_SECONDS = 20.0
+"""Maximum time to retry one request to the mirror, in seconds. Failed uploads are repeated."""
+_FINISHED_LOCATIONS: set[str] = set()
+"""Absolute paths or URLs of the checkpoints of training runs that have finished in this process."""
 
 
 class CheckpointRecovery(InactiveCopies, Callback):
@@ -95,10 +96,12 @@ class CheckpointRecovery(InactiveCopies, Callback):
     | A tensor has become NaN or infinite. | No checkpoint is committed until all are finite. |
     | ``torch.load(weights_only=True)`` refuses an entry. | The entry is pickled or left out. |
     | The mirror cannot be reached. | Training continues, and the upload is retried. |
-    | The mirror lacks the newest checkpoint at the end. | A warning is issued. The checkpoint is only in the folder. |
+    | The mirror lacks the newest checkpoint at the end. | The checkpoint is only in the folder. |
 
     Args:
-        dirpath: Folder of the checkpoints, the same on all ranks. Created if it does not exist. Use one folder per run.
+        dirpath: Folder of the checkpoints, the same on all ranks, or the URL of an object store, such as
+            ``s3://bucket/run``, which requires the extra ``remote``. A folder is created if it does not exist. Use one
+            folder or prefix per run.
         every_n_train_steps: Optimizer steps between checkpoints. Must be at least 1. Disabled if None.
         train_time_interval: Time between checkpoints by rank 0's clock, as a timedelta or in minutes. Must be above 0.
             Disabled if None. The default is 5 minutes without ``every_n_train_steps`` and ``max_overhead``. The state
@@ -127,7 +130,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         weights_only: Argument of ``Trainer.fit`` when ``resume`` loads a checkpoint. False restores pickled entries.
         mirror: URL of an object store, such as ``s3://bucket/run``, to which committed checkpoints are copied in the
             background. If it has a newer good checkpoint than the folder, :meth:`latest_checkpoint` downloads it. Use
-            one prefix per run. Requires the extra ``remote``. Disabled if None.
+            one prefix per run. Requires the extra ``remote``, and a folder as ``dirpath``. Disabled if None.
         mirror_keep_last: Number of the newest checkpoints to keep in ``mirror``. Must be at least 2. The best and
             every n-th checkpoint are kept as in the folder.
 
@@ -140,8 +143,9 @@ class CheckpointRecovery(InactiveCopies, Callback):
         save_coordinator: Decides when to save. Its ``writer`` is set on rank 0 during training.
 
     Raises:
-        ValueError: If a number is out of range, ``dirpath`` is a URL, or ``mirror`` is not one.
-        MissingExtraError: If ``mirror`` is set and the extra ``remote`` is not installed.
+        ValueError: If a number is out of range, a URL is not one of an object store, or ``mirror`` is set although
+            ``dirpath`` is a URL.
+        MissingExtraError: If a URL is passed, and the extra ``remote`` is not installed.
 
     Example:
         >>> recovery = CheckpointRecovery("runs/mine/checkpoints", every_n_train_steps=50)
@@ -198,6 +202,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self.async_save, self.storage_timeout_seconds = async_save, 60 * timeout_minutes
         self.wrap_loaders, self.resume, self.weights_only = wrap_loaders, resume, weights_only
         self.store = Store(dirpath)
+        if mirror is not None and is_url(dirpath):
+            raise ValueError(f"`mirror={mirror}` requires a folder as `dirpath`, got {dirpath}. Set only one of them.")
         self.mirror = None if mirror is None else ObjectStorage(mirror).location
         self.mirror_retention = replace(self.retention, keep_last=_require_two("mirror_keep_last", mirror_keep_last))
         self._mirror: Mirror | None = None  # on rank 0 during training
@@ -222,6 +228,9 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def latest_checkpoint(self, start_over: bool = False) -> str | None:
         """Returns the path of the newest good checkpoint after verifying its content. None without a checkpoint.
 
+        In an object store, it is the path of a copy in the temporary folder, which is deleted when training has loaded
+        it.
+
         Needs neither a trainer nor a lease, and does not modify the folder, except to download a newer checkpoint from
         ``mirror``. Call it on every rank. Before training begins, the ranks check that they found the same checkpoint.
         Only one rank per node reads its content.
@@ -236,31 +245,33 @@ class CheckpointRecovery(InactiveCopies, Callback):
                 the folder has no good checkpoint.
         """
         self._start_over = start_over
+        self._resolution = self._resolve(fetch=True)
         if self.mirror is not None:
-            storage = ObjectStorage(self.mirror, retry_seconds=MIRROR_START_SECONDS)
-            download_newest(self.store, storage, self.identity)
-        self._resolution = self.store.resolve()
+            storage = ObjectStorage(self.mirror, retry_seconds=MIRROR_RETRY_SECONDS)
+            if download_newest(self.store, storage, self._resolution, self.identity) is not None:
+                self._resolution = self._resolve(fetch=True)
         checkpoint = self.store.choose_checkpoint(self._resolution, start_over=start_over)
         self.skipped_checkpoints = self._resolution.skipped_checkpoints
         for bad_checkpoint in self.skipped_checkpoints:
             outcome = "stays in place" if bad_checkpoint.is_unreadable else "moves to quarantine/ when training starts"
-            path = self.store.folder / f"{bad_checkpoint.name}.ckpt"
+            path = self.store.storage.locate(f"{bad_checkpoint.name}.ckpt")
             rank_zero_warn(f"Skipping checkpoint {path}: {bad_checkpoint.reason}. The file {outcome}.")
         if checkpoint is not None and self.identity is not None and checkpoint.identity not in {None, self.identity}:
             if checkpoint.step > 0:
+                location = self.store.storage.locate(checkpoint.path.name)
                 raise NotResumableError(
-                    f"{checkpoint.path} belongs to another run (its identity is {checkpoint.identity}, not "
-                    f"{self.identity}). Use another folder."
+                    f"{location} belongs to another run (its identity is {checkpoint.identity}, not {self.identity}). "
+                    "Use another folder."
                 )
             checkpoint = None  # the other run did no step, so that no work is lost
         self.resumed_from = checkpoint
-        return None if checkpoint is None else str(checkpoint.path)
+        return None if checkpoint is None else str(self.store.fetch(checkpoint))
 
     def best_checkpoint(self) -> str | None:
         """Returns the path of the best good checkpoint by ``monitor``. None if no good checkpoint has a score."""
         sorted_checkpoints = self.retention.sort_by_score(self.store.read_checkpoints())
         good_checkpoints = (checkpoint for checkpoint in sorted_checkpoints if self.store.verify(checkpoint) is None)
-        return next((str(checkpoint.path) for checkpoint in good_checkpoints), None)
+        return next((str(self.store.fetch(checkpoint)) for checkpoint in good_checkpoints), None)
 
     def call_at_steps(self, function: Callable[[pl.Trainer, pl.LightningModule], None]) -> Callable[[], None]:
         """Calls ``function`` on all ranks before the first batch and between batches after each optimizer step.
@@ -309,19 +320,21 @@ class CheckpointRecovery(InactiveCopies, Callback):
         return self.save_coordinator.wait_until_committed()
 
     def finish_mirror(self, seconds: float) -> bool:
-        """Waits up to ``seconds`` until the newest checkpoint is uploaded. All ranks call it, and wait for rank 0.
+        """Waits up to ``seconds`` until the newest checkpoint is uploaded, before the run ends.
+
+        All ranks call it, and wait for rank 0.
 
         Returns:
             Whether the newest checkpoint is uploaded. True without a mirror.
         """
         if self.mirror is None:
             return True
-        return run_on_rank_zero(lambda: self._mirror is None or self._mirror.wait_until_uploaded(seconds))
+        return run_on_rank_zero(lambda: self._mirror is None or self._mirror.finish(seconds))
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Checks that all ranks found the same checkpoint, and acquires the folder."""
         self._undo_functions = [
-            internals.patch_checkpoint_loading(trainer, self.store.folder, retry_read),
+            internals.patch_checkpoint_loading(trainer, self.store.backend.load_folder, retry_read),
             internals.call_after_loading(trainer, partial(_prepare_checkpoint, trainer)),
             internals.call_on_exception(trainer, self._release),
         ]
@@ -335,7 +348,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             self._resume(trainer)
         make_forks_safe()
         destroy_gloo_before_exit()
-        resolution = self._resolution = self._resolution or self.store.resolve()
+        resolution = self._resolution = self._resolution or self._resolve()
         checkpoint = resolution.chosen_checkpoint
         assert_equal(
             "the newest good checkpoint",
@@ -346,7 +359,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self.monitored_metric.reset()
         self.save_coordinator.unsaved_attributes = UnsavedAttributes()
         self.schedule.reset()
-        verify_shared_folder(self.store.folder, run_on_rank_zero(lambda: self._acquire_folder(resolution)))
+        verify_shared_store(self.store, run_on_rank_zero(lambda: self._acquire_folder(resolution)))
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -418,11 +431,13 @@ class CheckpointRecovery(InactiveCopies, Callback):
                 trainer, pl_module, time.monotonic(), has_validated=self._has_validated, has_ended=True
             )
         self._has_ended = self._is_active
+        if self._is_active and self.mirror is not None:
+            run_on_rank_zero(self._finish_all_uploads)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Releases the folder."""
         if self._has_ended:
-            _FINISHED_FOLDERS.add(self.store.folder.resolve())
+            _FINISHED_LOCATIONS.add(self.store.backend.absolute_location)
         self._release()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -437,11 +452,20 @@ class CheckpointRecovery(InactiveCopies, Callback):
         """Restores the productive time of the run."""
         self._goodput.load_state_dict(state_dict["time"])
 
+    def _resolve(self, *, fetch: bool = False) -> Resolution:
+        try:
+            return self.store.resolve(fetch=fetch)
+        except OSError as error:
+            raise StorageError(
+                f"{self.store.location} cannot be read: {error.strerror or error}. Restart the run when storage is "
+                "available."
+            ) from error
+
     def _resume(self, trainer: pl.Trainer) -> None:
-        folder, path = self.store.folder.resolve(), self.latest_checkpoint(self._start_over)
+        location, path = self.store.backend.absolute_location, self.latest_checkpoint(self._start_over)
         if path is None:
-            _FINISHED_FOLDERS.discard(folder)  # the user emptied the folder
-        elif folder not in _FINISHED_FOLDERS:
+            _FINISHED_LOCATIONS.discard(location)  # the user emptied it
+        elif location not in _FINISHED_LOCATIONS:
             self._undo_functions.append(internals.resume_from(trainer, path, self.weights_only))
 
     def _inactive_state(self) -> dict[str, Any]:
@@ -455,6 +479,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
 
     def _check_loaded_state(self, trainer: pl.Trainer) -> None:
         assert_equal("the loaded state", self._loaded_description)
+        if self.resumed_from is not None:
+            self.store.backend.discard_copy(self.resumed_from)  # all ranks have loaded it
         checkpoint = self._resolution.chosen_checkpoint if self._resolution else None
         if (
             checkpoint is not None
@@ -462,14 +488,14 @@ class CheckpointRecovery(InactiveCopies, Callback):
             and self._loaded_description is None
             and trainer.global_step == 0
         ):
-            folder = checkpoint.path.parent
+            location = self.store.location
             if self.resume:
                 raise NotResumableError(
-                    f"{folder} contains a finished run of {checkpoint.step} steps. Use another folder for each fit."
+                    f"{location} contains a finished run of {checkpoint.step} steps. Use another folder for each fit."
                 )
             raise NotResumableError(
-                f"{folder} contains a checkpoint of step {checkpoint.step}, but fit was called without ckpt_path. Pass "
-                "ckpt_path=recovery.latest_checkpoint() or use another folder."
+                f"{location} contains a checkpoint of step {checkpoint.step}, but fit was called without ckpt_path. "
+                "Pass ckpt_path=recovery.latest_checkpoint() or use another folder."
             )
 
     def _run_between_batches(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -505,7 +531,9 @@ class CheckpointRecovery(InactiveCopies, Callback):
         ownership = FolderOwnership(self.store, resolution)
         if self.mirror is not None:
             try:
-                self._mirror = Mirror(self.store, ObjectStorage(self.mirror), self.mirror_retention)
+                self._mirror = Mirror(
+                    self.store, ObjectStorage(self.mirror, retry_seconds=MIRROR_RETRY_SECONDS), self.mirror_retention
+                )
             except BaseException:
                 ownership.release()
                 raise
@@ -518,6 +546,10 @@ class CheckpointRecovery(InactiveCopies, Callback):
             on_commit=None if self._mirror is None else self._mirror.notify,
         )
         return ownership.token
+
+    def _finish_all_uploads(self) -> None:
+        if self._mirror is not None:
+            self._mirror.finish(MIRROR_FINISH_SECONDS, waits_for_all=True)
 
     def _record_progress(self, step: int) -> None:
         if self.save_coordinator.writer is not None:
@@ -544,8 +576,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             self.save_coordinator.writer.close(is_interrupted=is_interrupted)
             self.save_coordinator.writer = None
         if self._mirror is not None:
-            exception_seconds = MIRROR_INTERRUPT_SECONDS if is_interrupted else MIRROR_EXCEPTION_SECONDS
-            self._mirror.close(MIRROR_FINISH_SECONDS if self._has_ended else exception_seconds)
+            self._mirror.close(MIRROR_INTERRUPT_SECONDS if is_interrupted else MIRROR_EXCEPTION_SECONDS)
             self._mirror = None
         self._resolution = None
         self._is_active = False

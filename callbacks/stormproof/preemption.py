@@ -30,6 +30,8 @@ from stormproof.signals.worker_signal_mask import mask_worker_signals
 
 GRACE_SECONDS = 30.0
 """Seconds between a termination signal and SIGKILL: the default of SLURM, Kubernetes and torchrun."""
+MIRROR_MARGIN_SECONDS = 3.0
+"""Seconds before SIGKILL at which the wait for the mirror ends. The run then needs time to exit."""
 
 
 class Preemption(InactiveCopies, Callback):
@@ -243,9 +245,10 @@ class Preemption(InactiveCopies, Callback):
         )
 
     def _finish_mirror(self, received_signal: signal.Signals) -> None:
-        """Waits for the upload of the newest checkpoint until one second before SIGKILL."""
+        """Waits for the upload of the newest checkpoint until 3 s before SIGKILL."""
         assert self._recovery is not None
-        self._recovery.finish_mirror(self._compute_remaining_seconds(received_signal, os.environ) - 1)
+        remaining_seconds = self._compute_remaining_seconds(received_signal, os.environ)
+        self._recovery.finish_mirror(remaining_seconds - MIRROR_MARGIN_SECONDS)
 
     def _warn_if_save_exceeds_grace(self, received_signal: signal.Signals) -> None:
         """Warns if a checkpoint probably takes longer than the time until SIGKILL."""

@@ -41,6 +41,7 @@ from stormproof_train.run.batch_sharding import adjust_accumulation
 from stormproof_train.run.checkpoint_io import AtomicCheckpointIO
 from stormproof_train.run.folder import RunFolder
 from stormproof_train.run.metrics_file import MetricsFile
+from stormproof_train.run.mirror import locate_mirror
 from stormproof_train.run.progress_bar import ProgressLines, RunProgressBar
 from stormproof_train.run.records import EvaluationSummary, RunSummary
 from stormproof_train.run.resume import (
@@ -95,7 +96,7 @@ def run(cfg: DictConfig, show_progress: bool = False, should_train: bool = True)
     callbacks = _build_callbacks(plan, data, folder, run_spec.identity)
     recovery = find_recovery(callbacks)
     _validate_arguments(plan, folder, data, spec)
-    checkpoint = find_resume_checkpoint(recovery, folder, resume, plan.max_restarts_without_progress)
+    checkpoint = find_resume_checkpoint(recovery, folder, plan.resume, plan.max_restarts_without_progress)
     if is_rank_zero():
         _begin(folder, run_spec, resume, data)
     trainer: pl.Trainer | None = None
@@ -172,11 +173,10 @@ def _find_changed_settings(run_spec: RunSpec) -> list[SettingRecord] | None:
 
 
 def _build_callbacks(plan: Plan, data: pl.LightningDataModule, folder: RunFolder, run_identity: str) -> list[Callback]:
-    mirror = plan.checkpoints.get("mirror")
     arguments = CallbackArguments(
         run_folder=folder.path.absolute(),
         dirpath=folder.checkpoints.absolute(),
-        mirror=None if mirror is None else f"{mirror.rstrip('/')}/{folder.name}",
+        mirror=locate_mirror(plan.mirror, folder.name, plan.callbacks.values()),
         identity=run_identity,
         datamodule=data,
         advise=make_advisor(plan),

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 from stormproof.checkpoint import Store
 from stormproof.checkpoint.storage import ObjectStorage
 from tests.support.forked_command import Command
-from tests.support.object_stores import S3Server
+from tests.support.object_stores import S3Server, make_object_store
 
 pytestmark = pytest.mark.slow
 
@@ -33,17 +34,22 @@ OVERRIDES = (
 )  # fmt: skip
 
 
+def _environment(s3_server: S3Server) -> dict[str, str]:
+    return {**os.environ, **s3_server.environment()}
+
+
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
     newest = Store(folder / "runs" / "run" / "checkpoints").latest_checkpoint()
     assert newest is not None
     return torch.load(newest.path, weights_only=True)["state_dict"]
 
 
+@pytest.mark.parametrize("resume", ["auto", "must"])
 def test_a_run_without_its_folder_resumes_from_the_mirror(
-    command: Command, tmp_path: Path, s3_server: S3Server, s3_url: str
+    resume: str, command: Command, tmp_path: Path, s3_server: S3Server, s3_url: str
 ):
     (tmp_path / "mine.py").write_text(FAULTS)
-    environment = {**os.environ, **s3_server.environment()}
+    environment = _environment(s3_server)
     assert command(*OVERRIDES).returncode == 0
     expected = _weights(tmp_path)
     shutil.rmtree(tmp_path / "runs")
@@ -53,7 +59,7 @@ def test_a_run_without_its_folder_resumes_from_the_mirror(
     steps = [checkpoint.step for checkpoint in Store(ObjectStorage(f"{s3_url}/run")).read_checkpoints()]
     assert steps[-1] == 14
     shutil.rmtree(tmp_path / "runs")
-    resumed = command(*mirrored, env=environment)
+    resumed = command(*mirrored, f"resume={resume}", env=environment)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert "resuming from step 14 " in resumed.stdout
     weights = _weights(tmp_path)
@@ -62,8 +68,53 @@ def test_a_run_without_its_folder_resumes_from_the_mirror(
     assert len(record["attempts"]) == 1
 
 
-@pytest.mark.parametrize("mirror", ["runs/copies", "3"])
-def test_a_mirror_that_is_not_a_url_is_rejected(mirror: str, command: Command):
-    result = command(f"checkpoints.mirror={mirror}")
-    assert result.returncode == 2
-    assert f"checkpoints.mirror must be a URL such as s3://bucket/runs, or null, got {mirror}" in result.stderr
+@pytest.mark.parametrize("resume", ["must", "never"])
+def test_without_copies_in_the_mirror_a_run_can_only_start(
+    resume: str, command: Command, tmp_path: Path, s3_server: S3Server, s3_url: str
+):
+    mirror = f"checkpoints.mirror={s3_url}"
+    result = command(f"resume={resume}", mirror, "name=run", "trainer.max_epochs=1", env=_environment(s3_server))
+    if resume == "never":
+        assert result.returncode == 0, result.stderr
+        assert "resuming from" not in result.stdout
+    else:
+        fix = "Set resume=auto to start it."
+        expected = f"resume=must, but neither the run runs/run nor its mirror {s3_url}/run has a checkpoint. {fix}"
+        _assert_refused(result, expected, tmp_path)
+
+
+def test_a_run_whose_mirror_has_a_checkpoint_is_not_started_with_never(
+    command: Command, tmp_path: Path, s3_server: S3Server, s3_url: str
+):
+    make_object_store(ObjectStorage(f"{s3_url}/run"))
+    result = command("resume=never", f"checkpoints.mirror={s3_url}", "name=run", env=_environment(s3_server))
+    expected = f"resume=never, but {s3_url}/run has a checkpoint of step 30. Choose another name (name=…)."
+    _assert_refused(result, expected, tmp_path)
+
+
+NOT_A_URL = "checkpoints.mirror must be a URL such as s3://bucket/runs, or null, got "
+NO_BUCKET = "checkpoints.mirror: s3:// has no valid bucket name. Write the URL as s3://bucket/prefix."
+NO_ACCOUNT = "checkpoints.mirror=az://c/p cannot be opened: the credentials are missing or rejected; set them in the "
+UNUSED = "checkpoints.mirror=s3://b/p has no effect, because no callback uses it. Set callbacks=default, or "
+INVALID_MIRRORS = {
+    "a folder": (["checkpoints.mirror=runs/copies"], f"{NOT_A_URL}runs/copies"),
+    "a number": (["checkpoints.mirror=3"], f"{NOT_A_URL}3"),
+    "a URL without a bucket": (["checkpoints.mirror=s3://"], NO_BUCKET),
+    "a store without an account": (["checkpoints.mirror=az://c/p"], NO_ACCOUNT),
+    "a run without callbacks": (["checkpoints.mirror=s3://b/p", "callbacks=none"], UNUSED),
+}
+
+
+@pytest.mark.parametrize(("overrides", "expected"), INVALID_MIRRORS.values(), ids=INVALID_MIRRORS.keys())
+def test_an_invalid_mirror_is_rejected_in_one_line(
+    overrides: list[str], expected: str, command: Command, tmp_path: Path
+):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AZURE_")}
+    _assert_refused(command(*overrides, env=environment), expected, tmp_path)
+
+
+def _assert_refused(result: CompletedProcess[str], expected: str, folder: Path) -> None:
+    assert result.returncode == 2, result.stdout + result.stderr
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"stormproof: {expected}")
+    assert not [*folder.rglob("*.ckpt"), *folder.rglob("run.json")]

@@ -25,7 +25,7 @@ def _is_rank_one() -> bool:
 
 def use_own_folder(cell: Cell, folder: Path, **options: Any) -> Any:
     """Each rank sees another disk."""
-    checkpoint_recovery.verify_shared_folder = partial(checkpoint_recovery.verify_shared_folder, timeout_seconds=0.5)
+    checkpoint_recovery.verify_shared_store = partial(checkpoint_recovery.verify_shared_store, timeout_seconds=0.5)
     return train(cell, folder / f"disk{os.environ['LOCAL_RANK']}", **options)
 
 

@@ -53,10 +53,9 @@ def test_an_argument_out_of_its_range_is_named(arguments: dict[str, Any], senten
         CheckpointRecovery(tmp_path, **arguments)
 
 
-@pytest.mark.parametrize("folder", ["s3://bucket/run", "gs://bucket"])
-def test_an_object_store_is_refused(folder: str):
-    with pytest.raises(ValueError, match=r"is a URL, not a folder\. Pass the path of a folder"):
-        CheckpointRecovery(folder)
+def test_a_mirror_requires_a_folder():
+    with pytest.raises(ValueError, match=r"requires a folder as `dirpath`, got s3://bucket/run\. Set only one"):
+        CheckpointRecovery("s3://bucket/run", mirror="s3://bucket/copies")
 
 
 def test_before_a_first_start_there_is_nothing_and_asking_makes_nothing(tmp_path: Path):

@@ -16,7 +16,7 @@ from stormproof.checkpoint.finite_check import FiniteCheck
 from stormproof.checkpoint.folder_ownership import FolderOwnership
 from stormproof.checkpoint.host_staging import HostStager
 from stormproof.checkpoint.loadable import LoadableConverter
-from stormproof.checkpoint.store import DISK_FULL_ERRNOS
+from stormproof.checkpoint.storage import DISK_FULL_ERRNOS
 from stormproof.errors import StorageError
 from stormproof.event_log import log_event
 from stormproof.long_waits import long_wait

@@ -20,16 +20,45 @@ from stormproof.checkpoint.manifest import LogPrefix
 from stormproof.checkpoint.read_retry import retry_read
 
 
-class RemoteLog(Protocol):
-    """Log that is not a file, as :class:`stormproof.checkpoint.backends.object_log.ObjectLog`."""
+class Log(Protocol):
+    """Bytes of a log: :class:`FileLog` or :class:`stormproof.checkpoint.backends.object_log.ObjectLog`."""
 
     def read_bytes(self) -> bytes:
         """Returns the content, or raises FileNotFoundError if it is empty."""
         ...
 
     def append(self, content: bytes, log_bytes: int) -> None:
-        """Appends ``content`` if the log has ``log_bytes`` bytes."""
+        """Appends ``content`` to a log of ``log_bytes`` bytes. When it returns, it survives a power failure."""
         ...
+
+
+class FileLog:
+    """Log in a file.
+
+    Args:
+        path: Path of the file, which may not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read_bytes(self) -> bytes:
+        """Returns the content. Retries a failed read.
+
+        Raises:
+            FileNotFoundError: If the file does not exist.
+        """
+        return retry_read(self._path.read_bytes)
+
+    def append(self, content: bytes, log_bytes: int) -> None:
+        """Appends ``content``. Does not check ``log_bytes``, because the lease excludes other writers."""
+        with self._path.open("ab", buffering=0) as file:
+            unwritten_bytes = memoryview(content)
+            while unwritten_bytes:
+                unwritten_bytes = unwritten_bytes[file.write(unwritten_bytes) :]
+            os.fsync(file.fileno())
+        if log_bytes == 0:
+            fsync_folder(self._path.parent)
 
 
 Event = Mapping[str, Any]
@@ -89,10 +118,10 @@ class CommitLog:
         return [f"its first {log_prefix.bytes} bytes have changed since the newest commit", *problems]
 
 
-def read_log(path: Path | RemoteLog) -> CommitLog:
+def read_log(log: Log) -> CommitLog:
     """Reads and parses a log. A missing log counts as empty."""
     try:
-        return parse_log(retry_read(path.read_bytes))
+        return parse_log(log.read_bytes())
     except FileNotFoundError:
         return parse_log(b"")
 
@@ -146,11 +175,11 @@ def format_lines(log: CommitLog, events: Sequence[Event]) -> bytes:
     return b"".join(lines)
 
 
-def append(path: Path | RemoteLog, events: Sequence[Event], log_bytes: int | None = None) -> None:
-    """Appends ``events`` to the log at ``path``. When it returns, they survive a power failure.
+def append(log: Log, events: Sequence[Event], log_bytes: int | None = None) -> None:
+    """Appends ``events`` to a log. When it returns, they survive a power failure.
 
     Args:
-        path: Path of the log, or log of an object store.
+        log: Log.
         events: Events to append.
         log_bytes: Length that the log of an object store must have. Not checked if None.
 
@@ -158,17 +187,8 @@ def append(path: Path | RemoteLog, events: Sequence[Event], log_bytes: int | Non
         OSError: If the log cannot be written or the disk is full. Readers ignore a partly written line.
         FolderLostError: If another process appended to the log of an object store meanwhile.
     """
-    log = read_log(path)
-    if not isinstance(path, Path):
-        path.append(format_lines(log, events), len(log.content) if log_bytes is None else log_bytes)
-        return
-    with path.open("ab", buffering=0) as file:
-        unwritten_bytes = memoryview(format_lines(log, events))
-        while unwritten_bytes:
-            unwritten_bytes = unwritten_bytes[file.write(unwritten_bytes) :]
-        os.fsync(file.fileno())
-    if not log.content:
-        fsync_folder(path.parent)
+    content = read_log(log)
+    log.append(format_lines(content, events), len(content.content) if log_bytes is None else log_bytes)
 
 
 def _compute_checksum(body: bytes) -> bytes:

@@ -15,6 +15,7 @@ import filelock
 import psutil
 
 from stormproof.checkpoint.atomic import atomic_write
+from stormproof.checkpoint.progress_file import PROGRESS_FILE_NAME, ProgressFile
 from stormproof.checkpoint.read_retry import retry_read
 from stormproof.errors import FolderLostError, FolderTakenError, StormproofError
 
@@ -139,6 +140,10 @@ class Lease:
             raise FolderLostError(
                 f"This process no longer owns {self.path.parent}, because {reason}. It stops writing to the folder."
             )
+
+    def open_progress(self) -> ProgressFile:
+        """Opens the record of the progress of the run."""
+        return ProgressFile(self.path.with_name(PROGRESS_FILE_NAME))
 
     def release(self) -> None:
         """Removes the lease if this process still owns it."""

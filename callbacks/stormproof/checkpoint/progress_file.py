@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+PROGRESS_FILE_NAME = "reached"
 _LAYOUT = struct.Struct("<qd")
 MAX_CLOCK_SKEW_SECONDS = 86_400.0
 """Maximum tolerated clock difference. A time further in the future means that the file is damaged."""
@@ -26,6 +27,12 @@ class Progress:
     time: float
 
 
+def parse_progress(step: int, seconds: float) -> Progress | None:
+    """Returns the recorded progress. None if it is implausible."""
+    is_plausible = step >= 0 and 0 < seconds < time.time() + MAX_CLOCK_SKEW_SECONDS
+    return Progress(step, seconds) if is_plausible else None
+
+
 class ProgressFile:
     """A 16-byte file that is overwritten after every step.
 
@@ -34,9 +41,13 @@ class ProgressFile:
 
     Args:
         path: The file, in an existing folder.
+
+    Attributes:
+        previous: Progress of the previous attempt. None if it is missing or implausible.
     """
 
     def __init__(self, path: Path) -> None:
+        self.previous = read_progress(path)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
 
     def write(self, step: int) -> None:
@@ -59,5 +70,4 @@ def read_progress(path: Path) -> Progress | None:
         return None
     if len(content) != _LAYOUT.size:
         return None
-    progress = Progress(*_LAYOUT.unpack(content))
-    return progress if progress.step >= 0 and 0 < progress.time < time.time() + MAX_CLOCK_SKEW_SECONDS else None
+    return parse_progress(*_LAYOUT.unpack(content))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -10,7 +10,6 @@ from stormproof.checkpoint.backends import Backend, Source, get_backend
 from stormproof.checkpoint.commit_log import CommitLog, read_log
 from stormproof.checkpoint.file_names import is_temporary, parse_file_name, parse_sequence
 from stormproof.checkpoint.manifest import AbortedCommitError, Checkpoint, LogPrefix
-from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.verification import describe_read_error
 
 
@@ -68,7 +67,7 @@ class Resolution:
         ]
 
 
-def resolve(source: Source, *, verify_all: bool = False) -> Resolution:
+def resolve(source: Source, *, verify_all: bool = False, fetch: bool = False) -> Resolution:
     """Classifies all files of ``source`` and finds the newest good checkpoint. Modifies no file.
 
     Lists the files before it reads the log. If a running process deletes a checkpoint in between, the log contains the
@@ -77,6 +76,7 @@ def resolve(source: Source, *, verify_all: bool = False) -> Resolution:
     Args:
         source: Folder or object store of checkpoints. A missing folder counts as empty.
         verify_all: Whether to verify the content of every checkpoint. If False, stops at the newest good one.
+        fetch: Whether to verify a local copy of a checkpoint in an object store. Ignored with ``verify_all``.
 
     Raises:
         OSError: If the folder cannot be read.
@@ -86,7 +86,10 @@ def resolve(source: Source, *, verify_all: bool = False) -> Resolution:
     files = list_files(backend)
     names = extract_names(files)
     folder_manifests = read_manifests(backend, [name for name in names if f"{name}.json" in files])
-    good_checkpoints = _verify_checkpoints(backend, folder_manifests, verify_all)
+    find_damage = partial(backend.find_damage_once_per_node, fetch=fetch)
+    good_checkpoints = _verify_checkpoints(
+        folder_manifests, backend.find_damage if verify_all else find_damage, verify_all=verify_all
+    )
     log = read_log(backend.log)
     bad_reasons = {
         name: reason
@@ -161,7 +164,7 @@ def read_checkpoints(source: Source) -> list[Checkpoint]:
 def list_files(backend: Backend) -> set[str]:
     """Returns the names of all files, without subfolders that are named like a checkpoint."""
     try:
-        entries = retry_read(backend.list_entries)
+        entries = backend.list_entries()
     except FileNotFoundError:
         return set()
     return {
@@ -176,7 +179,7 @@ def read_manifests(backend: Backend, names: Sequence[str]) -> FolderManifests:
     folder_manifests = FolderManifests()
     for name in names:
         try:
-            checkpoint, log_prefix = retry_read(partial(backend.read_manifest, name))
+            checkpoint, log_prefix = backend.read_manifest(name)
         except AbortedCommitError:
             folder_manifests.aborted_names.add(name)
         except ValueError as error:
@@ -191,13 +194,14 @@ def read_manifests(backend: Backend, names: Sequence[str]) -> FolderManifests:
     return folder_manifests
 
 
-def _verify_checkpoints(backend: Backend, folder_manifests: FolderManifests, verify_all: bool) -> list[Checkpoint]:
+def _verify_checkpoints(
+    folder_manifests: FolderManifests, find_damage: Callable[[Checkpoint], str | None], *, verify_all: bool
+) -> list[Checkpoint]:
     """Returns the good checkpoints, newest first. Verifies all, or all up to the first good one."""
     good_checkpoints: list[Checkpoint] = []
-    verify = backend.find_damage if verify_all else backend.find_damage_once_per_node
     for checkpoint in folder_manifests.checkpoints:
         try:
-            problem = None if good_checkpoints and not verify_all else verify(checkpoint)
+            problem = None if good_checkpoints and not verify_all else find_damage(checkpoint)
         except OSError as error:
             problem = describe_read_error(error)
             folder_manifests.unreadable_names.add(checkpoint.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -10,18 +11,25 @@ import socket
 import stat
 import tempfile
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+import filelock
 
 from stormproof.checkpoint.manifest import Checkpoint
 from stormproof.checkpoint.verification import find_damage
 from stormproof.distributed.rank import is_launched
+from stormproof.long_waits import long_wait
 
 MAX_AGE_SECONDS = 300.0
 MAX_WAIT_SECONDS = 60.0
 MIN_BYTES_PER_SECOND = 50e6
 """Ranks wait for ``MAX_WAIT_SECONDS`` plus the time to read the checkpoint at this rate."""
+MAX_DOWNLOAD_WAIT_SECONDS = 120.0
+MIN_DOWNLOAD_BYTES_PER_SECOND = 10e6
+"""Processes wait for ``MAX_DOWNLOAD_WAIT_SECONDS`` plus the time to download the checkpoint at this rate."""
 
 
 def verify_once_per_node(checkpoint: Checkpoint) -> str | None:
@@ -56,12 +64,49 @@ def verify_once_per_node(checkpoint: Checkpoint) -> str | None:
         return problem
 
 
-def _open_marker(path: Path) -> IO[bytes]:
-    folder = Path(tempfile.gettempdir(), f"stormproof-{os.getuid()}")
+@contextmanager
+def lock_file(path: Path, file_bytes: int) -> Generator[None]:
+    """Excludes other processes while the block downloads a file.
+
+    Args:
+        path: Lock file, in an existing folder.
+        file_bytes: Size of the file, in bytes. Determines how long to wait for another process.
+
+    Raises:
+        OSError: If another process does not finish in time, or the file system does not support locks.
+    """
+    timeout_seconds = MAX_DOWNLOAD_WAIT_SECONDS + file_bytes / MIN_DOWNLOAD_BYTES_PER_SECOND
+    lock = filelock.FileLock(path, timeout=timeout_seconds)
+    try:
+        with long_wait("a download by another process"):
+            lock.acquire()
+    except filelock.Timeout as error:
+        reason = f"another process has been downloading a checkpoint for {timeout_seconds:.0f} s"
+        raise OSError(errno.EBUSY, reason, str(path)) from error
+    except NotImplementedError as error:
+        raise OSError(errno.ENOLCK, "the file system does not support locks", str(path)) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def make_private_folder(name: str) -> Path:
+    """Returns the folder ``<name>-<user ID>`` in the temporary folder. Creates it if it does not exist.
+
+    Raises:
+        PermissionError: If other users can write to it.
+    """
+    folder = Path(tempfile.gettempdir(), f"{name}-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     folder_stat = os.lstat(folder)
     if not stat.S_ISDIR(folder_stat.st_mode) or folder_stat.st_uid != os.getuid() or folder_stat.st_mode & 0o022:
         raise PermissionError(f"{folder} is writable by other users. Remove it or restrict its permissions.")
+    return folder
+
+
+def _open_marker(path: Path) -> IO[bytes]:
+    folder = make_private_folder("stormproof")
     _remove_old_markers(folder)
     name = hashlib.sha256(f"{socket.gethostname()}\n{path.resolve()}".encode()).hexdigest()
     return (folder / name).open("a+b", buffering=0)  # unbuffered: closing it cannot fail on a full disk

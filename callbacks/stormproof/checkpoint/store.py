@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +24,14 @@ from stormproof.checkpoint.resolution import (
     resolve,
 )
 from stormproof.checkpoint.retention import Retention, select_for_deletion
-from stormproof.checkpoint.storage import Fence, ObjectStorage, OutcomeUnknownError, Storage, is_url
+from stormproof.checkpoint.storage import (
+    DISK_FULL_ERRNOS,
+    Fence,
+    ObjectStorage,
+    OutcomeUnknownError,
+    Storage,
+    is_url,
+)
 from stormproof.checkpoint.verification import describe_read_error
 from stormproof.checkpoint.versions import collect_versions
 from stormproof.errors import (
@@ -35,8 +41,6 @@ from stormproof.errors import (
     RanksDisagreeError,
     StorageError,
 )
-
-DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True)
@@ -61,15 +65,15 @@ class Store:
     :meth:`quarantine`, :meth:`apply_retention` and :meth:`free_disk_space`.
 
     Args:
-        folder: Folder of checkpoints, which may not exist yet, or an
+        folder: Folder of checkpoints, which may not exist yet, the URL of an object store, or an
             :class:`stormproof.checkpoint.storage.ObjectStorage`.
 
     Attributes:
         backend: Access to the folder or object store.
-        min_sequence: Lowest sequence number of the next commit.
 
     Raises:
-        ValueError: If ``folder`` is a URL.
+        ValueError: If ``folder`` is a URL that no object store has.
+        MissingExtraError: If ``folder`` is a URL, and the extra ``remote`` is not installed.
 
     Example:
         >>> import tempfile, torch
@@ -85,13 +89,10 @@ class Store:
     """
 
     def __init__(self, folder: Path | str | ObjectStorage) -> None:
-        if not isinstance(folder, ObjectStorage) and is_url(folder):
-            raise ValueError(
-                f"{folder} is a URL, not a folder. Pass the path of a folder. To use an object store, set `mirror` of "
-                "CheckpointRecovery or pass ObjectStorage(url) to Store."
-            )
-        self.backend = get_backend(folder if isinstance(folder, ObjectStorage) else Path(folder))
-        self.min_sequence = 1
+        if not isinstance(folder, ObjectStorage):
+            folder = ObjectStorage(str(folder)) if is_url(folder) else Path(folder)
+        self.backend = get_backend(folder)
+        self._min_sequence = 1
 
     @property
     def storage(self) -> Storage:
@@ -123,13 +124,27 @@ class Store:
         """
         return self.backend.acquire_lease()
 
-    def resolve(self, *, verify_all: bool = False) -> Resolution:
+    def resolve(self, *, verify_all: bool = False, fetch: bool = False) -> Resolution:
         """Finds the newest good checkpoint and classifies all other files. Modifies no file.
 
         Args:
             verify_all: Whether to verify the content of every checkpoint. If False, stops at the newest good one.
+            fetch: Whether to verify a local copy of a checkpoint in an object store, so that :meth:`fetch` need not
+                download it. Ignored with ``verify_all``.
         """
-        return resolve(self.backend, verify_all=verify_all)
+        return resolve(self.backend, verify_all=verify_all, fetch=fetch)
+
+    def fetch(self, checkpoint: Checkpoint) -> Path:
+        """Returns the path of a file from which the checkpoint can be loaded.
+
+        In an object store, this is a verified copy in the temporary folder. One process per node downloads it. It is
+        deleted after a day, and when training has loaded it.
+
+        Raises:
+            DamagedError: If the checkpoint in the object store is damaged.
+            OSError: If it cannot be read, or there is no room for the copy.
+        """
+        return self.backend.fetch(checkpoint)
 
     def latest_checkpoint(self, *, start_over: bool = False) -> Checkpoint | None:
         """Returns the newest good checkpoint after verifying it. None if the folder has no checkpoint.
@@ -203,12 +218,16 @@ class Store:
                 "Check the storage. No older checkpoint was deleted."
             )
 
+    def reserve_sequences(self, below: int) -> None:
+        """Makes later commits use the sequence number ``below`` or a higher one."""
+        self._min_sequence = max(self._min_sequence, below)
+
     def next_sequence(self) -> int:
         """Returns a sequence number above all that the storage or its log contains, so that names are unique."""
         names, claimed = [entry.name for entry in self.storage.list()], self.backend.list_claimed_sequences()
         for event in self._read_events("committed", "deleted", "quarantined", "lost", "attempt"):
             names += event["removed"] if event["event"] == "attempt" else [f"{event['name']}.ckpt"]
-        return max([self.min_sequence, *(1 + number for number in (*map(parse_sequence, names), *claimed))])
+        return max([self._min_sequence, *(1 + number for number in (*map(parse_sequence, names), *claimed))])
 
     def begin_attempt(self, resolution: Resolution, *, step: int | None = None) -> int:
         """Cleans up the folder and logs a new attempt. Creates the folder if it does not exist.

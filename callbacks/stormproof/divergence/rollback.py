@@ -51,13 +51,13 @@ def roll_back(
         StorageError: On every rank, with exit code 74, if a rank cannot read it.
         RanksDisagreeError: On every rank, if the ranks read different checkpoints.
     """
-    path = run_on_rank_zero(lambda: _select_checkpoint(store, writer, since_step, trusted_steps))
-    if path is None:
+    selected_checkpoint = run_on_rank_zero(lambda: _select_checkpoint(store, writer, since_step, trusted_steps))
+    if selected_checkpoint is None:
         raise DivergedError(
             f"training diverges since step {since_step}, and there is no good checkpoint to roll back to in "
-            f"{store.folder}"
+            f"{store.location}"
         )
-    checkpoint = _load_checkpoint(path)
+    checkpoint = _load_checkpoint(store, selected_checkpoint)
     restore_state(trainer, module, checkpoint, callbacks)
     return checkpoint
 
@@ -88,8 +88,8 @@ def order_by_trust(
 
 def _select_checkpoint(
     store: Store, writer: CheckpointWriter | None, since_step: int, trusted_steps: Collection[int]
-) -> str | None:
-    """Returns the path of the checkpoint to restore, verified, and quarantines later ones. Runs on rank 0."""
+) -> Checkpoint | None:
+    """Returns the checkpoint to restore, verified, and quarantines later ones. Runs on rank 0."""
     assert writer is not None
     writer.wait_until_free()  # waits for a write in progress
     writer.check_last_write()  # reports a failed write
@@ -113,21 +113,23 @@ def _select_checkpoint(
         store.quarantine(later_checkpoints, f"training diverged at step {since_step}", fence=writer.ownership.fence)
     except OSError as error:
         rank_zero_warn(f"Checkpoints of diverged weights could not be moved to quarantine/: {error}")
-    return str(selected_checkpoint.path)
+    return selected_checkpoint
 
 
-def _load_checkpoint(path: str) -> dict[str, Any]:
+def _load_checkpoint(store: Store, selected_checkpoint: Checkpoint) -> dict[str, Any]:
     """Loads the checkpoint on every rank and verifies that all ranks loaded the same one."""
     checkpoint: dict[str, Any] = {}
     failure = None
     try:
+        path = store.fetch(selected_checkpoint)
         checkpoint = retry_read(lambda: torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # noqa: BLE001 (the other ranks wait for the outcome)
-        failure = f"{path}: {error}"
+        failure = f"{store.storage.locate(selected_checkpoint.path.name)}: {error}"
     failures = [(rank, message) for rank, message in enumerate(all_gather(failure)) if message]
     if failures:
         raise StorageError(f"rank {failures[0][0]} cannot read the checkpoint for a rollback: {failures[0][1]}")
     assert_equal("the checkpoint to roll back to", str(checkpoint[snapshot.KEY]["id"]))
+    store.backend.discard_copy(selected_checkpoint)
     return checkpoint
 
 

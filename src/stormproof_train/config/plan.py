@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stormproof_train.config.callback_arguments import CALLBACK_ARGUMENTS
 from stormproof_train.config.callback_checks import check_callbacks
-from stormproof_train.config.settings import Resume, TuneTarget, check_settings
+from stormproof_train.config.settings import Resume, TuneTarget, check_settings, read_mirror
 from stormproof_train.config.signature_binding import Target, bind
 from stormproof_train.config.trainer_processes import match_launcher
 from stormproof_train.errors import UserError
@@ -44,7 +44,7 @@ class Plan:
     seed: int
     resume: Resume
     max_restarts_without_progress: int | None
-    checkpoints: Mapping[str, Any]
+    mirror: str | None
     test: bool
     tune: TuneTarget | None
     report: bool
@@ -81,7 +81,7 @@ class Plan:
             "seed": self.seed,
             "resume": self.resume,
             "max_restarts_without_progress": self.max_restarts_without_progress,
-            "checkpoints": dict(self.checkpoints),
+            "checkpoints": {"mirror": self.mirror},
             "test": self.test,
             "report": self.report,
             "debug": self.debug,
@@ -129,7 +129,7 @@ def read_plan(cfg: DictConfig | Mapping[str, Any], complete: bool = True) -> Pla
         seed=config["seed"],
         resume=config["resume"],
         max_restarts_without_progress=config["max_restarts_without_progress"],
-        checkpoints=config.get("checkpoints") or {},
+        mirror=read_mirror(config.get("checkpoints")),
         test=config["test"],
         tune=config["tune"],
         report=config["report"],

@@ -67,7 +67,7 @@ def check_settings(config: Mapping[str, Any]) -> None:
         raise UserError(
             f"max_restarts_without_progress must be a whole number of at least 1, or null for no limit, got {restarts}"
         )
-    _check_checkpoints(config.get("checkpoints"))
+    read_mirror(config.get("checkpoints"))
     for switch in ("test", "report", "debug"):
         if not isinstance(config[switch], bool):
             raise UserError(f"{switch} must be true or false, got {config[switch]}")
@@ -77,15 +77,30 @@ def check_settings(config: Mapping[str, Any]) -> None:
     _check_trainer(config.get("trainer") or {})
 
 
-def _check_checkpoints(checkpoints: Any) -> None:
-    """Rejects unknown keys in ``checkpoints`` and a ``mirror`` that is not a URL."""
+def read_mirror(checkpoints: Any) -> str | None:
+    """Returns the normalized URL of the mirror, or None without one.
+
+    Args:
+        checkpoints: Value of the setting ``checkpoints``.
+
+    Raises:
+        UserError: If ``checkpoints`` has an unknown key, or ``mirror`` is not the URL of an object store.
+    """
     if checkpoints is None:
-        return
+        return None
     if not isinstance(checkpoints, Mapping) or set(checkpoints) - {"mirror"}:
         raise UserError(f"checkpoints accepts only the key mirror, got {checkpoints}")
     mirror = checkpoints.get("mirror")
-    if mirror is not None and (not isinstance(mirror, str) or "://" not in mirror):
+    if mirror is None:
+        return None
+    if not isinstance(mirror, str) or "://" not in mirror:
         raise UserError(f"checkpoints.mirror must be a URL such as s3://bucket/runs, or null, got {mirror}")
+    from stormproof.checkpoint.storage.url import normalize_url  # noqa: PLC0415 (rarely needed)
+
+    try:
+        return normalize_url(mirror)
+    except ValueError as error:
+        raise UserError(f"checkpoints.mirror: {error}") from error
 
 
 def _check_trainer(trainer: Mapping[str, Any]) -> None:

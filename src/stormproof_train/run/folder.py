@@ -15,8 +15,7 @@ from typing import Any, cast
 import yaml
 
 from stormproof.checkpoint import Lease, atomic_write
-from stormproof.checkpoint.folder_ownership import PROGRESS_FILE_NAME
-from stormproof.checkpoint.progress_file import read_progress
+from stormproof.checkpoint.progress_file import PROGRESS_FILE_NAME, read_progress
 from stormproof_train.broken_links import describe_path_error
 from stormproof_train.config.identity import RunSpec, SettingRecord, list_differences
 from stormproof_train.config.redaction import redact_text
@@ -113,7 +112,7 @@ class RunFolder:
 
         Args:
             spec: Spec of the run to start.
-            resume: ``never`` rejects a folder that exists, ``must`` a folder that does not.
+            resume: ``never`` rejects a run that exists.
 
         Raises:
             UserError: If the folder belongs to another run, or ``resume`` excludes it.
@@ -122,8 +121,6 @@ class RunFolder:
         if record is None:
             if self.path.exists() and any(self.path.iterdir()) and not self._has_only_own_files():
                 raise UserError(f"{self.path} exists and is not a run folder. Choose another name (name=…).")
-            if resume == "must":
-                raise UserError(f"resume=must, but the run {self.path} does not exist")
             return
         is_unfinished = record["status"] != "finished" and not self._is_running()
         if is_unfinished and not self.has_trained and resume != "must":

@@ -9,15 +9,19 @@ import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
 from stormproof import CheckpointRecovery
-from stormproof.checkpoint import Checkpoint
+from stormproof.checkpoint import Checkpoint, Store
+from stormproof.checkpoint.storage import ObjectStorage
 from stormproof.distributed.rank import is_rank_zero
 from stormproof.lightning.find_callback import find_callback
 from stormproof_train.config.settings import Resume
 from stormproof_train.console import print_line
-from stormproof_train.errors import UserError
+from stormproof_train.errors import StorageError, UserError
 from stormproof_train.run.batch_sharding import describe_batch_sharding
 from stormproof_train.run.crash_loop import check_restart_budget
 from stormproof_train.run.folder import RunFolder
+
+MIRROR_READ_SECONDS = 20.0
+"""Maximum time to retry a request to the mirror, in seconds."""
 
 
 def find_recovery(callbacks: Sequence[Callback]) -> CheckpointRecovery | None:
@@ -36,11 +40,13 @@ def find_resume_checkpoint(
     Args:
         recovery: Callback that finds the checkpoint.
         folder: Folder of the run.
-        resume: ``must`` requires a checkpoint.
+        resume: ``must`` requires a checkpoint in the folder or its mirror. ``never`` rejects a checkpoint of
+            step 1 or later there.
         max_restarts_without_progress: Maximum number of restarts in a row without progress. None for no limit.
 
     Raises:
-        UserError: If a required checkpoint does not exist.
+        UserError: If a required checkpoint does not exist, or a rejected one does.
+        StorageError: If the mirror cannot be read, and the folder has no good checkpoint.
         DamagedError: If all checkpoints are damaged.
         CrashLoopError: If the run was restarted too often without progress.
     """
@@ -57,6 +63,8 @@ def find_resume_checkpoint(
 def _find_newest(recovery: CheckpointRecovery | None, folder: RunFolder, resume: Resume) -> Checkpoint | None:
     checkpoint = None
     if recovery is not None:
+        if resume == "never":
+            _check_no_progress(recovery)
         recovery.latest_checkpoint()
         checkpoint = recovery.resumed_from
     if checkpoint is not None:
@@ -70,8 +78,36 @@ def _find_newest(recovery: CheckpointRecovery | None, folder: RunFolder, resume:
     if folder.has_trained:
         raise UserError(f"the run {folder.path} has trained before, but its checkpoints are missing. {fix}")
     if resume == "must":
-        raise UserError(f"resume=must, but the run {folder.path} has no checkpoint")
+        mirror = None if recovery is None else recovery.mirror
+        problem = (
+            f"the run {folder.path} has no checkpoint"
+            if mirror is None
+            else f"neither the run {folder.path} nor its mirror {mirror} has a checkpoint"
+        )
+        raise UserError(f"resume=must, but {problem}. Set resume=auto to start it.")
     return None
+
+
+def _check_no_progress(recovery: CheckpointRecovery) -> None:
+    """Rejects a folder or a mirror with a checkpoint of step 1 or later. Downloads nothing."""
+    _check_untrained(recovery.store)
+    if recovery.mirror is None:
+        return
+    try:
+        _check_untrained(Store(ObjectStorage(recovery.mirror, retry_seconds=MIRROR_READ_SECONDS)))
+    except OSError as error:
+        raise StorageError(
+            f"The mirror {recovery.mirror} cannot be read: {error.strerror or error}. Restart the run when the mirror "
+            "is available, or set checkpoints.mirror=null."
+        ) from error
+
+
+def _check_untrained(store: Store) -> None:
+    newest_step = max((checkpoint.step for checkpoint in store.read_checkpoints()), default=0)
+    if newest_step > 0:
+        raise UserError(
+            f"resume=never, but {store.location} has a checkpoint of step {newest_step}. Choose another name (name=…)."
+        )
 
 
 class TrainingStartRecorder(Callback):

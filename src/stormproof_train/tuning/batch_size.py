@@ -142,7 +142,7 @@ def _measure_in_subprocess(
     sender.close()
     measurements: list[Throughput] = []
     reason: str | None = None
-    noise: NoiseMeasurement | str = "the process ended before"
+    noise: NoiseMeasurement | str = "the process ended before it was measured"
     try:
         while True:
             match receiver.recv():

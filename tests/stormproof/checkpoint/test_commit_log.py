@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stormproof.checkpoint import commit_log
-from stormproof.checkpoint.commit_log import append, format_lines, parse_log, read_log
+from stormproof.checkpoint.commit_log import FileLog, append, format_lines, parse_log, read_log
 from stormproof.checkpoint.manifest import LogPrefix
 
 EVENTS = [{"event": kind, "name": f"00000{n}-step-{n}"} for n, kind in enumerate(["committed", "deleted", "lost"], 1)]
@@ -34,10 +34,10 @@ ERRORS = [(event["event"], event["name"]) for event in EVENTS]
 
 
 def test_what_was_appended_is_read(tmp_path: Path):
-    assert read_log(tmp_path / "log").events == []
-    append(tmp_path / "log", EVENTS[:1])
-    append(tmp_path / "log", EVENTS[1:])
-    log = read_log(tmp_path / "log")
+    assert read_log(FileLog(tmp_path / "log")).events == []
+    append(FileLog(tmp_path / "log"), EVENTS[:1])
+    append(FileLog(tmp_path / "log"), EVENTS[1:])
+    log = read_log(FileLog(tmp_path / "log"))
     assert _error_of(log.content) == ERRORS
     assert (log.damaged_places, log.torn_bytes) == ([], 0)
     assert log.checkpoint_names("committed", "lost") == {"000001-step-1", "000003-step-3"}
@@ -140,9 +140,9 @@ def test_a_line_is_on_the_disk_when_append_returns_and_the_new_file_too(
         synced.append((os.fstat(descriptor).st_ino, path.read_bytes()))
 
     monkeypatch.setattr(os, "fsync", recorded)
-    append(path, EVENTS[:1])
-    append(path, EVENTS[1:2])
+    append(FileLog(path), EVENTS[:1])
+    append(FileLog(path), EVENTS[1:2])
     file, folder = path.stat().st_ino, tmp_path.stat().st_ino
     first_log, second_log = _log(EVENTS[0]), _log(*EVENTS[:2])
     assert synced == [(file, first_log), (folder, first_log), (file, second_log)]
-    assert commit_log.read_log(path).content == second_log
+    assert commit_log.read_log(FileLog(path)).content == second_log

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -141,8 +141,11 @@ def _folder_not_synced_in_its_parent(recorder: Recorder, root: Path) -> None:
 def _deleted_without_a_word(recorder: Recorder, root: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         append = commit_log.append
-        arguments = lambda path, events: append(path, [event for event in events if event["event"] != "deleted"])  # noqa: E731
-        patch.setattr(commit_log, "append", arguments)
+
+        def append_others(log: Any, events: Any, log_bytes: int | None) -> None:
+            append(log, [event for event in events if event["event"] != "deleted"], log_bytes)
+
+        patch.setattr(commit_log, "append", append_others)
         _one_attempt(recorder, root)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stormproof.checkpoint import CommitInfo, Lease, Store
-from stormproof.checkpoint.folder_ownership import FolderOwnership, is_owner_visible, verify_shared_folder
+from stormproof.checkpoint.folder_ownership import FolderOwnership, is_owner_visible, verify_shared_store
 from stormproof.errors import FolderLostError, FolderTakenError, RanksDisagreeError
 
 
@@ -22,7 +22,7 @@ def take(tmp_path: Path):
 
     yield take
     for hold in holds:
-        if is_owner_visible(tmp_path / "checkpoints", hold.token, timeout_seconds=0):
+        if is_owner_visible(Store(tmp_path / "checkpoints"), hold.token, timeout_seconds=0):
             hold.release()
 
 
@@ -81,12 +81,12 @@ def test_a_folder_that_changed_since_it_was_resolved_is_not_taken_and_not_kept(t
 def test_the_held_folder_is_seen_by_its_token_and_another_is_not(take: Take, tmp_path: Path):
     hold = take()
     folder = tmp_path / "checkpoints"
-    assert is_owner_visible(folder, hold.token, timeout_seconds=0)
-    assert not is_owner_visible(folder, "of another", timeout_seconds=0)
-    assert not is_owner_visible(tmp_path / "elsewhere", hold.token, timeout_seconds=0)
+    assert is_owner_visible(Store(folder), hold.token, timeout_seconds=0)
+    assert not is_owner_visible(Store(folder), "of another", timeout_seconds=0)
+    assert not is_owner_visible(Store(tmp_path / "elsewhere"), hold.token, timeout_seconds=0)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "lease.json").write_text("{half")
-    assert not is_owner_visible(tmp_path / "elsewhere", hold.token, timeout_seconds=0)
+    assert not is_owner_visible(Store(tmp_path / "elsewhere"), hold.token, timeout_seconds=0)
 
 
 def test_a_lease_that_shows_late_is_waited_for(take: Take, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -102,12 +102,12 @@ def test_a_lease_that_shows_late_is_waited_for(take: Take, tmp_path: Path, monke
             (late / "lease.json").write_bytes((tmp_path / "checkpoints" / "lease.json").read_bytes())
 
     monkeypatch.setattr("stormproof.checkpoint.folder_ownership.time.sleep", sleep)
-    assert is_owner_visible(late, hold.token)
+    assert is_owner_visible(Store(late), hold.token)
     assert len(waited) == 3
 
 
 def test_a_rank_that_looks_elsewhere_is_named(take: Take, tmp_path: Path):
     hold = take()
-    verify_shared_folder(tmp_path / "checkpoints", hold.token, timeout_seconds=0)
+    verify_shared_store(Store(tmp_path / "checkpoints"), hold.token, timeout_seconds=0)
     with pytest.raises(RanksDisagreeError, match=rf"rank 0 writes to \(rank 0: {tmp_path}/elsewhere\)"):
-        verify_shared_folder(tmp_path / "elsewhere", hold.token, timeout_seconds=0)
+        verify_shared_store(Store(tmp_path / "elsewhere"), hold.token, timeout_seconds=0)

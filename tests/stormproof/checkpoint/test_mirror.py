@@ -1,30 +1,32 @@
 """Copies of checkpoints in an object store: upload in the background, download into an empty folder."""
 
+import errno
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 
 from stormproof import CheckpointRecovery
-from stormproof.checkpoint import Retention, Store
+from stormproof.checkpoint import Checkpoint, Retention, Store
+from stormproof.checkpoint.backends import object_lease
 from stormproof.checkpoint.backends.claims import claim_sequence
 from stormproof.checkpoint.backends.object_lease import ObjectLease
 from stormproof.checkpoint.lease import Owner
 from stormproof.checkpoint.mirror import Mirror, download_newest, uploader
-from stormproof.checkpoint.storage import ObjectStorage
+from stormproof.checkpoint.storage import ObjectStorage, OutcomeUnknownError
 from stormproof.errors import FolderTakenError, NotResumableError, StorageError
 from tests.support.checkpoint_files import commit_checkpoint, file_names, flip_bit, make_store
 from tests.support.fault_proxy import FaultProxy, choose_at_random
+from tests.support.killed_training import have_equal_weights, train_and_kill
 from tests.support.object_stores import S3Server, flip_object_bit, make_object_store, object_names
-from tests.support.recovery_fits import checkpoint_steps, fit_with_recovery
+from tests.support.recovery_fits import BatchEndCallback, checkpoint_steps, fit_with_recovery
 from tests.support.small_fits import LIGHTNING_WARNING_FILTERS
 from tests.support.waiting import wait_for
 
@@ -45,12 +47,16 @@ def local(tmp_path: Path) -> Store:
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(uploader, "FIRST_RETRY_SECONDS", 0.02)
     monkeypatch.setattr(uploader, "MAX_RETRY_SECONDS", 0.1)
-    monkeypatch.setattr("stormproof.checkpoint.storage.object_store.RETRY_SECONDS", 0.1)
+    monkeypatch.setattr("stormproof.checkpoint_recovery.MIRROR_RETRY_SECONDS", 0.1)
     return
 
 
 def _copied_steps(storage: ObjectStorage) -> list[int]:
     return [checkpoint.step for checkpoint in Store(storage).read_checkpoints()]
+
+
+def _download(local: Store, storage: ObjectStorage, identity: str | None = None) -> Checkpoint | None:
+    return download_newest(local, storage, local.resolve(), identity)
 
 
 def test_the_newest_checkpoint_is_copied_under_its_name(local: Store, storage: ObjectStorage):
@@ -81,7 +87,7 @@ def test_later_commits_follow_and_each_tier_has_its_retention(local: Store, stor
 def test_checkpoints_between_uploads_are_skipped_except_kept_ones(tmp_path: Path, storage: ObjectStorage):
     local = make_store(tmp_path, [10, 20, 30, 40, 50, 60])
     copies = Mirror(local, storage, Retention(keep_every_n_train_steps=20))
-    wait_for(lambda: _copied_steps(storage) == [20, 40, 60])
+    assert copies.finish(30, waits_for_all=True)
     copies.close(30)
     assert _copied_steps(storage) == [20, 40, 60]
 
@@ -91,18 +97,18 @@ def test_an_empty_folder_gets_the_newest_copy_and_continues_its_numbers(
 ):
     Mirror(local, storage, Retention()).close(30)
     other = Store(tmp_path / "other")
-    downloaded = download_newest(other, storage)
+    downloaded = _download(other, storage)
     assert downloaded is not None
     assert downloaded.path.read_bytes() == local.read_checkpoints()[-1].path.read_bytes()
     assert other.latest_checkpoint() == downloaded
     assert commit_checkpoint(other, 40).name == "000004-step-40"
-    assert download_newest(other, storage) is None
+    assert _download(other, storage) is None
 
 
 def test_processes_of_a_node_download_once(local: Store, storage: ObjectStorage, tmp_path: Path):
     Mirror(local, storage, Retention()).close(30)
     other, results = Store(tmp_path / "other"), []
-    threads = [threading.Thread(target=lambda: results.append(download_newest(other, storage))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: results.append(_download(other, storage))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -114,7 +120,7 @@ def test_a_damaged_checkpoint_of_the_folder_is_replaced_by_its_copy(local: Store
     Mirror(local, storage, Retention()).close(30)
     newest = local.read_checkpoints()[-1]
     flip_bit(newest.path)
-    downloaded = download_newest(local, storage)
+    downloaded = _download(local, storage)
     assert downloaded is not None
     assert downloaded.name == newest.name
     resolution = local.resolve(verify_all=True)
@@ -129,7 +135,7 @@ def test_a_damaged_copy_is_skipped(storage: ObjectStorage, tmp_path: Path):
     flip_object_bit(storage, "000002-step-20.ckpt")
     local = Store(tmp_path)
     with pytest.warns(UserWarning, match="Skipping a checkpoint of the mirror: .*000002-step-20.ckpt has changed"):
-        downloaded = download_newest(local, storage)
+        downloaded = _download(local, storage)
     assert downloaded is not None
     assert downloaded.step == 10
     assert file_names(tmp_path) >= {"000001-step-10.ckpt"}
@@ -150,20 +156,19 @@ def test_a_damaged_checkpoint_is_not_uploaded(local: Store, storage: ObjectStora
 
 def test_a_rollback_puts_copies_into_quarantine(local: Store, storage: ObjectStorage):
     copies = Mirror(local, storage, Retention())
-    assert copies.wait_until_uploaded(30)
+    assert copies.wait_until_uploaded(30, waits_for_all=True)
     local.quarantine(local.read_checkpoints()[1:], "training diverged at step 15")
     commit_checkpoint(local, 15)
     copies.notify()
     assert copies.wait_until_uploaded(30)
     copies.close(30)
-    # the thread may copy step 10, the newest checkpoint for a moment
-    assert _copied_steps(storage) in ([15], [10, 15])
+    assert _copied_steps(storage) == [15]
 
 
 def test_a_copy_from_which_the_folder_rolled_back_is_not_downloaded(local: Store, storage: ObjectStorage):
     Mirror(local, storage, Retention()).close(30)
     local.quarantine(local.read_checkpoints()[1:], "training diverged at step 15")  # and the process is killed
-    assert download_newest(local, storage) is None
+    assert _download(local, storage) is None
 
 
 def test_an_upload_that_a_kill_interrupted_is_replaced_by_the_next_one(local: Store, storage: ObjectStorage):
@@ -191,7 +196,7 @@ def test_checkpoints_after_a_damaged_copy_are_copied(local: Store, storage: Obje
     flip_object_bit(storage, "000005-step-50.ckpt")
     other = Store(tmp_path / "other")
     with pytest.warns(UserWarning, match="Skipping a checkpoint of the mirror"):
-        downloaded = download_newest(other, storage)
+        downloaded = _download(other, storage)
     assert downloaded is not None
     assert downloaded.step == 40
     commit_checkpoint(other, 50)
@@ -253,11 +258,84 @@ def test_a_mirror_releases_the_lease_when_it_recovers_after_the_run(
     assert not ObjectLease.is_active(ObjectStorage(s3_url))
 
 
+def test_a_mirror_recognizes_its_lease_after_a_lost_response(
+    local: Store, storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch, short_delays: None
+):
+    swap, failures = ObjectStorage.compare_and_swap, [OutcomeUnknownError(errno.EHOSTUNREACH, "the response is lost")]
+
+    def lose_first_response(self: ObjectStorage, name: str, content: bytes, version: str | None) -> str | None:
+        result = swap(self, name, content, version)
+        if failures:
+            raise failures.pop()
+        return result
+
+    monkeypatch.setattr(ObjectStorage, "compare_and_swap", lose_first_response)
+    with pytest.warns(UserWarning, match="is not up to date: the response is lost"):
+        copies = Mirror(local, storage, Retention())
+    assert copies.wait_until_uploaded(30)
+    copies.close(30)
+    assert not ObjectLease.is_active(storage)
+
+
+def test_a_mirror_that_fails_at_the_start_waits_for_the_lease_of_a_lost_node(
+    local: Store, s3_server: S3Server, s3_url: str, monkeypatch: pytest.MonkeyPatch, short_delays: None
+):
+    monkeypatch.setattr(object_lease, "POLL_SECONDS", 0.05)
+    lost = ObjectLease(ObjectStorage(s3_url))
+    lost._stop_event.set()  # no renewal
+    monkeypatch.setattr(Owner, "is_running", lambda self: None)  # on another machine
+    with FaultProxy(s3_server.port, lambda method, path, number: "slow down" if number < 3 else None) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        with pytest.warns(UserWarning, match="is not up to date"):
+            copies = Mirror(local, ObjectStorage(s3_url, retry_seconds=0.01), Retention())
+        wait_for(lambda: any(".lease." in path for _, path in proxy.requests))  # asks for the age of the lease
+        assert not copies.wait_until_uploaded(0)
+        monkeypatch.setattr(object_lease, "STALE_SECONDS", 0.0)
+        assert copies.wait_until_uploaded(30)
+        copies.close(30)
+
+
+def test_a_run_that_waited_for_its_uploads_does_not_wait_again(
+    local: Store, s3_url: str, monkeypatch: pytest.MonkeyPatch, short_delays: None
+):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.warns(UserWarning, match="is not up to date"):
+        copies = Mirror(local, ObjectStorage(s3_url, retry_seconds=0.01), Retention())
+    assert not copies.finish(0.2)
+    start = time.monotonic()
+    with pytest.warns(UserWarning, match="newest checkpoint is not in the mirror"):
+        copies.close(60)
+    assert time.monotonic() - start < 5
+
+
+def test_a_full_disk_is_not_a_failure_of_the_mirror(
+    storage: ObjectStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    make_object_store(storage)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("stormproof.checkpoint.mirror.download.copy_verified", fail)
+    with pytest.raises(StorageError, match=rf"cannot be copied to {tmp_path}: No space left on device\. Free disk"):
+        _download(Store(tmp_path), storage)
+
+
+def test_a_release_does_not_wait_for_a_hanging_renewal(storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(object_lease, "HEARTBEAT_JOIN_SECONDS", 0.1)
+    lease = ObjectLease(storage)
+    with lease._lock:
+        lease.release()
+    assert ObjectLease.is_active(storage)
+    lease.release()
+    assert not ObjectLease.is_active(storage)
+
+
 def test_a_copy_of_another_run_is_refused(storage: ObjectStorage, tmp_path: Path):
     store = make_object_store(storage, [])
     commit_checkpoint(store, 10, identity="other")
     with pytest.raises(NotResumableError, match=r"belongs to another run \(its identity is other, not mine\)"):
-        download_newest(Store(tmp_path), storage, "mine")
+        _download(Store(tmp_path), storage, "mine")
     assert not list(tmp_path.glob("*.ckpt"))
 
 
@@ -277,9 +355,9 @@ def test_an_unreachable_mirror_stops_only_a_start_that_needs_it(
     storage = ObjectStorage(s3_url, retry_seconds=0.1)
     monkeypatch.setattr("stormproof.checkpoint.read_retry.READ_RETRY_DELAYS", ())
     with pytest.raises(StorageError, match=r"cannot be read: the object store cannot be reached.*has no checkpoint"):
-        download_newest(Store(tmp_path / "empty"), storage)
+        _download(Store(tmp_path / "empty"), storage)
     with pytest.warns(UserWarning, match="The run resumes from 000003-step-30.ckpt, which may be older"):
-        assert download_newest(make_store(tmp_path / "full"), storage) is None
+        assert _download(make_store(tmp_path / "full"), storage) is None
 
 
 @pytest.mark.parametrize("keep_last", [0, 1])
@@ -315,18 +393,18 @@ def test_faults_of_the_mirror_do_not_stop_training(
     monkeypatch: pytest.MonkeyPatch,
     short_delays: None,
 ):
-    with FaultProxy(s3_server.port, choose_at_random(0, 0.4)) as proxy:
+    with FaultProxy(s3_server.port) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+
+        def inject_faults(step: int) -> None:
+            if step == 1:
+                proxy.choose = choose_at_random(0, 0.4)
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             recovery = CheckpointRecovery(tmp_path / "a", every_n_train_steps=1, mirror=s3_url)
-            recovery.mirror = None  # a start that needs the mirror is another test
-            path = recovery.latest_checkpoint()
-            recovery.mirror = s3_url
-            assert path is None
-            monkeypatch.setattr(recovery, "latest_checkpoint", lambda: None)
-            fit_with_recovery(recovery, max_epochs=2)
-    assert proxy.faults
+            fit_with_recovery(recovery, BatchEndCallback(inject_faults), max_epochs=2)
+        assert len(proxy.faults) > 5
     assert checkpoint_steps(tmp_path / "a")[-1] == 12
     resolution = Store(storage).resolve(verify_all=True)
     assert resolution.chosen_checkpoint is not None
@@ -348,68 +426,6 @@ def test_a_mirror_that_fails_warns_once_and_is_reported_at_the_end(
     assert messages[1].startswith(f"The newest checkpoint is not in the mirror {s3_url} (the object store cannot be")
 
 
-SCRIPT = """
-import os, signal, sys
-import pytorch_lightning as pl, torch
-from torch.utils.data import DataLoader, TensorDataset
-from stormproof import CheckpointRecovery, Preemption, resumable
-
-folder, mirror, kill_step, number = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-ranks = int(sys.argv[5])
-
-
-class Module(pl.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Dropout(), torch.nn.Linear(16, 1))
-
-    def training_step(self, batch, index):
-        return self.net(batch[0]).square().mean()
-
-    def configure_optimizers(self):
-        return torch.optim.AdamW(self.parameters(), 0.01)
-
-
-class Kill(pl.Callback):
-    def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == kill_step:
-            if number == signal.SIGKILL:
-                if trainer.is_global_zero:
-                    recovery.save_coordinator.writer.wait_until_free()
-                    recovery.finish_mirror(60)
-                trainer.strategy.barrier()
-            os.kill(os.getpid(), number)
-
-
-pl.seed_everything(0)
-loader = DataLoader(TensorDataset(torch.randn(48, 4)), batch_size=4, shuffle=True)
-recovery = CheckpointRecovery(folder, every_n_train_steps=2, mirror=mirror if mirror != "none" else None)
-trainer = pl.Trainer(
-    max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-    accelerator="cpu", devices=ranks, strategy="ddp" if ranks > 1 else "auto",
-    callbacks=[Kill(), Preemption(grace_seconds=60), recovery],
-)
-module = Module()
-trainer.fit(module, resumable(loader), ckpt_path=recovery.latest_checkpoint())
-print("resumed from", recovery.resumed_from.step if recovery.resumed_from else None)
-if trainer.is_global_zero:
-    torch.save(module.state_dict(), os.path.join(folder, "weights.pt"))
-"""
-
-
-def _train(
-    folder: Path, url: str, server: S3Server, kill_step: int = 0, number: int = signal.SIGKILL, ranks: int = 1
-) -> int:
-    script = folder.parent / "train.py"
-    script.write_text(SCRIPT)
-    command = [sys.executable, str(script), str(folder), url, str(kill_step), str(int(number)), str(ranks)]
-    result = subprocess.run(
-        command, env={**os.environ, **server.environment()}, capture_output=True, text=True, timeout=200, check=False
-    )
-    assert result.returncode in {0, -signal.SIGKILL, 75}, result.stderr
-    return result.returncode
-
-
 @pytest.mark.drill
 @pytest.mark.parametrize(
     ("number", "ranks"),
@@ -419,14 +435,28 @@ def _train(
 def test_a_node_without_its_disk_resumes_bit_for_bit(
     number: signal.Signals, ranks: int, s3_server: S3Server, s3_url: str, storage: ObjectStorage, tmp_path: Path
 ):
-    assert _train(tmp_path / "reference", "none", s3_server, ranks=ranks) == 0
-    folder = tmp_path / "run"
+    for name in ("reference", "node"):
+        (tmp_path / name).mkdir()
+    train = partial(train_and_kill, server=s3_server, ranks=ranks)
+    assert train(tmp_path / "reference", checkpoints=str(tmp_path / "reference" / "checkpoints")) == 0
+    node, disk = tmp_path / "node", tmp_path / "node" / "checkpoints"
     code = -signal.SIGKILL if number == signal.SIGKILL else 75
     for kill_step in (5, 13, 20) if ranks == 1 else (5, 9):
-        assert _train(folder, s3_url, s3_server, kill_step, number, ranks) == code
+        assert train(node, checkpoints=str(disk), mirror=s3_url, kill_step=kill_step, number=number) == code
         saved_step = (kill_step - 1) // 2 * 2 if number == signal.SIGKILL else kill_step
         assert _copied_steps(storage)[-1] == saved_step
-        shutil.rmtree(folder)
-    assert _train(folder, s3_url, s3_server, ranks=ranks) == 0
-    expected, weights = (torch.load(path / "weights.pt") for path in (tmp_path / "reference", folder))
-    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+        shutil.rmtree(disk)
+    assert train(node, checkpoints=str(disk), mirror=s3_url) == 0
+    assert have_equal_weights(node, tmp_path / "reference")
+
+
+@pytest.mark.drill
+def test_a_run_exits_before_it_is_killed_although_its_mirror_hangs(s3_server: S3Server, s3_url: str, tmp_path: Path):
+    with FaultProxy(s3_server.port, lambda method, path, number: "half close" if "-step-6" in path else None) as proxy:
+        status = train_and_kill(
+            tmp_path, s3_server, str(tmp_path / "checkpoints"),
+            mirror=s3_url, kill_step=6, number=signal.SIGTERM, grace_seconds=10, endpoint=proxy.endpoint,
+        )  # fmt: skip
+    seconds = time.time() - (tmp_path / "weights.pt.signal").stat().st_mtime
+    assert status == 75
+    assert 5 < seconds < 10

@@ -12,7 +12,7 @@ import torch
 from lightning_fabric.plugins.io import torch_io
 
 from stormproof import CheckpointRecovery
-from stormproof.checkpoint import Retention, Store, commit_log, read_retry
+from stormproof.checkpoint import CommitInfo, Retention, Store, commit_log, read_retry
 from stormproof.divergence import rollback
 from stormproof.errors import StorageError
 from tests.support.checkpoint_files import commit_checkpoint, make_store
@@ -127,10 +127,10 @@ def test_storage_that_goes_away_between_two_lists_deletes_nothing(fails: Fails, 
 def test_a_disk_without_room_for_the_log_is_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     store, append = make_store(tmp_path), commit_log.append
 
-    def fill(path: Path, events: Any) -> None:
+    def fill(log: Any, *arguments: Any) -> None:
         if (tmp_path / "000001-step-10.ckpt").exists():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        append(path, events)
+        append(log, *arguments)
 
     monkeypatch.setattr(commit_log, "append", fill)
     assert [checkpoint.step for checkpoint in store.free_disk_space(Retention(keep_last=2))] == [10, 20]
@@ -162,8 +162,10 @@ def test_a_folder_that_cannot_be_listed_once_is_listed_again(tmp_path: Path, mon
 
 
 def test_a_rollback_reads_its_checkpoint_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    path = str(tmp_path / "file.ckpt")
-    torch.save({"stormproof": {"id": "abc"}}, path)
+    store = Store(tmp_path)
+    attempt = store.begin_attempt(store.resolve())
+    info = CommitInfo(step=1, epoch=0, world_size=1)
+    checkpoint = store.commit(lambda file: torch.save({"stormproof": {"id": "abc"}}, file), info, attempt=attempt)
     load, failures = torch.load, [OSError(errno.EIO, os.strerror(errno.EIO))]
 
     def fail_once(*args: Any, **options: Any) -> Any:
@@ -172,4 +174,4 @@ def test_a_rollback_reads_its_checkpoint_again(tmp_path: Path, monkeypatch: pyte
         return load(*args, **options)
 
     monkeypatch.setattr(torch, "load", fail_once)
-    assert rollback._load_checkpoint(path)["stormproof"] == {"id": "abc"}
+    assert rollback._load_checkpoint(store, checkpoint)["stormproof"] == {"id": "abc"}

@@ -264,8 +264,8 @@ def test_what_a_run_deletes_while_its_folder_is_looked_at_is_not_taken_for_lost(
     """It was still there when the log was read, and had gone when its files were asked for."""
     logs = []
 
-    def and_then_pruned(path: Path) -> commit_log.CommitLog:
-        logs.append(commit_log.read_log(path))
+    def and_then_pruned(log: commit_log.Log) -> commit_log.CommitLog:
+        logs.append(commit_log.read_log(log))
         if len(logs) == 1:
             store.apply_retention(Retention())
         return logs[-1]

@@ -69,7 +69,12 @@ class StateRecorder(pl.Callback):
 
 
 def fit_with_guard(
-    folder: Path, guard: DivergenceGuard, faults: Any, *extra_callbacks: Any, kind: type = Classifier, **options: Any
+    folder: Path | str,
+    guard: DivergenceGuard,
+    faults: Any,
+    *extra_callbacks: Any,
+    kind: type = Classifier,
+    **options: Any,
 ) -> Any:
     recovery = CheckpointRecovery(folder, every_n_train_steps=options.pop("every", 8), async_save=False)
     lightning = options.pop("lightning", pl)

@@ -280,12 +280,6 @@ def test_any_other_name_will_do(name: str, tmp_path: Path):
     assert (tmp_path / name / "run.json").exists()
 
 
-def test_must_resume_wants_a_run(tmp_path: Path):
-    with pytest.raises(UserError, match=r"resume=must, but the run .* does not exist"):
-        RunFolder(tmp_path, "mine").check_startable(SPEC, "must")
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("precious")

@@ -7,7 +7,7 @@ import pytest
 
 from stormproof import CheckpointRecovery
 from stormproof_train.config.identity import RunSpec
-from stormproof_train.errors import UserError
+from stormproof_train.errors import StorageError, UserError
 from stormproof_train.run import resume
 from stormproof_train.run.folder import RunFolder
 from tests.support.checkpoint_files import make_store
@@ -35,6 +35,37 @@ def test_a_trained_run_without_checkpoints_is_refused(tmp_path: Path):
         resume.find_resume_checkpoint(
             CheckpointRecovery(folder.checkpoints), folder, "auto", max_restarts_without_progress=3
         )
+
+
+def test_must_requires_a_checkpoint(tmp_path: Path):
+    folder = RunFolder(tmp_path, "mine")
+    with pytest.raises(UserError, match=r"resume=must, but the run .*/mine has no checkpoint\. Set resume=auto"):
+        resume.find_resume_checkpoint(CheckpointRecovery(folder.checkpoints), folder, "must", None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_never_rejects_checkpoints_that_an_unrecorded_attempt_downloaded(tmp_path: Path):
+    folder = RunFolder(tmp_path, "mine")
+    make_store(folder.checkpoints)
+    with pytest.raises(UserError, match=r"resume=never, but .*/mine/checkpoints has a checkpoint of step 30\. Choose"):
+        resume.find_resume_checkpoint(CheckpointRecovery(folder.checkpoints), folder, "never", None)
+
+
+def test_never_allows_the_checkpoint_of_an_attempt_without_a_step(tmp_path: Path):
+    folder = RunFolder(tmp_path, "mine")
+    make_store(folder.checkpoints, [0])
+    checkpoint = resume.find_resume_checkpoint(CheckpointRecovery(folder.checkpoints), folder, "never", None)
+    assert checkpoint is not None
+
+
+def test_never_requires_a_mirror_that_can_be_read(s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(resume, "MIRROR_READ_SECONDS", 0.1)
+    monkeypatch.setattr("stormproof.checkpoint.read_retry.READ_RETRY_DELAYS", ())
+    folder = RunFolder(tmp_path, "mine")
+    recovery = CheckpointRecovery(folder.checkpoints, mirror=s3_url)
+    with pytest.raises(StorageError, match=f"The mirror {s3_url} cannot be read: the object store cannot be reached"):
+        resume.find_resume_checkpoint(recovery, folder, "never", None)
 
 
 @pytest.mark.parametrize(("rank_zero", "counted"), [(True, [1, 2]), (False, [1])])

@@ -1,4 +1,4 @@
-"""What differs between checkpoints in a folder and in an object store: log, lease, quarantine and verification."""
+"""The parts of a store that differ between folders and object stores: log, lease, quarantine and verification."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from stormproof.checkpoint.backends.objects import ObjectBackend
 from stormproof.checkpoint.storage import ObjectStorage
 
 Backend = FolderBackend | ObjectBackend
-Source = Path | ObjectStorage | FolderBackend | ObjectBackend
+Source = Path | ObjectStorage | Backend
 """Where checkpoints are."""
 
 __all__ = ["Backend", "FolderBackend", "ObjectBackend", "Source", "get_backend"]

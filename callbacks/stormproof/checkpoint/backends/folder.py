@@ -10,9 +10,11 @@ from typing import Any
 from stormproof.checkpoint import commit_log
 from stormproof.checkpoint.atomic import make_folder
 from stormproof.checkpoint.backends.quarantine import list_quarantined_files, move_to_quarantine
+from stormproof.checkpoint.commit_log import FileLog
 from stormproof.checkpoint.file_names import LOG_FILE_NAME
 from stormproof.checkpoint.lease import Lease, Owner
 from stormproof.checkpoint.manifest import Checkpoint, LogPrefix
+from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.shared_verification import verify_once_per_node
 from stormproof.checkpoint.storage import Entry, Fence, PosixStorage
 from stormproof.checkpoint.verification import find_damage, find_size_problem, read_manifest
@@ -27,7 +29,7 @@ class FolderBackend:
     Attributes:
         folder: Folder of checkpoints.
         storage: Storage in the folder.
-        log: Path of the log.
+        log: Log in the folder.
     """
 
     log_name = LOG_FILE_NAME
@@ -36,7 +38,7 @@ class FolderBackend:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.storage = PosixStorage(folder)
-        self.log = folder / LOG_FILE_NAME
+        self.log = FileLog(folder / LOG_FILE_NAME)
 
     def prepare(self) -> None:
         """Creates the folder if it does not exist."""
@@ -60,20 +62,20 @@ class FolderBackend:
         return self.folder / file
 
     def list_entries(self) -> list[Entry]:
-        """Returns the names in the folder."""
-        return self.storage.list()
+        """Returns the names in the folder. Retries a failed read."""
+        return retry_read(self.storage.list)
 
     def append_to_log(self, events: Sequence[Mapping[str, Any]], log_bytes: int | None) -> None:
-        """Appends events to the log. Ignores ``log_bytes``, because the lease excludes other writers."""
-        commit_log.append(self.log, events)
+        """Appends events to the log. The lease excludes other writers."""
+        commit_log.append(self.log, events, log_bytes)
 
     def find_existing(self, files: Collection[str]) -> set[str]:
         """Returns the files that exist now. A network file system may cache a listing, but not the test of a name."""
         return {file for file in files if os.path.lexists(self.folder / file)}
 
     def read_manifest(self, name: str) -> tuple[Checkpoint, LogPrefix]:
-        """Reads the manifest of the checkpoint ``name``."""
-        return read_manifest(self.get_path(f"{name}.ckpt"))
+        """Reads the manifest of the checkpoint ``name``. Retries a failed read."""
+        return retry_read(lambda: read_manifest(self.get_path(f"{name}.ckpt")))
 
     def find_size_problem(self, checkpoint: Checkpoint) -> str | None:
         """Returns why the file is missing or of the wrong size. None if it is fine."""
@@ -83,9 +85,26 @@ class FolderBackend:
         """Returns why no run may resume from the checkpoint. None if it is good. Reads its content."""
         return find_damage(checkpoint)
 
-    def find_damage_once_per_node(self, checkpoint: Checkpoint) -> str | None:
-        """Returns the same as :meth:`find_damage`. Only one rank per node reads the content."""
+    def find_damage_once_per_node(self, checkpoint: Checkpoint, *, fetch: bool = False) -> str | None:
+        """Returns the same as :meth:`find_damage`. Only one rank per node reads the content. Ignores ``fetch``."""
         return verify_once_per_node(checkpoint)
+
+    @property
+    def absolute_location(self) -> str:
+        """Absolute path of the folder, without symbolic links."""
+        return str(self.folder.resolve())
+
+    @property
+    def load_folder(self) -> Path:
+        """Folder of the files that training loads."""
+        return self.folder
+
+    def fetch(self, checkpoint: Checkpoint) -> Path:
+        """Returns the path of the checkpoint."""
+        return checkpoint.path
+
+    def discard_copy(self, checkpoint: Checkpoint) -> None:
+        """Does nothing, because training loads the checkpoint itself."""
 
     def quarantine(self, names: Iterable[str]) -> None:
         """Moves checkpoints to ``quarantine/``. Does not fsync the folder."""

@@ -6,7 +6,9 @@ import json
 import secrets
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 from stormproof.checkpoint.lease import (
     HEARTBEAT_JOIN_SECONDS,
@@ -16,25 +18,48 @@ from stormproof.checkpoint.lease import (
     Owner,
     parse_owner,
 )
+from stormproof.checkpoint.progress_file import Progress, parse_progress
 from stormproof.checkpoint.storage import ObjectStorage
 from stormproof.errors import FolderLostError, FolderTakenError
 from stormproof.event_log import log_event
-from stormproof.long_waits import long_wait
 
 LEASE_NAME = "lease.json"
 POLL_SECONDS = 1.0
-_FREE = {"released": True}
+
+
+class LeaseProgress:
+    """Progress of an attempt, which the renewals of a lease store.
+
+    Args:
+        previous: Progress of the previous attempt. None if it is missing or implausible.
+
+    Attributes:
+        previous: Progress of the previous attempt.
+        newest: Progress of this attempt, or else of the previous one.
+    """
+
+    def __init__(self, previous: Progress | None) -> None:
+        self.previous = self.newest = previous
+
+    def write(self, step: int) -> None:
+        """Records the number of optimizer steps done. The next renewal stores it."""
+        self.newest = Progress(step, time.time())
+
+    def close(self) -> None:
+        """Does nothing, because the release of the lease stores the progress."""
 
 
 class ObjectLease:
     """Exclusive right to write to an object store, stored in its ``lease.json``.
 
-    The object is only written with a compare-and-swap. A heartbeat every 10 s renews it. On the same machine, the lease
-    is valid while its process runs. On another machine, it is valid for 60 s after the last renewal. Times are measured
-    by the clock of the object store.
+    The object is only written with a compare-and-swap. A heartbeat every 10 s renews it, and stores the progress. On
+    the same machine, the lease is valid while its process runs. On another machine, it is valid for 60 s after the last
+    renewal. Times are measured by the clock of the object store.
 
     Args:
         storage: Object store.
+        owner: Owner of the lease. A lease that it already owns, because the response of an earlier try was lost, is
+            accepted. This process if None.
 
     Raises:
         FolderTakenError: If another running process owns the prefix.
@@ -51,15 +76,18 @@ class ObjectLease:
         False
     """
 
-    def __init__(self, storage: ObjectStorage) -> None:
+    def __init__(self, storage: ObjectStorage, owner: Owner | None = None) -> None:
         self._storage = storage
-        self.owner = Owner.from_this_process()
+        self.owner = owner or Owner.from_this_process()
         self._renewals = 0
         self._lock = threading.Lock()  # of the version, which the heartbeat and a release change
-        current_owner, version = _read_lease(storage)
-        if current_owner is not None and _is_valid(storage, current_owner):
+        content, version = _read_content(storage)
+        current_owner = _parse_owner(content, storage)
+        is_owned = current_owner is not None and current_owner.token == self.owner.token
+        if current_owner is not None and not is_owned and _is_valid(storage, current_owner):
             raise _make_taken_error(storage, current_owner)
-        self._version = storage.compare_and_swap(LEASE_NAME, self._encode(), version)
+        self._progress = LeaseProgress(_parse_progress(content))
+        self._version = storage.compare_and_swap(LEASE_NAME, self._encode(self._describe()), version)
         if self._version is None:
             raise _make_taken_error(storage, self.read_owner(storage))
         self._stop_event = threading.Event()
@@ -84,14 +112,21 @@ class ObjectLease:
                 f"This process no longer owns {self._storage.location}, because {reason}. It stops writing to it."
             )
 
+    def open_progress(self) -> LeaseProgress:
+        """Returns the record of the progress of the run."""
+        return self._progress
+
     def release(self) -> None:
-        """Releases the lease if this process still owns it."""
+        """Releases the lease if this process still owns it. Leaves it to expire if the object store hangs."""
         self._stop_event.set()
-        self._heartbeat_thread.join(timeout=HEARTBEAT_JOIN_SECONDS)  # a heartbeat hangs if storage does
-        with self._lock:
-            content = {**_FREE, "token": secrets.token_hex(8)}
+        if not self._lock.acquire(timeout=HEARTBEAT_JOIN_SECONDS):  # the heartbeat waits for the object store
+            return
+        try:
+            content = {"released": True, "token": secrets.token_hex(8)}
             if self._refresh_version():
-                self._storage.compare_and_swap(LEASE_NAME, json.dumps(content).encode(), self._version)
+                self._storage.compare_and_swap(LEASE_NAME, self._encode(content), self._version)
+        finally:
+            self._lock.release()
 
     @staticmethod
     def is_active(storage: ObjectStorage) -> bool:
@@ -122,7 +157,7 @@ class ObjectLease:
         if not self._refresh_version():
             return False
         self._renewals += 1
-        self._version = self._storage.compare_and_swap(LEASE_NAME, self._encode(), self._version)
+        self._version = self._storage.compare_and_swap(LEASE_NAME, self._encode(self._describe()), self._version)
         return self._version is not None
 
     def _refresh_version(self) -> bool:
@@ -130,14 +165,22 @@ class ObjectLease:
         current_owner, self._version = _read_lease(self._storage)
         return current_owner is not None and current_owner.token == self.owner.token
 
-    def _encode(self) -> bytes:
-        return json.dumps({**asdict(self.owner), "renewals": self._renewals}, indent=1).encode()
+    def _describe(self) -> dict[str, object]:
+        return {**asdict(self.owner), "renewals": self._renewals}
+
+    def _encode(self, content: Mapping[str, object]) -> bytes:
+        newest = self._progress.newest
+        return json.dumps({**content, "progress": newest and asdict(newest)}, indent=1).encode()
 
 
-def acquire_when_expired(storage: ObjectStorage) -> ObjectLease:
+def acquire_when_expired(storage: ObjectStorage, owner: Owner | None = None) -> ObjectLease:
     """Acquires the lease. Waits until it expires if its owner is on another machine and has stopped to renew it.
 
     A node that was lost leaves a lease that is valid for another 60 s.
+
+    Args:
+        storage: Object store.
+        owner: Owner of the lease. This process if None.
 
     Raises:
         FolderTakenError: If the owner renews the lease, or runs on this machine.
@@ -147,41 +190,57 @@ def acquire_when_expired(storage: ObjectStorage) -> ObjectLease:
     has_announced = False
     while True:
         try:
-            return ObjectLease(storage)
+            return ObjectLease(storage, owner)
         except FolderTakenError:
-            owner, current_version = _read_lease(storage)
+            current_owner, current_version = _read_lease(storage)
             is_renewed = current_version != version
-            if owner is None or owner.is_running() or is_renewed or time.monotonic() > deadline:
+            if current_owner is None or current_owner.is_running() or is_renewed or time.monotonic() > deadline:
                 raise
             if not has_announced:
                 has_announced = True
                 log_event(
                     __name__,
-                    f"waiting up to {STALE_SECONDS:.0f} s until the lease of process {owner.pid} on {owner.host} for "
-                    f"{storage.location} expires, or is renewed",
+                    f"waiting up to {STALE_SECONDS:.0f} s until the lease of process {current_owner.pid} on "
+                    f"{current_owner.host} for {storage.location} expires, or is renewed",
                 )
-        with long_wait("a lease of the mirror"):
-            time.sleep(POLL_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def _read_lease(storage: ObjectStorage) -> tuple[Owner | None, str | None]:
-    """Returns the owner, None if the prefix is free, and the version of the lease, None if there is none.
+    """Returns the owner (None if the prefix is free) and the version of the lease (None without a lease).
 
     Raises:
         LeaseError: If the lease cannot be read.
     """
+    content, version = _read_content(storage)
+    return _parse_owner(content, storage), version
+
+
+def _read_content(storage: ObjectStorage) -> tuple[dict[str, Any], str | None]:
+    """Returns the content (empty without a lease) and the version of the lease."""
     try:
         content, version = storage.read_with_version(LEASE_NAME)
     except FileNotFoundError:
-        return None, None
+        return {}, None
     try:
-        is_free = json.loads(content).get("released")
-    except (ValueError, AttributeError) as error:
+        return {**json.loads(content)}, version
+    except (ValueError, TypeError) as error:
         raise LeaseError(
             f"{storage.locate(LEASE_NAME)} is not a valid lease ({error}). Remove it if no other process writes to the "
             "prefix."
         ) from error
-    return None if is_free else parse_owner(content, storage.locate(LEASE_NAME)), version
+
+
+def _parse_owner(content: Mapping[str, Any], storage: ObjectStorage) -> Owner | None:
+    is_free = not content or content.get("released")
+    return None if is_free else parse_owner(json.dumps(content).encode(), storage.locate(LEASE_NAME))
+
+
+def _parse_progress(content: Mapping[str, Any]) -> Progress | None:
+    try:
+        return parse_progress(content["progress"]["step"], content["progress"]["time"])
+    except (KeyError, TypeError):  # no step was done, or an earlier release wrote the lease
+        return None
 
 
 def _is_valid(storage: ObjectStorage, owner: Owner) -> bool:

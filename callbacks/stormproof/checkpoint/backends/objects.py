@@ -17,16 +17,18 @@ from stormproof.checkpoint.backends.claims import (
     list_claimed_sequences,
     release_claims,
 )
-from stormproof.checkpoint.backends.object_lease import ObjectLease
+from stormproof.checkpoint.backends.local_copies import LocalCopies
+from stormproof.checkpoint.backends.object_lease import ObjectLease, acquire_when_expired
 from stormproof.checkpoint.backends.object_log import LOG_FOLDER_NAME, ObjectLog
 from stormproof.checkpoint.backends.range_reader import RangeReader
 from stormproof.checkpoint.digest import ALGORITHMS
 from stormproof.checkpoint.file_names import QUARANTINE_FOLDER_NAME, parse_file_name, parse_sequence
 from stormproof.checkpoint.lease import Owner
 from stormproof.checkpoint.manifest import Checkpoint, LogPrefix, decode_manifest
-from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.storage import Entry, Fence, ObjectStorage
 from stormproof.checkpoint.verification import compare_size, find_load_problem
+from stormproof.errors import DamagedError
+from stormproof.long_waits import long_wait
 
 _READ_BUFFER_BYTES = 1 << 20
 
@@ -50,13 +52,25 @@ class ObjectBackend:
         self.storage = storage
         self.token = secrets.token_hex(8)
         self.log = ObjectLog(storage)
+        self._copies = LocalCopies(storage)
+
+    @property
+    def absolute_location(self) -> str:
+        """URL of the prefix."""
+        return self.storage.location
+
+    @property
+    def load_folder(self) -> Path:
+        """Folder of the files that training loads."""
+        return self._copies.folder
 
     def prepare(self) -> None:
         """Does nothing, because a prefix exists once it contains an object."""
 
     def acquire_lease(self) -> ObjectLease:
-        """Acquires the lease of the prefix."""
-        return ObjectLease(self.storage)
+        """Acquires the lease of the prefix. If its owner on another machine was lost, waits until it expires."""
+        with long_wait("a lease"):  # has its own timeout
+            return acquire_when_expired(self.storage)
 
     def read_owner(self) -> Owner | None:
         """Returns the owner of the lease, which may have expired. None without a lease."""
@@ -96,7 +110,7 @@ class ObjectBackend:
 
     def find_existing(self, files: Collection[str]) -> set[str]:
         """Returns the files that exist now."""
-        return set(files) & {entry.name for entry in retry_read(self.storage.list)} if files else set()
+        return set(files) & {entry.name for entry in self.storage.list()} if files else set()
 
     def read_manifest(self, name: str) -> tuple[Checkpoint, LogPrefix]:
         """Reads the manifest of the checkpoint ``name``."""
@@ -116,16 +130,45 @@ class ObjectBackend:
         disk.
 
         Raises:
-            OSError: If the object cannot be read, even after two retries.
+            OSError: If the object cannot be read.
         """
         try:
-            return retry_read(lambda: self._find_content_problem(checkpoint))
+            return self._find_content_problem(checkpoint)
         except FileNotFoundError:
             return "its file is missing"
 
-    def find_damage_once_per_node(self, checkpoint: Checkpoint) -> str | None:
-        """Returns the same as :meth:`find_damage`. Ranks do not share the result."""
-        return self.find_damage(checkpoint)
+    def find_damage_once_per_node(self, checkpoint: Checkpoint, *, fetch: bool = False) -> str | None:
+        """Returns the same as :meth:`find_damage`. Only with ``fetch``, one process per node reads the object.
+
+        Args:
+            checkpoint: Content of the manifest.
+            fetch: Whether to keep a local copy of a good checkpoint.
+
+        Raises:
+            OSError: If the object cannot be read, or there is no room for the copy.
+        """
+        if not fetch or not checkpoint.finite:
+            return self.find_damage(checkpoint)
+        try:
+            return self.find_size_problem(checkpoint) or self._copies.find_damage(checkpoint)
+        except FileNotFoundError:
+            return "its file is missing"
+
+    def fetch(self, checkpoint: Checkpoint) -> Path:
+        """Returns the path of a good local copy.
+
+        Raises:
+            DamagedError: If the object is damaged.
+            OSError: If the object cannot be read, or there is no room for the copy.
+        """
+        problem = self.find_damage_once_per_node(checkpoint, fetch=True)
+        if problem is not None:
+            raise DamagedError(f"{self.storage.locate(checkpoint.path.name)} is bad: {problem}.")
+        return self._copies.get_path(checkpoint)
+
+    def discard_copy(self, checkpoint: Checkpoint) -> None:
+        """Deletes the local copy if it exists."""
+        self._copies.discard(checkpoint)
 
     def quarantine(self, names: Iterable[str]) -> None:
         """Marks checkpoints as quarantined. Their objects stay, because an object store cannot rename."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import BinaryIO
 
-import filelock
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from stormproof.checkpoint.atomic import make_folder
+from stormproof.checkpoint.backends.copying import copy_verified
 from stormproof.checkpoint.manifest import Checkpoint
-from stormproof.checkpoint.mirror.copying import copy_verified
+from stormproof.checkpoint.resolution import Resolution
+from stormproof.checkpoint.shared_verification import lock_file
 from stormproof.checkpoint.storage import ObjectStorage
 from stormproof.checkpoint.store import Store
 from stormproof.errors import DamagedError, NotResumableError, StorageError
@@ -19,15 +21,18 @@ from stormproof.event_log import log_event
 LOCK_FILE_NAME = ".mirror.lock"
 
 
-def download_newest(local: Store, storage: ObjectStorage, identity: str | None = None) -> Checkpoint | None:
+def download_newest(
+    local: Store, storage: ObjectStorage, resolution: Resolution, identity: str | None = None
+) -> Checkpoint | None:
     """Commits the newest good checkpoint of a mirror to a folder if the folder has none that is as new.
 
-    Processes of one node that call this at the same time wait for each other, so that one of them downloads. The
-    content is compared with the hash in the manifest before the commit.
+    Processes that call this at the same time for the same folder wait for each other, so that one of them downloads.
+    The content is compared with the hash in the manifest before the commit.
 
     Args:
         local: Folder of checkpoints. Created if it does not exist.
         storage: Object store of the copies.
+        resolution: Current resolution of the folder.
         identity: Identity of the run. Not compared if None.
 
     Returns:
@@ -36,33 +41,44 @@ def download_newest(local: Store, storage: ObjectStorage, identity: str | None =
     Raises:
         NotResumableError: If the copy belongs to a run with another identity.
         FolderTakenError: If a running attempt owns the folder.
-        StorageError: If the mirror cannot be read, and the folder has no good checkpoint.
+        StorageError: If the mirror cannot be read and the folder has no good checkpoint, or if the folder fails.
     """
-    make_folder(local.folder)
     mirror = Store(storage)
     try:
-        if not _find_newer(local, mirror):
+        copies = mirror.read_checkpoints()
+        local.reserve_sequences(mirror.next_sequence())  # names of the mirror are not reused
+        newer_copies = _select_newer(copies, local, resolution)
+        if not newer_copies:
             return None
-        with filelock.FileLock(local.folder / LOCK_FILE_NAME):
-            return _download_first_good(local, storage, _find_newer(local, mirror), identity)
+        make_folder(local.folder)
+        with lock_file(local.folder / LOCK_FILE_NAME, newer_copies[0].bytes):
+            newer_copies = _select_newer(copies, local, local.resolve())  # another process may have downloaded
+            return _download_first_good(local, storage, newer_copies, identity)
     except OSError as error:
-        problem = f"The mirror {storage.location} cannot be read: {error.strerror or error}"
-        newest = local.resolve().chosen_checkpoint
+        reason = error.strerror or error
+        if not str(error.filename).startswith(storage.location):
+            raise StorageError(
+                f"A checkpoint of the mirror cannot be copied to {local.location}: {reason}. Free disk space, or "
+                "restart the run when storage is available."
+            ) from error
+        newest = resolution.chosen_checkpoint
         if newest is None:
             raise StorageError(
-                f"{problem}. {local.location} has no checkpoint to resume from. Restart the run when the mirror is "
-                "available, or disable the mirror (`mirror=None`, or `checkpoints.mirror=null`) to start at step 0."
+                f"The mirror {storage.location} cannot be read: {reason}. {local.location} has no checkpoint to resume "
+                "from. Restart the run when the mirror is available, or disable the mirror (`mirror=None`, or "
+                "`checkpoints.mirror=null`) to start at step 0."
             ) from error
-        rank_zero_warn(f"{problem}. The run resumes from {newest.path.name}, which may be older than the mirror.")
+        rank_zero_warn(
+            f"The mirror {storage.location} cannot be read: {reason}. The run resumes from {newest.path.name}, which "
+            "may be older than the mirror."
+        )
         return None
 
 
-def _find_newer(local: Store, mirror: Store) -> list[Checkpoint]:
+def _select_newer(copies: Sequence[Checkpoint], local: Store, resolution: Resolution) -> list[Checkpoint]:
     """Returns the copies that are newer than the newest good checkpoint of the folder, newest first."""
-    newest = local.resolve().chosen_checkpoint
+    newest = resolution.chosen_checkpoint
     rolled_back_names = local.read_rolled_back_names()
-    copies = mirror.read_checkpoints()
-    local.min_sequence = max(local.min_sequence, mirror.next_sequence())  # names of the mirror are not reused
     return [
         copy
         for copy in reversed(copies)

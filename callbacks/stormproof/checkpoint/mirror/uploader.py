@@ -8,10 +8,10 @@ from contextlib import suppress
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
+from stormproof.checkpoint.backends.copying import copy_verified
 from stormproof.checkpoint.backends.object_lease import ObjectLease, acquire_when_expired
-from stormproof.checkpoint.lease import LeaseError
+from stormproof.checkpoint.lease import LeaseError, Owner
 from stormproof.checkpoint.manifest import Checkpoint
-from stormproof.checkpoint.mirror.copying import copy_verified
 from stormproof.checkpoint.retention import Retention, select_permanent
 from stormproof.checkpoint.storage import ObjectStorage
 from stormproof.checkpoint.store import Store
@@ -31,6 +31,8 @@ ANNOUNCE_SECONDS = 2.0
 """Time after which a wait is reported."""
 RELEASE_TIMEOUT_SECONDS = 15.0
 """Maximum wait for the release of the lease: one heartbeat (10 s) and requests."""
+MIN_RELEASE_SECONDS = 1.0
+"""Wait for the release of the lease if there is no time left."""
 
 
 class Mirror:
@@ -57,15 +59,18 @@ class Mirror:
         self._store = Store(storage)
         self._lease: ObjectLease | None = None
         self._attempt: int | None = None
+        self._owner = Owner.from_this_process()
         self._skipped_names: set[str] = set()  # copies that cannot be made
         self._problem: str | None = None
         self._has_warned = False
-        self._is_closing = False
+        self._is_closing = self._has_finished = self._has_waited_for_all = False
+        self._requested_passes, self._finished_passes = 1, 0
         self._wake_event = threading.Event()
         self._wake_event.set()
         self.mirrored_sequence = 0
         try:
-            self._lease = acquire_when_expired(storage)
+            with long_wait("the lease of the mirror"):  # has its own timeout
+                self._lease = acquire_when_expired(storage, self._owner)
         except (OSError, LeaseError) as error:
             self._report(error)
         self._thread = threading.Thread(target=self._run, name="checkpoint-mirror", daemon=True)
@@ -73,13 +78,31 @@ class Mirror:
 
     def notify(self) -> None:
         """Wakes the thread after a commit."""
+        self._requested_passes += 1
         self._wake_event.set()
 
-    def wait_until_uploaded(self, seconds: float, *, stops_after_signal: bool = False) -> bool:
+    def finish(self, seconds: float, *, waits_for_all: bool = False) -> bool:
+        """Waits for uploads before the run ends. :meth:`close` does not wait again.
+
+        Args:
+            seconds: Maximum time, in seconds. Shorter while uploads fail.
+            waits_for_all: Whether to wait for the best and every n-th checkpoint, too, and for less time after a
+                termination signal.
+
+        Returns:
+            Whether the newest checkpoint is uploaded.
+        """
+        self._has_finished, self._has_waited_for_all = True, waits_for_all
+        return self.wait_until_uploaded(seconds, waits_for_all=waits_for_all, stops_after_signal=waits_for_all)
+
+    def wait_until_uploaded(
+        self, seconds: float, *, waits_for_all: bool = False, stops_after_signal: bool = False
+    ) -> bool:
         """Waits up to ``seconds`` until the newest checkpoint is uploaded. Returns True if it is uploaded.
 
         Args:
             seconds: Maximum time, in seconds. Shorter while uploads fail.
+            waits_for_all: Whether to wait for the best and every n-th checkpoint, too.
             stops_after_signal: Whether the maximum time is shorter after a termination signal.
         """
         start = time.monotonic()
@@ -89,7 +112,7 @@ class Mirror:
             return False
         has_announced = False
         with long_wait("the mirror"):
-            while self._thread.is_alive() and not self._is_done(newest):
+            while self._thread.is_alive() and not self._is_done(newest, waits_for_all=waits_for_all):
                 waited = time.monotonic() - start
                 limit = self._limit_wait(seconds, stops_after_signal=stops_after_signal)
                 if waited >= limit:
@@ -100,7 +123,7 @@ class Mirror:
                         __name__, f"waiting up to {limit:.0f} s for the upload to the mirror {self._storage.location}"
                     )
                 time.sleep(min(0.05, limit - waited))
-        return newest is None or self.mirrored_sequence >= newest.sequence
+        return self._has_newest(newest)
 
     def _limit_wait(self, seconds: float, *, stops_after_signal: bool) -> float:
         """Returns the maximum time to wait for an upload."""
@@ -112,17 +135,23 @@ class Mirror:
         return min(limits)
 
     def close(self, seconds: float) -> None:
-        """Waits for the newest upload for at most ``seconds``, and warns if it is not uploaded.
+        """Waits for the newest upload for at most ``seconds``, and warns if a checkpoint is not uploaded.
 
-        The thread releases the lease when it ends, which may be later if a request hangs.
+        Does not wait after :meth:`finish`. The thread releases the lease when it ends, which may be later if a request
+        hangs.
         """
-        is_complete = self.wait_until_uploaded(seconds, stops_after_signal=True)
+        deadline = time.monotonic() + (0.0 if self._has_finished else seconds)
+        has_newest = self.wait_until_uploaded(deadline - time.monotonic(), stops_after_signal=True)
+        has_all = self._finished_passes == self._requested_passes
         self._is_closing = True
         self._wake_event.set()
-        if not is_complete:
-            self._report_missing()
+        if not has_newest:
+            self._report_missing("newest", "If that folder is lost, the run resumes from an older checkpoint.")
+        elif self._has_waited_for_all and not has_all:
+            self._report_missing("last best or every n-th", "The next start of the run copies it.")
         with long_wait("the mirror"):
-            self._thread.join(RELEASE_TIMEOUT_SECONDS if is_complete else min(seconds, RELEASE_TIMEOUT_SECONDS))
+            release_seconds = max(MIN_RELEASE_SECONDS, deadline - time.monotonic())
+            self._thread.join(min(release_seconds, RELEASE_TIMEOUT_SECONDS))
 
     def _run(self) -> None:
         try:
@@ -139,6 +168,7 @@ class Mirror:
             self._wake_event.clear()
             if self._is_closing:
                 return
+            requested_passes = self._requested_passes
             try:
                 self._begin_attempt()
                 self._upload_pending()
@@ -154,6 +184,8 @@ class Mirror:
                 return
             else:
                 self._problem = None
+                if not self._is_closing:
+                    self._finished_passes = requested_passes
 
     def _has_lost_lease(self) -> bool:
         """Returns whether another process owns the object store. False if this cannot be determined now."""
@@ -169,12 +201,12 @@ class Mirror:
     def _begin_attempt(self) -> None:
         """Acquires the lease and begins an attempt in the object store, unless this was done before."""
         if self._lease is None:
-            self._lease = ObjectLease(self._storage)
+            self._lease = acquire_when_expired(self._storage, self._owner)
         if self._attempt is None:
             self._lease.check()
             self._attempt = self._store.begin_attempt(self._store.resolve())
             # checkpoints with the names of damaged or unfinished copies cannot be copied
-            self._local.min_sequence = max(self._local.min_sequence, self._store.next_sequence())
+            self._local.reserve_sequences(self._store.next_sequence())
 
     def _upload_pending(self) -> None:
         while not self._is_closing:
@@ -235,8 +267,13 @@ class Mirror:
     def _read_newest(self) -> Checkpoint | None:
         return next((item for item in reversed(self._local.read_checkpoints()) if item.finite), None)
 
-    def _is_done(self, newest: Checkpoint | None) -> bool:
-        return newest is None or self.mirrored_sequence >= newest.sequence or newest.name in self._skipped_names
+    def _has_newest(self, newest: Checkpoint | None) -> bool:
+        return newest is None or self.mirrored_sequence >= newest.sequence
+
+    def _is_done(self, newest: Checkpoint | None, *, waits_for_all: bool) -> bool:
+        is_idle = self._finished_passes == self._requested_passes
+        has_newest = self._has_newest(newest) or (newest is not None and newest.name in self._skipped_names)
+        return has_newest and (is_idle or not waits_for_all)
 
     def _report(self, error: Exception) -> None:
         self._problem = (getattr(error, "strerror", None) or str(error)).rstrip(".")
@@ -251,9 +288,9 @@ class Mirror:
         self._problem = str(error).rstrip(".")
         rank_zero_warn(f"The mirror {self._storage.location} is no longer updated. Training continues. {error}")
 
-    def _report_missing(self) -> None:
+    def _report_missing(self, description: str, consequence: str) -> None:
         reason = f" ({self._problem})" if self._problem else ""
         rank_zero_warn(
-            f"The newest checkpoint is not in the mirror {self._storage.location}{reason}. It is in "
-            f"{self._local.location}. If that folder is lost, the run resumes from an older checkpoint."
+            f"The {description} checkpoint is not in the mirror {self._storage.location}{reason}. It is in "
+            f"{self._local.location}. {consequence}"
         )

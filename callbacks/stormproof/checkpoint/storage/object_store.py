@@ -72,6 +72,14 @@ class ObjectStorage:
         self._obstore = _import_obstore(self.location)
         self._store = store or self._open_store()
 
+    def __deepcopy__(self, memo: object) -> ObjectStorage:
+        """Returns this storage, which has no state that changes."""
+        return self
+
+    def __reduce__(self) -> tuple[Callable[..., ObjectStorage], tuple[()]]:
+        """Pickles the URL. The copy reads the credentials of its own process, and does not keep ``store``."""
+        return partial(ObjectStorage, self.location, retry_seconds=self._retry_seconds), ()
+
     def locate(self, name: str) -> str:
         """Returns the URL of a name."""
         return f"{self.location}/{name}"
@@ -323,16 +331,21 @@ _REASONS = (
     (r"SlowDown|status code: 503|status code: 429", errno.EBUSY, _OVERLOADED),
     (r"error sending request|dns error|timed out|timeout|connection|Connect", errno.EHOSTUNREACH, _UNREACHABLE),
 )
+_NAMES_PATTERN = re.compile(
+    r"https?://\S+|<(Key|Resource|BucketName|Message)>.*?</\1>|Object at location \S+", re.DOTALL
+)
+"""Parts of an error message that contain names chosen by the user."""
 _PERMANENT_ERRNOS = {errno.ENXIO, errno.EACCES}
 
 
 def _summarize(error: BaseException) -> tuple[int, str]:
     """Returns a value of ``errno`` and one sentence for an exception of obstore."""
-    text = f"{type(error).__name__}: {error}"
+    message = str(error).partition("Debug source")[0]
+    text = f"{type(error).__name__}: {_NAMES_PATTERN.sub('', message)}"
     for pattern, number, reason in _REASONS:
         if re.search(pattern, text):
             return number, reason
-    return errno.EIO, re.split(r"\n|Debug source", str(error))[0].strip()[:200] or type(error).__name__
+    return errno.EIO, message.partition("\n")[0].strip()[:200] or type(error).__name__
 
 
 def _describe(meta: Mapping[str, Any]) -> Entry:

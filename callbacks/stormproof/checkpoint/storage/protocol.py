@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
+DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
+"""Values of ``errno`` if a disk or a quota is full."""
 StageCallback = Callable[[str], object]
 """Called with "written", "synced" and "renamed" after these stages of a write. If it raises after one of the first two,
 the name does not appear."""

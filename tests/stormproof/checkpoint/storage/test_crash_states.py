@@ -1,4 +1,4 @@
-"""A process that ends between two requests leaves the effect of the requests before it: each of these states."""
+"""Resumes from the state of an object store after each request of a process that was killed."""
 
 from collections.abc import Callable
 from contextlib import suppress

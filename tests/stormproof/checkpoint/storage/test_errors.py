@@ -13,6 +13,9 @@ from tests.support.checkpoint_files import commit_checkpoint
 from tests.support.fault_proxy import FaultProxy
 from tests.support.object_stores import S3Server
 
+NAMES = ("", "/credential-net", "/skip-connection", "/timeout-403-SlowDown-NoSuchBucket")
+"""Names of runs, some of which contain words of error messages."""
+
 
 def _fail(url: str) -> OSError:
     with pytest.raises(OSError) as caught:  # noqa: PT011 (its fields are compared)
@@ -32,20 +35,24 @@ def test_a_missing_bucket(s3_url: str):
             operation()
 
 
-def test_denied_credentials(s3_server: S3Server, s3_url: str, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("name", NAMES)
+def test_denied_credentials(name: str, s3_server: S3Server, s3_url: str, monkeypatch: pytest.MonkeyPatch):
+    url = s3_url + name
     with FaultProxy(s3_server.port, lambda method, path, number: "deny") as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        error = _fail(s3_url)
-    assert (error.errno, error.filename) == (errno.EACCES, s3_url)
+        error = _fail(url)
+    assert (error.errno, error.filename) == (errno.EACCES, url)
     assert error.strerror.startswith("the credentials are missing or rejected; set them in the environment")
 
 
-def test_no_network(s3_url: str, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("name", NAMES)
+def test_no_network(name: str, s3_url: str, monkeypatch: pytest.MonkeyPatch):
+    url = s3_url + name
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # nobody listens
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")
-        error = _fail(s3_url)
-    assert (error.errno, error.filename) == (errno.EHOSTUNREACH, s3_url)
+        error = _fail(url)
+    assert (error.errno, error.filename) == (errno.EHOSTUNREACH, url)
     assert error.strerror.startswith("the object store cannot be reached; check the network, the URL and the endpoint")
 
 

@@ -180,10 +180,9 @@ def test_an_object_of_the_log_is_read_once(memory: ObjectStorage, monkeypatch: p
     assert [name for name in reads if name.startswith("log/")] == ["log/00000004.jsonl"]
 
 
-@pytest.mark.parametrize("step", [600])
-def test_adopt_commits_to_an_object_store(step: int, storage: ObjectStorage, tmp_path: Path):
-    torch.save(make_state(step), tmp_path / "last.ckpt")
-    adopted = adopt(tmp_path / "last.ckpt", storage)
+def test_adopt_commits_to_an_object_store(storage: ObjectStorage, tmp_path: Path):
+    torch.save(make_state(600), tmp_path / "last.ckpt")
+    adopted = adopt(tmp_path / "last.ckpt", Store(storage))
     latest = Store(storage).latest_checkpoint()
     assert latest == adopted
     assert (adopted.step, adopted.adopted) == (600, True)

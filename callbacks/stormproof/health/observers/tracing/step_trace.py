@@ -158,7 +158,8 @@ class StepTrace:
 
         The distance is the larger of two medians over the channels. One is the median of the absolute differences of
         the means, in units of the batch's standard deviation. The other is the median of the absolute logarithms of the
-        ratios of the standard deviations. Channels that are constant in the batch are left out. The running statistics already include the batch.
+        ratios of the standard deviations. Channels that are constant in the batch are left out. The running statistics
+        already include the batch.
         Synchronizes with the device once.
         """
         if not self._norm_distances:

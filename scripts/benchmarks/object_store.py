@@ -1,12 +1,11 @@
-"""Measures the overhead of a mirror: save stalls and throughput.
+"""Measures the overhead of an object store, as a mirror and as the store: save stalls and throughput.
 
-    python scripts/benchmarks/mirror.py [--megabytes 64] [--rounds 5] [--steps 120]
+    python scripts/benchmarks/object_store.py [--megabytes 64] [--rounds 5] [--steps 120] [--every 20]
 
-In each round, in random order, a run trains without a mirror, and with one in an emulator of S3 (``moto``) on this
-machine. Every 20th step is saved. The emulator shares the cores with the training run. A real object store would not
-use these cores.
-The CPU time is measured in the training process and includes uploads, but not the emulator.
-Ratios are medians over the rounds, of a run with a mirror to one without in the same round.
+In each round, in random order, three runs train: with a folder, with a folder and a mirror, and with an object store
+only. The object store is an emulator of S3 (``moto``) on this machine. It shares the cores with the training run, which
+a real object store would not. The CPU time is measured in the training process and includes uploads, but not the
+emulator. Ratios are medians over the rounds, of a run with an object store to the one with a folder in the same round.
 """
 
 from __future__ import annotations
@@ -34,6 +33,8 @@ from stormproof import CheckpointRecovery, resumable
 from stormproof.checkpoint.storage import ObjectStorage
 from tests.support.object_stores import run_s3_server
 
+KINDS = ("mirror", "store")
+
 
 class Task(pl.LightningModule):
     """A network with frozen layers, which make the checkpoint large."""
@@ -54,16 +55,16 @@ class Task(pl.LightningModule):
 class Times(pl.Callback):
     """Records the stalls of saves and the duration of all steps."""
 
-    def __init__(self, recovery: CheckpointRecovery) -> None:
+    def __init__(self, recovery: CheckpointRecovery, every: int) -> None:
         self.stalls: list[float] = []
         self.start = self.end = 0.0
         self.cpu_start = self.cpu_end = 0.0
-        self._recovery = recovery
+        self._recovery, self._every = recovery, every
 
     def on_train_batch_end(self, trainer: pl.Trainer, *arguments: object) -> None:
         if trainer.global_step == 1:
             self.start, self.cpu_start = time.perf_counter(), time.process_time()
-        if trainer.global_step % 20 == 1 and trainer.global_step > 1:
+        if trainer.global_step % self._every == 1 and trainer.global_step > 1:
             self.stalls.append(self._recovery.last_logged["checkpoint/stall_seconds"])
         self.end, self.cpu_end = time.perf_counter(), time.process_time()
 
@@ -77,20 +78,21 @@ class Result:
         throughput: Steps per second.
         cpu_seconds_per_step: CPU time of the training process per step, in seconds.
         seconds_after_last_step: Time from the last step until ``fit`` returned, in seconds.
-        copies: Number of commits to the mirror. 0 without a mirror.
+        uploads: Number of commits to the object store. 0 without one.
     """
 
     stall: float
     throughput: float
     cpu_seconds_per_step: float
     seconds_after_last_step: float
-    copies: int
+    uploads: int
 
 
-def train(url: str | None, megabytes: int, steps: int) -> Result:
+def train(kind: str, url: str | None, megabytes: int, steps: int, every: int) -> Result:
     with tempfile.TemporaryDirectory() as folder:
-        recovery = CheckpointRecovery(folder, every_n_train_steps=20, mirror=url)
-        times = Times(recovery)
+        checkpoints = url if kind == "store" and url else folder
+        recovery = CheckpointRecovery(checkpoints, every_n_train_steps=every, mirror=url if kind == "mirror" else None)
+        times = Times(recovery, every)
         loader = DataLoader(TensorDataset(torch.randn(steps * 64, 512)), batch_size=64)
         trainer = pl.Trainer(
             max_steps=steps,
@@ -104,14 +106,14 @@ def train(url: str | None, megabytes: int, steps: int) -> Result:
         )
         trainer.fit(Task(megabytes), resumable(loader), ckpt_path=recovery.latest_checkpoint())
         seconds_after_last_step = time.perf_counter() - times.end
-        copies = _count_copies(url) if url else 0
+        uploads = _count_commits(url) if url else 0
     throughput = (steps - 1) / (times.end - times.start)
     cpu_seconds_per_step = (times.cpu_end - times.cpu_start) / (steps - 1)
-    return Result(statistics.median(times.stalls), throughput, cpu_seconds_per_step, seconds_after_last_step, copies)
+    return Result(statistics.median(times.stalls), throughput, cpu_seconds_per_step, seconds_after_last_step, uploads)
 
 
-def _count_copies(url: str) -> int:
-    """Returns the number of commits in the log of the mirror."""
+def _count_commits(url: str) -> int:
+    """Returns the number of commits in the log of the object store."""
     storage = ObjectStorage(url)
     return sum(storage.read(f"log/{entry.name}").count(b'"committed"') for entry in storage.list("log"))
 
@@ -121,31 +123,33 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--every", type=int, default=20, help="steps between checkpoints (default: 20)")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    rounds: list[dict[bool, Result]] = []
+    rounds: list[dict[str, Result]] = []
     with run_s3_server() as server:
         os.environ |= server.environment()
-        train(None, arguments.megabytes, 40)  # warms up imports and caches
+        train("folder", None, arguments.megabytes, 2 * arguments.every, arguments.every)  # warms up imports and caches
         for _ in range(arguments.rounds):
             results = {}
-            for has_mirror in random.sample([False, True], 2):
-                url = f"s3://{server.make_bucket()}/run" if has_mirror else None
-                results[has_mirror] = train(url, arguments.megabytes, arguments.steps)
+            for kind in random.sample(["folder", *KINDS], 3):
+                url = f"s3://{server.make_bucket()}/run" if kind in KINDS else None
+                results[kind] = train(kind, url, arguments.megabytes, arguments.steps, arguments.every)
             rounds.append(results)
             print(results, flush=True)
-    for name in ("stall", "throughput", "cpu_seconds_per_step"):
-        ratios = sorted(getattr(results[True], name) / getattr(results[False], name) for results in rounds)
-        median = statistics.median(ratios)
-        print(f"{name}, ratio with/without a mirror: {median:.2f} ({ratios[0]:.2f}, {ratios[-1]:.2f})")
-    waits = [
-        f"{results[True].seconds_after_last_step:.2f}/{results[False].seconds_after_last_step:.2f}"
-        for results in rounds
-    ]
-    print(f"seconds after the last step, with/without a mirror: {', '.join(waits)}")
-    print(f"copies of {arguments.steps // 20 + 1} checkpoints: {[results[True].copies for results in rounds]}")
+    for kind in KINDS:
+        for name in ("stall", "throughput", "cpu_seconds_per_step"):
+            ratios = sorted(getattr(results[kind], name) / getattr(results["folder"], name) for results in rounds)
+            print(f"{name}, ratio {kind}/folder: {statistics.median(ratios):.2f} ({ratios[0]:.2f}, {ratios[-1]:.2f})")
+        waits = [
+            f"{results[kind].seconds_after_last_step:.2f}/{results['folder'].seconds_after_last_step:.2f}"
+            for results in rounds
+        ]
+        print(f"seconds after the last step, {kind}/folder: {', '.join(waits)}")
+        uploads = [results[kind].uploads for results in rounds]
+        print(f"uploads of {arguments.steps // arguments.every + 1} checkpoints, {kind}: {uploads}")
 
 
 if __name__ == "__main__":
