@@ -2,6 +2,7 @@
 
 import gc
 import os
+import secrets
 import sys
 import tempfile
 from collections.abc import Generator, Mapping
@@ -65,8 +66,17 @@ def s3_server() -> Generator[object_stores.S3Server, None, None]:
 
 
 @pytest.fixture
-def s3_url(s3_server: object_stores.S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
-    """URL of an empty bucket of the S3 server, with the environment that reaches it."""
+def s3_url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URL of an empty prefix, with the environment that reaches it.
+
+    The prefix is in a new bucket of the S3 server, or in the object store that the variable
+    ``STORMPROOF_TEST_STORE`` names, such as ``az://container``.
+    """
+    if "STORMPROOF_TEST_STORE" in os.environ:
+        if "s3_server" in request.fixturenames:
+            pytest.skip("tests the server of the fixture s3_server")
+        return f"{os.environ['STORMPROOF_TEST_STORE']}/{secrets.token_hex(8)}"
+    s3_server: object_stores.S3Server = request.getfixturevalue("s3_server")
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
     return f"s3://{s3_server.make_bucket()}/run"

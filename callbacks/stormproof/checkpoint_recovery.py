@@ -146,6 +146,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         ValueError: If a number is out of range, a URL is not one of an object store, or ``mirror`` is set although
             ``dirpath`` is a URL.
         MissingExtraError: If a URL is passed, and the extra ``remote`` is not installed.
+        OSError: If a URL requires credentials or an account that the environment lacks.
 
     Example:
         >>> recovery = CheckpointRecovery("runs/mine/checkpoints", every_n_train_steps=50)

@@ -8,6 +8,7 @@ A fault is chosen for each request by a function of its method, path and number:
 - ``cut response``: forwards the request, sends half of the response and closes the connection
 - ``half close``: forwards the request, ends its side of the connection without a response, and waits for the client
 - ``deny``: responds with 403 AccessDenied, without forwarding the request
+- ``ignore conditions``: forwards the request without If-Match and If-None-Match, as a server that does not know them
 - ``slow``: forwards the request and waits before it responds
 """
 
@@ -103,7 +104,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._respond(_REFUSALS[fault][0], [("Content-Type", "application/xml")], _REFUSALS[fault][1])
             return
         connection = http.client.HTTPConnection("127.0.0.1", self.target_port, timeout=60)
-        headers = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
+        dropped = {"connection", *(("if-match", "if-none-match") if fault == "ignore conditions" else ())}
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in dropped}
         connection.request(self.command, self.path, body=body, headers=headers)
         response = connection.getresponse()
         content = response.read()

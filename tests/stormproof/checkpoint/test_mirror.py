@@ -229,7 +229,7 @@ def test_a_mirror_that_another_job_took_over_is_not_written_to(
     commit_checkpoint(local, 40)
     copies._wake_event.set()
     with (
-        pytest.warns(UserWarning, match=r"The mirror s3://.* is no longer updated\. Training continues\. This process"),
+        pytest.warns(UserWarning, match=r"The mirror \w+://.* is no longer updated\. Training continues\. This"),
         pytest.warns(UserWarning, match="The newest checkpoint is not in the mirror"),
     ):
         copies.close(30)
@@ -295,6 +295,7 @@ def test_a_mirror_that_fails_at_the_start_waits_for_the_lease_of_a_lost_node(
         copies.close(30)
 
 
+@pytest.mark.usefixtures("s3_server")
 def test_a_run_that_waited_for_its_uploads_does_not_wait_again(
     local: Store, s3_url: str, monkeypatch: pytest.MonkeyPatch, short_delays: None
 ):
@@ -348,6 +349,7 @@ def test_a_second_job_is_refused(local: Store, storage: ObjectStorage, s3_url: s
     copies.close(30)
 
 
+@pytest.mark.usefixtures("s3_server")
 def test_an_unreachable_mirror_stops_only_a_start_that_needs_it(
     s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -412,6 +414,7 @@ def test_faults_of_the_mirror_do_not_stop_training(
     assert ([*resolution.bad_checkpoints], [*resolution.lost_names]) == ([], [])
 
 
+@pytest.mark.usefixtures("s3_server")
 def test_a_mirror_that_fails_warns_once_and_is_reported_at_the_end(
     local: Store, s3_url: str, monkeypatch: pytest.MonkeyPatch, short_delays: None
 ):

@@ -19,7 +19,8 @@ from stormproof import CheckpointRecovery, DivergenceGuard
 from stormproof.checkpoint import Store
 from stormproof.checkpoint.backends import local_copies, object_lease
 from stormproof.checkpoint.backends.object_lease import ObjectLease
-from stormproof.checkpoint.storage import ObjectStorage
+from stormproof.checkpoint.storage import ObjectStorage, conditions
+from stormproof.checkpoint.storage.conditions import UnsupportedStoreError
 from stormproof.errors import DamagedError, FolderTakenError, NoGoodCheckpointError, StorageError
 from tests.stormproof.divergence.diverging_fits import STEPS, fit_with_guard, spike_at
 from tests.support.fault_proxy import FaultProxy, choose_at_random
@@ -156,6 +157,21 @@ def test_denied_credentials_stop_the_start(s3_url: str, s3_server: S3Server, mon
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         with pytest.raises(StorageError, match=f"{s3_url} cannot be read: the credentials are missing or rejected"):
             CheckpointRecovery(s3_url).latest_checkpoint()
+
+
+@pytest.mark.parametrize("problem", ["an existing object was overwritten", "an object was replaced although it had"])
+def test_a_store_that_ignores_conditions_is_refused(
+    problem: str, s3_url: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+):
+    def create(storage: ObjectStorage, name: str) -> None:
+        storage.put_if_absent(name, b"")
+
+    with FaultProxy(s3_server.port, lambda method, path, number: "ignore conditions") as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        if problem.startswith("an object was replaced"):
+            monkeypatch.setattr(conditions, "find_create_problem", create)
+        with pytest.raises(UnsupportedStoreError, match=rf"{s3_url} does not support conditional writes \({problem}"):
+            fit_with_recovery(CheckpointRecovery(s3_url))
 
 
 def test_a_second_job_is_refused(s3_url: str, storage: ObjectStorage):

@@ -99,6 +99,7 @@ def test_doctor_reports_a_store_without_conditional_writes(
     assert "2. the store does not support conditional replacement" in captured
 
 
+@pytest.mark.usefixtures("s3_server")
 @pytest.mark.parametrize("command", ["list", "verify", "doctor"])
 def test_an_error_of_the_store_is_one_sentence(
     command: str, s3_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

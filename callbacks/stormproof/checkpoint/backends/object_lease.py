@@ -20,6 +20,7 @@ from stormproof.checkpoint.lease import (
 )
 from stormproof.checkpoint.progress_file import Progress, parse_progress
 from stormproof.checkpoint.storage import ObjectStorage
+from stormproof.checkpoint.storage.conditions import check_conditions
 from stormproof.errors import FolderLostError, FolderTakenError
 from stormproof.event_log import log_event
 
@@ -176,7 +177,8 @@ class ObjectLease:
 def acquire_when_expired(storage: ObjectStorage, owner: Owner | None = None) -> ObjectLease:
     """Acquires the lease. Waits until it expires if its owner is on another machine and has stopped to renew it.
 
-    A node that was lost leaves a lease that is valid for another 60 s.
+    A node that was lost leaves a lease that is valid for another 60 s. Also checks that the object store supports
+    conditional writes, without which a lease does not exclude other processes.
 
     Args:
         storage: Object store.
@@ -184,13 +186,14 @@ def acquire_when_expired(storage: ObjectStorage, owner: Owner | None = None) -> 
 
     Raises:
         FolderTakenError: If the owner renews the lease, or runs on this machine.
+        UnsupportedStoreError: If the object store does not support conditional writes.
     """
     _, version = _read_lease(storage)
     deadline = time.monotonic() + STALE_SECONDS + HEARTBEAT_SECONDS
     has_announced = False
     while True:
         try:
-            return ObjectLease(storage, owner)
+            lease = ObjectLease(storage, owner)
         except FolderTakenError:
             current_owner, current_version = _read_lease(storage)
             is_renewed = current_version != version
@@ -203,7 +206,15 @@ def acquire_when_expired(storage: ObjectStorage, owner: Owner | None = None) -> 
                     f"waiting up to {STALE_SECONDS:.0f} s until the lease of process {current_owner.pid} on "
                     f"{current_owner.host} for {storage.location} expires, or is renewed",
                 )
-        time.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
+        else:
+            break
+    try:
+        check_conditions(storage)
+    except BaseException:
+        lease.release()
+        raise
+    return lease
 
 
 def _read_lease(storage: ObjectStorage) -> tuple[Owner | None, str | None]:

@@ -132,7 +132,10 @@ class ObjectStorage:
         """Returns the objects and common prefixes directly in ``folder``."""
         result = self._retry(lambda: self._obstore.list_with_delimiter(self._store, folder or None), folder)
         folders = [Entry(prefix.rpartition("/")[2], 0, "", 0.0, True) for prefix in result["common_prefixes"]]
-        return [*folders, *map(_describe, result["objects"])]
+        objects = result["objects"]
+        if self.location.startswith("az://"):  # the list of Azure has no quotes around the version, other responses do
+            objects = [{**meta, "e_tag": '"' + meta["e_tag"].strip('"') + '"'} for meta in objects]
+        return [*folders, *map(_describe, objects)]
 
     def delete(self, names: Iterable[str]) -> None:
         """Deletes objects in order, one request each."""

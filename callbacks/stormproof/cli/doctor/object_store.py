@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from stormproof.checkpoint.storage import ObjectStorage
+from stormproof.checkpoint.storage.conditions import find_create_problem, find_swap_problem
 from stormproof.cli.doctor.risk import Risk
 
 
@@ -35,30 +36,15 @@ def _run_check(check: Callable[[ObjectStorage, str], str | None], storage: Objec
         return error.strerror or str(error)
 
 
-def _check_create(storage: ObjectStorage, name: str) -> str | None:
-    if not storage.put_if_absent(name, b"first"):
-        return "an object that does not exist could not be created"
-    return "an existing object was overwritten" if storage.put_if_absent(name, b"second") else None
-
-
-def _check_swap(storage: ObjectStorage, name: str) -> str | None:
-    version = next((entry.version for entry in storage.list() if entry.name == name), None)
-    if version is None or storage.compare_and_swap(name, b"third", version) is None:
-        return "an unchanged object could not be replaced"
-    if storage.compare_and_swap(name, b"fourth", version) is not None:
-        return "an object was replaced although it had changed"
-    return None if storage.read(name) == b"third" else "the stored content differs from the written content"
-
-
 _CHECKS = (
     (
         "the store does not support conditional creation",
         "without If-None-Match, two runs can commit to the same prefix",
-        _check_create,
+        find_create_problem,
     ),
     (
         "the store does not support conditional replacement",
         "without If-Match, two runs can own the same prefix",
-        _check_swap,
+        find_swap_problem,
     ),
 )

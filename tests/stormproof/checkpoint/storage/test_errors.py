@@ -23,6 +23,7 @@ def _fail(url: str) -> OSError:
     return caught.value
 
 
+@pytest.mark.usefixtures("s3_server")
 def test_a_missing_bucket(s3_url: str):
     error = _fail("s3://missing-bucket/run")
     assert (error.errno, error.filename) == (errno.ENXIO, "s3://missing-bucket/run")
@@ -45,6 +46,7 @@ def test_denied_credentials(name: str, s3_server: S3Server, s3_url: str, monkeyp
     assert error.strerror.startswith("the credentials are missing or rejected; set them in the environment")
 
 
+@pytest.mark.usefixtures("s3_server")
 @pytest.mark.parametrize("name", NAMES)
 def test_no_network(name: str, s3_url: str, monkeypatch: pytest.MonkeyPatch):
     url = s3_url + name

@@ -1,0 +1,52 @@
+"""Tests whether an object store supports conditional writes."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import suppress
+
+from stormproof.checkpoint.storage.object_store import ObjectStorage
+from stormproof.errors import StormproofError
+
+
+class UnsupportedStoreError(StormproofError):
+    """The object store does not support conditional writes."""
+
+    exit_code = 2
+
+
+def find_create_problem(storage: ObjectStorage, name: str) -> str | None:
+    """Returns why ``If-None-Match: *`` does not protect an object. None if it does. Creates the object ``name``."""
+    if not storage.put_if_absent(name, b"first"):
+        return "an object that does not exist could not be created"
+    return "an existing object was overwritten" if storage.put_if_absent(name, b"second") else None
+
+
+def find_swap_problem(storage: ObjectStorage, name: str) -> str | None:
+    """Returns why ``If-Match`` does not protect an object. None if it does. Replaces the existing object ``name``."""
+    version = storage.head(name).version
+    if storage.compare_and_swap(name, b"third", version) is None:
+        return "an unchanged object could not be replaced"
+    if storage.compare_and_swap(name, b"fourth", version) is not None:
+        return "an object was replaced although it had changed"
+    return None if storage.read(name) == b"third" else "the stored content differs from the written content"
+
+
+def check_conditions(storage: ObjectStorage) -> None:
+    """Checks that conditional writes exclude a second writer. Writes a small object and deletes it.
+
+    Raises:
+        UnsupportedStoreError: If the object store ignores a condition.
+        OSError: If the object store fails.
+    """
+    name = f".probe.{secrets.token_hex(8)}.tmp"
+    try:
+        problem = find_create_problem(storage, name) or find_swap_problem(storage, name)
+    finally:
+        with suppress(OSError):
+            storage.delete([name])
+    if problem is not None:
+        raise UnsupportedStoreError(
+            f"{storage.location} does not support conditional writes ({problem}), so that two runs could write to it. "
+            "Use another object store, or a folder."
+        )
