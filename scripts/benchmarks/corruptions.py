@@ -1,8 +1,9 @@
 """Damages folders of real checkpoints at random and counts how many corruptions are detected before loading.
 
-    python scripts/benchmarks/corruptions.py --count 1000 --seed 0
+    python scripts/benchmarks/corruptions.py --count 1000 --seed 0 [--object-store]
 
-A corruption damages one file: a checkpoint, its manifest or the commit log. It counts as detected if:
+A corruption damages one file: a checkpoint, its manifest or the commit log. With ``--object-store``, it damages one
+object of an object store in memory, where the log consists of several objects. It counts as detected if:
 
 - the resolution reports the checkpoint of the file as damaged or lost, or the log as damaged,
 - it chooses the newest undamaged checkpoint, and
@@ -20,14 +21,16 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from obstore.store import MemoryStore
 
 from stormproof.checkpoint import CommitInfo, Store
+from stormproof.checkpoint.storage import ObjectStorage
 
 STEPS = (10, 20, 30, 40, 50)
 LOG = "commits.log"
@@ -48,8 +51,12 @@ class Corruption:
 
 
 def make_folder(folder: Path) -> Store:
-    """Creates a folder with a real checkpoint (model and AdamW state) at each of STEPS."""
-    store = Store(folder)
+    """Creates a folder with a real checkpoint at each of STEPS."""
+    return commit_steps(Store(folder))
+
+
+def commit_steps(store: Store) -> Store:
+    """Commits a real checkpoint (model and AdamW state) at each of STEPS to an empty store."""
     attempt = store.begin_attempt(store.resolve())
     model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ELU(), torch.nn.Linear(32, 4))
     optimizer = torch.optim.AdamW(model.parameters())
@@ -105,6 +112,50 @@ def _corrupt(copy: Path, generator: random.Random, file: str, kind: str) -> Corr
     return Corruption(kind, file, *_find_corruption(Store(copy), damaged, thorough=generator.random() < 0.5))
 
 
+def corrupt_object(
+    before: Mapping[str, bytes], folder: Path, generator: random.Random, *, kinds: Sequence[str] = KINDS
+) -> Corruption:
+    """Damages one object (two if they are swapped) in a new object store and checks the detection.
+
+    Args:
+        before: Content of all objects, by name.
+        folder: Existing folder for temporary files.
+        generator: Chooses the object and the damage.
+        kinds: Kinds of damage.
+    """
+    file, kind = generator.choice(FILES), generator.choice(kinds)
+    suffix = {"checkpoint": ".ckpt", "manifest": ".json", "log": ".jsonl"}[file]
+    names = sorted(name for name in before if name.endswith(suffix))
+    after = dict(before)
+    while after == before or _lacks_last_append(before, after):
+        after = dict(before)
+        pair = generator.sample(names, 2)
+        paths = [folder / "first", folder / "second"]
+        for path, name in zip(paths, pair, strict=True):
+            path.write_bytes(before[name])
+        _damage(kind, *paths, generator)
+        after = {name: content for name, content in before.items() if name not in pair}
+        after |= {name: path.read_bytes() for path, name in zip(paths, pair, strict=True) if path.exists()}
+    storage = ObjectStorage("s3://bucket/run", store=MemoryStore())
+    for name, content in after.items():
+        storage.put_if_absent(name, content)
+    damaged = {name for name in before if after.get(name) != before[name]}
+    return Corruption(kind, file, *_find_corruption(Store(storage), damaged, thorough=generator.random() < 0.5))
+
+
+def _lacks_last_append(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> bool:
+    """Returns whether only the last object of the log is missing, as after a crash before it was created."""
+    last = max(name for name in before if name.startswith("log/"))
+    return {**before, last: b""} == {**after, last: b""} and not after.get(last)
+
+
+def read_objects(storage: ObjectStorage) -> dict[str, bytes]:
+    """Returns the content of the checkpoints, their manifests and the log, by name."""
+    names = [entry.name for entry in storage.list() if not entry.is_folder]
+    names += [f"log/{entry.name}" for entry in storage.list("log")]
+    return {name: storage.read(name) for name in names}
+
+
 def _damage(kind: str, path: Path, other_path: Path, generator: random.Random) -> None:
     """Damages ``path``, and also ``other_path`` if the two are swapped."""
     content = path.read_bytes()
@@ -134,14 +185,15 @@ def _state(folder: Path) -> dict[str, bytes]:
 
 
 def _find_corruption(store: Store, damaged: set[str], *, thorough: bool) -> tuple[bool, str]:
-    hurt = {Path(name).stem for name in damaged if name != LOG}
+    damaged_log_files = {name for name in damaged if name == LOG or name.startswith("log/")}
+    hurt = {Path(name).stem for name in damaged - damaged_log_files}
     names = [f"{sequence:06d}-step-{step}" for sequence, step in enumerate(STEPS, 1)]
     expected = [name for name in names if name not in hurt][-1]
     loaded: list[str] = []
     load = torch.load
 
     def recording_load(path: Any, *arguments: Any, **options: Any) -> Any:
-        loaded.append(Path(path).name)
+        loaded.append(path.name if isinstance(path, Path) else path.raw.object_name)
         return load(path, *arguments, **options)
 
     torch.load = recording_load
@@ -155,7 +207,7 @@ def _find_corruption(store: Store, damaged: set[str], *, thorough: bool) -> tupl
         f"chose {chosen and chosen.name}": chosen is not None and chosen.name == expected,
         f"reported {sorted(reported)} of {sorted(hurt)}": reported == hurt if thorough else reported <= hurt,
         "did not report a newer checkpoint": reported >= {name for name in hurt if name > expected},
-        "did not report the log": LOG not in damaged or bool(resolution.log_problems) or resolution.is_log_torn,
+        "did not report the log": not damaged_log_files or bool(resolution.log_problems) or resolution.is_log_torn,
         f"loaded {loaded}": not hurt & {Path(name).stem for name in loaded},
     }
     missed = [why for why, good in checks.items() if not good]
@@ -166,13 +218,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--object-store", action="store_true", help="damage the objects of an object store in memory")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
     generator = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as name:
-        good = make_folder(Path(name) / "good").folder
         start = time.perf_counter()
-        corruptions = [corrupt(good, Path(name) / "copy", generator) for _ in range(arguments.count)]
+        if arguments.object_store:
+            storage = ObjectStorage("s3://bucket/run", store=MemoryStore())
+            commit_steps(Store(storage))
+            objects = read_objects(storage)
+            corruptions = [corrupt_object(objects, Path(name), generator) for _ in range(arguments.count)]
+        else:
+            good = make_folder(Path(name) / "good").folder
+            corruptions = [corrupt(good, Path(name) / "copy", generator) for _ in range(arguments.count)]
         seconds = time.perf_counter() - start
     for corruption in corruptions:
         if not corruption.is_found:

@@ -1,11 +1,15 @@
 """Kills a training run at random times until it has finished, and compares it with an uninterrupted run.
 
     python scripts/benchmarks/random_kills.py [--kills 200] [--seed 1] [--ranks 1] [--workers 0] [--epochs 10]
+    python scripts/benchmarks/random_kills.py --object-store --longest 1.5
     python scripts/benchmarks/random_kills.py --matrix 300 [--seed 1]
 
 Another process kills each attempt after a random time. The next attempt resumes in the same folder. After the last
 kill, an attempt runs to the end. Prints one line. It counts the attempts that committed a checkpoint separately,
 because some are killed too early.
+
+With ``--object-store``, the checkpoints are in an emulator of S3 on this machine, and each attempt has an empty
+temporary folder, as on another node.
 
 With ``--matrix``, each run combines different features (``kill_matrix.py``), is killed twice, and is compared with an
 uninterrupted run. The verdicts are exact, warned (something differs, and a warning named it), SILENT (something differs
@@ -15,12 +19,16 @@ without a warning) and refused (with an error before training).
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import sys
 import time
 from collections import Counter, defaultdict
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from stormproof.checkpoint import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -29,6 +37,7 @@ from scripts.benchmarks.kill_matrix import FEATURES, Spec, draw, train  # noqa: 
 from tests.support.difference import find_differences  # noqa: E402 (as above)
 from tests.support.exact_resume_training import Cell  # noqa: E402 (as above)
 from tests.support.forked_attempts import assert_bitwise_equal, run_attempt  # noqa: E402 (as above)
+from tests.support.object_stores import run_s3_server  # noqa: E402 (as above)
 
 KILLS, MAX_SECONDS = 2, 120.0
 
@@ -42,6 +51,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10, help="epochs of 100 batches over all ranks")
     parser.add_argument("--matrix", type=int, metavar="RUNS", help="runs that combine features")
     parser.add_argument("--longest", type=float, default=0.35, help="maximum seconds until an attempt is killed")
+    parser.add_argument("--object-store", action="store_true", help="keep checkpoints in an emulator of S3")
     arguments = parser.parse_args()
     if arguments.matrix:
         matrix(arguments.matrix, arguments.seed)
@@ -58,13 +68,19 @@ def main() -> None:
     times, start = random.Random(arguments.seed), time.monotonic()
     kills = attempts = advanced = 0
     outcome, newest = None, ""
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        killed_options = dict(options)
+        if arguments.object_store:
+            server = stack.enter_context(run_s3_server())
+            os.environ |= server.environment()
+            killed_options["recovery"] = {"dirpath": f"s3://{server.make_bucket()}/run"}
         while outcome is None or outcome.results is None:
             limit = times.uniform(0, arguments.longest) if kills < arguments.kills else 600.0
-            outcome = run_attempt(cell, Path(folder, "killed"), kill_after=limit, **options)
+            outcome = run_attempt(cell, Path(folder, "killed"), kill_after=limit, **killed_options)
             attempts += 1
             kills += outcome.was_killed
-            left = max((file.name for file in Path(folder, "killed", "checkpoints").glob("[0-9]*.json")), default="")
+            store = Store(killed_options.get("recovery", {}).get("dirpath", Path(folder, "killed", "checkpoints")))
+            left = max((checkpoint.name for checkpoint in store.read_checkpoints()), default="")
             advanced, newest = advanced + (left > newest), max(left, newest)
             if not outcome.was_killed and outcome.results is None:
                 sys.exit(f"attempt {attempts} failed: {outcome.output}")

@@ -277,7 +277,7 @@ def train(
     model = module or StatefulModule(cell)
     train_loader, val_loader = _loaders(cell)
     options = {"every_n_train_steps": cell.every_n_train_steps, "monitor": "val/loss", **(recovery or {})}
-    recover = CheckpointRecovery(folder / "checkpoints", **options)
+    recover = CheckpointRecovery(**{"dirpath": folder / "checkpoints", **options})
     journal, rows = Journal(), JsonLinesLogger(folder / f"rows{os.environ.get('LOCAL_RANK', '0')}.jsonl")
     model_checkpoint = ModelCheckpoint(
         folder / "models", monitor="val/loss", save_top_k=2, enable_version_counter=False, filename="{epoch}-{step}"

@@ -17,12 +17,13 @@ class RangeReader(io.RawIOBase):
         size: Size of the object, in bytes.
 
     Attributes:
+        object_name: Name of the object.
         failure: First exception of a read. Callers such as ``zipfile`` may hide it. None if all reads succeeded.
     """
 
     def __init__(self, storage: Storage, name: str, size: int) -> None:
         super().__init__()
-        self._storage, self._name, self._size = storage, name, size
+        self._storage, self.object_name, self._size = storage, name, size
         self._position = 0
         self.failure: BaseException | None = None
 
@@ -47,7 +48,9 @@ class RangeReader(io.RawIOBase):
         """Reads into ``buffer``."""
         stop = min(self._position + len(buffer), self._size)
         try:
-            content = b"".join(self._storage.get(self._name, self._position, stop)) if stop > self._position else b""
+            content = (
+                b"".join(self._storage.get(self.object_name, self._position, stop)) if stop > self._position else b""
+            )
         except BaseException as error:
             self.failure = self.failure or error
             raise

@@ -196,56 +196,11 @@ def corruptions(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return corruptions
 
 
-def _read_all(storage: ObjectStorage) -> dict[str, bytes]:
-    names = [*object_names(storage), *(f"log/{entry.name}" for entry in storage.list("log"))]
-    return {name: storage.read(name) for name in names}
-
-
 @pytest.mark.slow
 def test_every_corruption_is_found(corruptions: ModuleType, memory: ObjectStorage, tmp_path: Path):
-    """Each kind of damage to a checkpoint, its manifest, or an object of the log, as scripts/benchmarks/corruptions."""
-    steps = (10, 20, 30, 40, 50)
-    make_object_store(memory, steps)
-    before, generator = _read_all(memory), random.Random(1)
-    names = [f"{sequence:06d}-step-{step}" for sequence, step in enumerate(steps, 1)]
+    corruptions.commit_steps(Store(memory))
+    objects, generator = corruptions.read_objects(memory), random.Random(1)
     for kind in corruptions.KINDS:
-        for suffix in (".ckpt", ".json", ".jsonl"):
-            for _ in range(5):
-                damaged_content = _corrupt(corruptions, before, kind, suffix, generator, tmp_path)
-                damaged = {name for name in before if damaged_content.get(name) != before[name]}
-                if not damaged or damaged == {max(name for name in before if name.startswith("log/"))}:
-                    continue  # as a crash before the last append leaves it
-                storage = ObjectStorage("s3://bucket/run", store=MemoryStore())
-                for name, content in damaged_content.items():
-                    overwrite(storage, name, content)
-                resolution = Store(storage).resolve(verify_all=True)
-                stems = {Path(name).stem for name in damaged if not name.startswith("log/")}
-                reported = {bad.name for bad in resolution.bad_checkpoints} | {*resolution.lost_names}
-                assert reported == stems, (kind, damaged)
-                assert resolution.chosen_checkpoint is not None
-                assert resolution.chosen_checkpoint.name == [name for name in names if name not in stems][-1]
-                assert bool(resolution.log_problems) == (suffix == ".jsonl"), (kind, damaged)
-
-
-def _corrupt(
-    corruptions: ModuleType,
-    before: dict[str, bytes],
-    kind: str,
-    suffix: str,
-    generator: random.Random,
-    folder: Path,
-) -> dict[str, bytes]:
-    """Returns the objects after damage to one of them, or two if they are swapped."""
-    names = sorted(name for name in before if name.endswith(suffix))
-    first, second = generator.sample(names, 2)
-    paths = [folder / "first", folder / "second"]
-    for path, name in zip(paths, (first, second), strict=True):
-        path.write_bytes(before[name])
-    corruptions._damage(kind, *paths, generator)
-    after = dict(before)
-    for path, name in zip(paths, (first, second), strict=True):
-        if path.exists():
-            after[name] = path.read_bytes()
-        else:
-            del after[name]
-    return after
+        for _ in range(15):
+            corruption = corruptions.corrupt_object(objects, tmp_path, generator, kinds=[kind])
+            assert corruption.is_found, corruption
