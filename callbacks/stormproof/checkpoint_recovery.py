@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,8 +43,8 @@ MIRROR_FINISH_SECONDS = 540.0
 HangWatch, 600 s, because the other ranks wait for rank 0."""
 MIRROR_EXCEPTION_SECONDS, MIRROR_INTERRUPT_SECONDS = 10.0, 1.0
 """Maximum time to wait for the last upload after an exception, and after Ctrl-C, in seconds."""
-MIRROR_RETRY_SECONDS = 20.0
-"""Maximum time to retry one request to the mirror, in seconds. Failed uploads are repeated."""
+RETRY_SECONDS = 20.0
+"""Maximum time to retry one request to an object store, in seconds. Failed uploads are repeated."""
 _FINISHED_LOCATIONS: set[str] = set()
 """Absolute paths or URLs of the checkpoints of training runs that have finished in this process."""
 
@@ -143,8 +144,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
         save_coordinator: Decides when to save. Its ``writer`` is set on rank 0 during training.
 
     Raises:
-        ValueError: If a number is out of range, a URL is not one of an object store, or ``mirror`` is set although
-            ``dirpath`` is a URL.
+        ValueError: If a number is out of range, a URL has an unsupported scheme or no valid bucket, or ``mirror`` is
+            set although ``dirpath`` is a URL.
         MissingExtraError: If a URL is passed, and the extra ``remote`` is not installed.
         OSError: If a URL requires credentials or an account that the environment lacks.
 
@@ -202,9 +203,11 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self.identity = identity
         self.async_save, self.storage_timeout_seconds = async_save, 60 * timeout_minutes
         self.wrap_loaders, self.resume, self.weights_only = wrap_loaders, resume, weights_only
-        self.store = Store(dirpath)
+        self.store = Store(ObjectStorage(str(dirpath), retry_seconds=RETRY_SECONDS) if is_url(dirpath) else dirpath)
         if mirror is not None and is_url(dirpath):
-            raise ValueError(f"`mirror={mirror}` requires a folder as `dirpath`, got {dirpath}. Set only one of them.")
+            raise ValueError(
+                f"`mirror` requires a folder as `dirpath`, got `dirpath={dirpath}`. Pass a folder, or omit `mirror`."
+            )
         self.mirror = None if mirror is None else ObjectStorage(mirror).location
         self.mirror_retention = replace(self.retention, keep_last=_require_two("mirror_keep_last", mirror_keep_last))
         self._mirror: Mirror | None = None  # on rank 0 during training
@@ -212,6 +215,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             self.store, self.schedule, self.retention, self.monitored_metric, identity
         )
         self.resumed_from: Checkpoint | None = None
+        self._kept_copies: set[str] = set()  # names of checkpoints whose local copies the user may load
         self.skipped_checkpoints: Sequence[BadCheckpoint] = ()
         self.last_logged: dict[str, float] = {}
         self._step_functions: list[Callable[[pl.Trainer, pl.LightningModule], None]] = []
@@ -229,8 +233,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def latest_checkpoint(self, start_over: bool = False) -> str | None:
         """Returns the path of the newest good checkpoint after verifying its content. None without a checkpoint.
 
-        In an object store, it is the path of a copy in the temporary folder, which is deleted when training has loaded
-        it.
+        If ``dirpath`` is a URL, returns the path of a copy in the temporary folder. Training deletes the copy after all
+        ranks have loaded it.
 
         Needs neither a trainer nor a lease, and does not modify the folder, except to download a newer checkpoint from
         ``mirror``. Call it on every rank. Before training begins, the ranks check that they found the same checkpoint.
@@ -248,7 +252,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._start_over = start_over
         self._resolution = self._resolve(fetch=True)
         if self.mirror is not None:
-            storage = ObjectStorage(self.mirror, retry_seconds=MIRROR_RETRY_SECONDS)
+            storage = ObjectStorage(self.mirror, retry_seconds=RETRY_SECONDS)
             if download_newest(self.store, storage, self._resolution, self.identity) is not None:
                 self._resolution = self._resolve(fetch=True)
         checkpoint = self.store.choose_checkpoint(self._resolution, start_over=start_over)
@@ -271,8 +275,11 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def best_checkpoint(self) -> str | None:
         """Returns the path of the best good checkpoint by ``monitor``. None if no good checkpoint has a score."""
         sorted_checkpoints = self.retention.sort_by_score(self.store.read_checkpoints())
-        good_checkpoints = (checkpoint for checkpoint in sorted_checkpoints if self.store.verify(checkpoint) is None)
-        return next((str(self.store.fetch(checkpoint)) for checkpoint in good_checkpoints), None)
+        for checkpoint in sorted_checkpoints:
+            if self.store.verify(checkpoint) is None:
+                self._kept_copies.add(checkpoint.name)
+                return str(self.store.fetch(checkpoint))
+        return None
 
     def call_at_steps(self, function: Callable[[pl.Trainer, pl.LightningModule], None]) -> Callable[[], None]:
         """Calls ``function`` on all ranks before the first batch and between batches after each optimizer step.
@@ -304,21 +311,29 @@ class CheckpointRecovery(InactiveCopies, Callback):
         if self._is_active:
             self._save(trainer, pl_module, time.monotonic())
 
-    def commit(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> int | None:
+    def commit(self, trainer: pl.Trainer, pl_module: pl.LightningModule, seconds: float = inf) -> int | None:
         """Saves a checkpoint now and waits until it is committed.
 
         Call it on all ranks together, from a function of :meth:`call_at_steps`.
 
+        Args:
+            trainer: Running trainer.
+            pl_module: Module that it trains.
+            seconds: Time after which this returns if storage fails, in seconds. A write that makes progress is not
+                limited.
+
         Returns:
-            The step of the newest commit of this process, which is an earlier one if the current state is not finite.
-            None without a commit.
+            The step of the newest commit of this process, which is an earlier one if the current state is not finite,
+            or could not be saved in time. None without a commit.
 
         Raises:
-            StormproofError: On every rank, with exit code 74, if the checkpoint could not be saved.
+            StormproofError: On every rank, with exit code 74, if the checkpoint could not be saved, unless the time has
+                passed.
         """
-        if self.schedule.last_saved_step != trainer.global_step:
+        deadline = time.monotonic() + seconds
+        if self.schedule.last_saved_step != trainer.global_step and self.save_coordinator.wait_for_previous(seconds):
             self._save(trainer, pl_module, time.monotonic())
-        return self.save_coordinator.wait_until_committed()
+        return self.save_coordinator.wait_until_committed(deadline - time.monotonic())
 
     def finish_mirror(self, seconds: float) -> bool:
         """Waits up to ``seconds`` until the newest checkpoint is uploaded, before the run ends.
@@ -347,6 +362,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
             self._undo_functions.append(wrap_training_loaders(trainer))
         if self.resume:
             self._resume(trainer)
+        if self._resolution is not None and self.resumed_from is not None:
+            self.store.fetch(self.resumed_from)  # another process may have deleted the copy
         make_forks_safe()
         destroy_gloo_before_exit()
         resolution = self._resolution = self._resolution or self._resolve()
@@ -457,10 +474,13 @@ class CheckpointRecovery(InactiveCopies, Callback):
         try:
             return self.store.resolve(fetch=fetch)
         except OSError as error:
-            raise StorageError(
-                f"{self.store.location} cannot be read: {error.strerror or error}. Restart the run when storage is "
-                "available."
-            ) from error
+            raise self._make_storage_error("read", error) from error
+
+    def _make_storage_error(self, participle: str, error: OSError) -> StorageError:
+        return StorageError(
+            f"{self.store.location} cannot be {participle}: {error.strerror or error}. Restart the run when storage is "
+            "available."
+        )
 
     def _resume(self, trainer: pl.Trainer) -> None:
         location, path = self.store.backend.absolute_location, self.latest_checkpoint(self._start_over)
@@ -480,7 +500,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
 
     def _check_loaded_state(self, trainer: pl.Trainer) -> None:
         assert_equal("the loaded state", self._loaded_description)
-        if self.resumed_from is not None:
+        if self.resumed_from is not None and self.resumed_from.name not in self._kept_copies:
             self.store.backend.discard_copy(self.resumed_from)  # all ranks have loaded it
         checkpoint = self._resolution.chosen_checkpoint if self._resolution else None
         if (
@@ -529,11 +549,14 @@ class CheckpointRecovery(InactiveCopies, Callback):
 
     def _acquire_folder(self, resolution: Resolution) -> str:
         """Acquires the folder on rank 0. Returns the token of the ownership."""
-        ownership = FolderOwnership(self.store, resolution)
+        try:
+            ownership = FolderOwnership(self.store, resolution)
+        except OSError as error:
+            raise self._make_storage_error("used", error) from error
         if self.mirror is not None:
             try:
                 self._mirror = Mirror(
-                    self.store, ObjectStorage(self.mirror, retry_seconds=MIRROR_RETRY_SECONDS), self.mirror_retention
+                    self.store, ObjectStorage(self.mirror, retry_seconds=RETRY_SECONDS), self.mirror_retention
                 )
             except BaseException:
                 ownership.release()

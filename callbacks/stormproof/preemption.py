@@ -30,8 +30,8 @@ from stormproof.signals.worker_signal_mask import mask_worker_signals
 
 GRACE_SECONDS = 30.0
 """Seconds between a termination signal and SIGKILL: the default of SLURM, Kubernetes and torchrun."""
-MIRROR_MARGIN_SECONDS = 3.0
-"""Seconds before SIGKILL at which the wait for the mirror ends. The run then needs time to exit."""
+EXIT_SECONDS = 3.0
+"""Seconds before SIGKILL at which waits for storage end. The run then needs time to exit."""
 
 
 class Preemption(InactiveCopies, Callback):
@@ -163,7 +163,8 @@ class Preemption(InactiveCopies, Callback):
         received_signal = self._poll_signal(trainer, self._exchanged_signal.take())
         if received_signal is not None:
             self._warn_if_save_exceeds_grace(received_signal)
-            saved_step = self._recovery.commit(trainer, module)
+            seconds = self._compute_remaining_seconds(received_signal, os.environ) - EXIT_SECONDS
+            saved_step = self._recovery.commit(trainer, module, seconds)
             self._finish_mirror(received_signal)
             self._exit(trainer, received_signal, saved_step)
 
@@ -192,7 +193,8 @@ class Preemption(InactiveCopies, Callback):
             return
         saved_step = None
         if self._recovery is not None and not trainer.sanity_checking:
-            saved_step = self._recovery.save_coordinator.wait_until_committed()
+            seconds = self._compute_remaining_seconds(received_signal, os.environ) - EXIT_SECONDS
+            saved_step = self._recovery.save_coordinator.wait_until_committed(seconds)
             self._finish_mirror(received_signal)
         self._exit(trainer, received_signal, saved_step)
 
@@ -248,7 +250,7 @@ class Preemption(InactiveCopies, Callback):
         """Waits for the upload of the newest checkpoint until 3 s before SIGKILL."""
         assert self._recovery is not None
         remaining_seconds = self._compute_remaining_seconds(received_signal, os.environ)
-        self._recovery.finish_mirror(remaining_seconds - MIRROR_MARGIN_SECONDS)
+        self._recovery.finish_mirror(remaining_seconds - EXIT_SECONDS)
 
     def _warn_if_save_exceeds_grace(self, received_signal: signal.Signals) -> None:
         """Warns if a checkpoint probably takes longer than the time until SIGKILL."""

@@ -1,11 +1,12 @@
-"""Measures the overhead of an object store, as a mirror and as the store: save stalls and throughput.
+"""Measures the overhead of an object store, as a mirror and as the only storage: save stalls and throughput.
 
     python scripts/benchmarks/object_store.py [--megabytes 64] [--rounds 5] [--steps 120] [--every 20]
 
 In each round, in random order, three runs train: with a folder, with a folder and a mirror, and with an object store
 only. The object store is an emulator of S3 (``moto``) on this machine. It shares the cores with the training run, which
 a real object store would not. The CPU time is measured in the training process and includes uploads, but not the
-emulator. Ratios are medians over the rounds, of a run with an object store to the one with a folder in the same round.
+emulator. Each ratio divides a run with an object store by the run with a folder in the same round. Printed are the
+median, minimum and maximum over the rounds.
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
-"""Counts lost commits in races of two processes for one prefix, and under network faults during training.
+"""Counts lost commits when two threads compete for a prefix, and when the network fails during training.
 
     python scripts/benchmarks/object_store_faults.py races [--count 200] [--seed 0]
     python scripts/benchmarks/object_store_faults.py faults [--count 500] [--seed 0] [--mirror]
 
 The object store is an emulator of S3 (``moto``) in a process on this machine.
 
-- ``races``: two threads take the prefix from each other, because the lease of each counts as expired. Each attempt
-  commits up to four checkpoints. All commits that returned must exist with their content, and no attempt number or
+- ``races``: two threads repeatedly take the prefix from each other, because every lease counts as expired. Each attempt
+  commits up to four checkpoints. Every commit that returned must still exist unchanged, and no attempt number or
   sequence number may occur twice.
 - ``faults``: a run saves after every step to an object store, or to a folder with a mirror. A proxy injects faults into
-  10% of the requests until the count is reached. Training must end, and the newest checkpoint must be the last step.
+  10% of the requests until the count is reached. Training must reach its last step, and the newest checkpoint must be
+  of that step.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class Race:
     Attributes:
         committed: Digests of the commits that returned, by name.
         attempts: Numbers of the attempts that began.
-        outcomes: Number of attempts by how they ended.
-        problems: Descriptions of what was lost or happened twice.
+        outcomes: Number of attempts per outcome.
+        problems: Descriptions of lost commits and of numbers that were used twice.
     """
 
     def __init__(self, url: str, count: int) -> None:
@@ -157,7 +158,7 @@ def main() -> None:
     parser.add_argument("kind", choices=["races", "faults"])
     parser.add_argument("--count", type=int, help="attempts (default: 200) or faults (default: 500)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--mirror", action="store_true", help="inject faults into a mirror")
+    parser.add_argument("--mirror", action="store_true", help="train with a folder and a mirror")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)

@@ -19,16 +19,18 @@ without a warning) and refused (with an error before training).
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import sys
 import time
 from collections import Counter, defaultdict
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from stormproof.checkpoint import Store
+from stormproof.checkpoint.storage import ObjectStorage
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -40,6 +42,15 @@ from tests.support.forked_attempts import assert_bitwise_equal, run_attempt  # n
 from tests.support.object_stores import run_s3_server  # noqa: E402 (as above)
 
 KILLS, MAX_SECONDS = 2, 120.0
+
+
+def _count_attempts_with_commits(url: str) -> int:
+    """Returns the number of attempts in the log that are followed by a commit."""
+    storage = ObjectStorage(url)
+    log = b"".join(storage.read(f"log/{entry.name}") for entry in sorted(storage.list("log"), key=lambda e: e.name))
+    kinds = [json.loads(line)["event"] for line in log.splitlines()]
+    kinds = [kind for kind in kinds if kind in {"attempt", "committed"}]
+    return sum(pair == ("attempt", "committed") for pair in pairwise(kinds))
 
 
 def main() -> None:
@@ -79,8 +90,7 @@ def main() -> None:
             outcome = run_attempt(cell, Path(folder, "killed"), kill_after=limit, **killed_options)
             attempts += 1
             kills += outcome.was_killed
-            store = Store(killed_options.get("recovery", {}).get("dirpath", Path(folder, "killed", "checkpoints")))
-            left = max((checkpoint.name for checkpoint in store.read_checkpoints()), default="")
+            left = max((file.name for file in Path(folder, "killed", "checkpoints").glob("[0-9]*.json")), default="")
             advanced, newest = advanced + (left > newest), max(left, newest)
             if not outcome.was_killed and outcome.results is None:
                 sys.exit(f"attempt {attempts} failed: {outcome.output}")
@@ -88,6 +98,8 @@ def main() -> None:
             sys.exit(f"The run finished after {kills} kills. Increase --epochs.")
         seconds = time.monotonic() - start
         assert_bitwise_equal(outcome, run_attempt(cell, Path(folder, "whole"), kill_after=600.0, **options))
+        if arguments.object_store:  # not before: a process that used an object store cannot fork others that use it
+            advanced = _count_attempts_with_commits(killed_options["recovery"]["dirpath"])
     steps = outcome.results[0]["step"]
     print(
         f"{kills} kills, {attempts} attempts, {advanced} of which committed, {steps} steps, {seconds:.0f} s: weights "

@@ -69,7 +69,7 @@ def test_a_run_without_its_folder_resumes_from_the_mirror(
 
 
 @pytest.mark.parametrize("resume", ["must", "never"])
-def test_without_copies_in_the_mirror_a_run_can_only_start(
+def test_with_an_empty_mirror_never_starts_a_run_and_must_refuses(
     resume: str, command: Command, tmp_path: Path, s3_server: S3Server, s3_url: str
 ):
     mirror = f"checkpoints.mirror={s3_url}"
@@ -78,7 +78,7 @@ def test_without_copies_in_the_mirror_a_run_can_only_start(
         assert result.returncode == 0, result.stderr
         assert "resuming from" not in result.stdout
     else:
-        fix = "Set resume=auto to start it."
+        fix = "Set resume=auto to start a new run."
         expected = f"resume=must, but neither the run runs/run nor its mirror {s3_url}/run has a checkpoint. {fix}"
         _assert_refused(result, expected, tmp_path)
 

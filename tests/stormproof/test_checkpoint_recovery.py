@@ -54,7 +54,7 @@ def test_an_argument_out_of_its_range_is_named(arguments: dict[str, Any], senten
 
 
 def test_a_mirror_requires_a_folder():
-    with pytest.raises(ValueError, match=r"requires a folder as `dirpath`, got s3://bucket/run\. Set only one"):
+    with pytest.raises(ValueError, match=r"requires a folder as `dirpath`, got `dirpath=s3://bucket/run`"):
         CheckpointRecovery("s3://bucket/run", mirror="s3://bucket/copies")
 
 

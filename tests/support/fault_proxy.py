@@ -8,7 +8,7 @@ A fault is chosen for each request by a function of its method, path and number:
 - ``cut response``: forwards the request, sends half of the response and closes the connection
 - ``half close``: forwards the request, ends its side of the connection without a response, and waits for the client
 - ``deny``: responds with 403 AccessDenied, without forwarding the request
-- ``ignore conditions``: forwards the request without If-Match and If-None-Match, as a server that does not know them
+- ``ignore conditions``: forwards the request without If-Match and If-None-Match, like a server without support for them
 - ``slow``: forwards the request and waits before it responds
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Collection, Mapping
+from math import inf
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from stormproof.long_waits import long_wait
 
 HANG_TIMEOUT_SECONDS = 60.0
 """Maximum time that training waits for the previous write. After that, storage counts as hanging, without waiting."""
+PROBLEM_TIMEOUT_SECONDS = 1.0
+"""Maximum time that training waits for the previous write while storage has a problem."""
 MAX_WRITE_WAIT_SECONDS = 600.0
 """Maximum wait for a required write. Shorter than the 1800 s after which a collective of the other ranks times out."""
 INTERRUPT_WAIT_SECONDS = 1.0
@@ -90,6 +93,11 @@ class CheckpointWriter:
         self.write_seconds: float | None = None
 
     @property
+    def has_storage_problem(self) -> bool:
+        """True if no checkpoint was committed since storage failed."""
+        return self._storage_problem is not None
+
+    @property
     def is_busy(self) -> bool:
         """True while a checkpoint is being written."""
         return not self._wait_for_write(0.0)
@@ -111,8 +119,12 @@ class CheckpointWriter:
         self._has_baseline = True
 
     def wait_until_free(self) -> bool:
-        """Waits for the previous write. Returns True if a checkpoint can be submitted, False if storage hangs."""
-        if self._wait_for_write(0.0 if self._is_hanging else min(HANG_TIMEOUT_SECONDS, self._storage_timeout_seconds)):
+        """Waits for the previous write. Returns True if a checkpoint can be submitted, False if storage hangs.
+
+        Waits for at most ``PROBLEM_TIMEOUT_SECONDS`` while storage has a problem, so that training continues.
+        """
+        timeout_seconds = PROBLEM_TIMEOUT_SECONDS if self.has_storage_problem else HANG_TIMEOUT_SECONDS
+        if self._wait_for_write(0.0 if self._is_hanging else min(timeout_seconds, self._storage_timeout_seconds)):
             self._is_hanging = False
             return True
         if not self._is_hanging:
@@ -120,6 +132,17 @@ class CheckpointWriter:
             self._report_problem(
                 f"The checkpoint of step {self.submitted_step} is still being written, because storage is slow or hangs"
             )
+        return False
+
+    def wait_for_previous(self, seconds: float) -> bool:
+        """Waits for the previous write if storage has a problem, but not longer than ``seconds``.
+
+        Returns:
+            False if it is still running. :meth:`close` does not wait for it then.
+        """
+        if self._storage_problem is None or seconds == inf or self._wait_for_write(max(0.0, seconds)):
+            return True
+        self._is_hanging = True
         return False
 
     def submit(self, checkpoint: Mapping[str, Any], state_keys: Collection[str], info: CommitInfo) -> None:
@@ -180,32 +203,43 @@ class CheckpointWriter:
                 f"{self._storage_problem}."
             )
 
-    def finish(self) -> None:
+    def finish(self, seconds: float = inf) -> None:
         """Waits for the last checkpoint. If storage fails, retries the write after 1, 2, 4 and 8 s.
 
+        Args:
+            seconds: Time after which a write is not retried, and :meth:`close` does not wait for it, in seconds.
+
         Raises:
-            StorageError: If it could not be saved.
+            StorageError: If it could not be saved, unless the time has passed.
         """
-        failure = self._wait_and_retry()
-        if isinstance(failure, OSError):
+        deadline = time.monotonic() + seconds
+        failure = self._wait_and_retry(deadline=deadline)
+        if isinstance(failure, OSError) and deadline < inf:
+            self._report_problem(f"The checkpoint of step {self.submitted_step} could not be saved in time: {failure}")
+        elif isinstance(failure, OSError):
             raise StorageError(
                 f"The checkpoint of step {self.submitted_step} could not be saved: {failure}. Restart the run when "
                 "storage is available."
             ) from failure
-        if failure is not None:
+        elif failure is not None:
             raise failure
 
-    def _wait_and_retry(self, permanent_errnos: Collection[int] = ()) -> BaseException | None:
+    def _wait_and_retry(self, permanent_errnos: Collection[int] = (), deadline: float = inf) -> BaseException | None:
         """Waits for the write, retries it if storage fails, and returns the last failure. None if it succeeds.
 
         Args:
             permanent_errnos: Values of ``errno`` that are not retried.
+            deadline: Time by ``time.monotonic`` after which a failed write is not repeated.
         """
         delays = iter(WRITE_RETRY_DELAYS)
         while True:
+            if not self.wait_for_previous(deadline - time.monotonic()):
+                return TimeoutError(errno.ETIMEDOUT, "storage is slow or fails")
             self._require_write_finished()
             failure, delay = self._pop_failure(), next(delays, None)
             if not isinstance(failure, OSError) or failure.errno in permanent_errnos or delay is None:
+                return failure
+            if time.monotonic() + delay > deadline:
                 return failure
             rank_zero_warn(
                 f"The checkpoint of step {self.submitted_step} was not saved: {failure}. Retrying in {delay:g} s."

@@ -28,7 +28,7 @@ class Log(Protocol):
         ...
 
     def append(self, content: bytes, log_bytes: int) -> None:
-        """Appends ``content`` to a log of ``log_bytes`` bytes. When it returns, it survives a power failure."""
+        """Appends ``content`` to a log that has ``log_bytes`` bytes. It survives a power failure after the return."""
         ...
 
 
@@ -179,7 +179,7 @@ def append(log: Log, events: Sequence[Event], log_bytes: int | None = None) -> N
     """Appends ``events`` to a log. When it returns, they survive a power failure.
 
     Args:
-        log: Log.
+        log: Log to append to.
         events: Events to append.
         log_bytes: Length that the log of an object store must have. Not checked if None.
 
@@ -187,8 +187,8 @@ def append(log: Log, events: Sequence[Event], log_bytes: int | None = None) -> N
         OSError: If the log cannot be written or the disk is full. Readers ignore a partly written line.
         FolderLostError: If another process appended to the log of an object store meanwhile.
     """
-    content = read_log(log)
-    log.append(format_lines(content, events), len(content.content) if log_bytes is None else log_bytes)
+    current_log = read_log(log)
+    log.append(format_lines(current_log, events), len(current_log.content) if log_bytes is None else log_bytes)
 
 
 def _compute_checksum(body: bytes) -> bytes:

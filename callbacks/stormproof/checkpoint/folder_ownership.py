@@ -83,7 +83,7 @@ def verify_shared_store(store: Store, token: str, timeout_seconds: float = 30.0)
         timeout_seconds: Maximum time for a network file system to show what another host wrote.
 
     Raises:
-        RanksDisagreeError: On every rank, if a rank sees a different one.
+        RanksDisagreeError: On every rank, if a rank sees a different folder or object store.
     """
     is_visible = is_owner_visible(store, token, timeout_seconds)
     locations = all_gather(None if is_visible else store.backend.absolute_location)

@@ -27,9 +27,9 @@ MAX_AGE_SECONDS = 300.0
 MAX_WAIT_SECONDS = 60.0
 MIN_BYTES_PER_SECOND = 50e6
 """Ranks wait for ``MAX_WAIT_SECONDS`` plus the time to read the checkpoint at this rate."""
-MAX_DOWNLOAD_WAIT_SECONDS = 120.0
+BASE_DOWNLOAD_WAIT_SECONDS = 120.0
 MIN_DOWNLOAD_BYTES_PER_SECOND = 10e6
-"""Processes wait for ``MAX_DOWNLOAD_WAIT_SECONDS`` plus the time to download the checkpoint at this rate."""
+"""Processes wait for ``BASE_DOWNLOAD_WAIT_SECONDS`` plus the time to download the checkpoint at this rate."""
 
 
 def verify_once_per_node(checkpoint: Checkpoint) -> str | None:
@@ -66,7 +66,7 @@ def verify_once_per_node(checkpoint: Checkpoint) -> str | None:
 
 @contextmanager
 def lock_file(path: Path, file_bytes: int) -> Generator[None]:
-    """Excludes other processes while the block downloads a file.
+    """Lets only one process at a time run the block, which downloads a file.
 
     Args:
         path: Lock file, in an existing folder.
@@ -75,13 +75,13 @@ def lock_file(path: Path, file_bytes: int) -> Generator[None]:
     Raises:
         OSError: If another process does not finish in time, or the file system does not support locks.
     """
-    timeout_seconds = MAX_DOWNLOAD_WAIT_SECONDS + file_bytes / MIN_DOWNLOAD_BYTES_PER_SECOND
+    timeout_seconds = BASE_DOWNLOAD_WAIT_SECONDS + file_bytes / MIN_DOWNLOAD_BYTES_PER_SECOND
     lock = filelock.FileLock(path, timeout=timeout_seconds)
     try:
         with long_wait("a download by another process"):
             lock.acquire()
     except filelock.Timeout as error:
-        reason = f"another process has been downloading a checkpoint for {timeout_seconds:.0f} s"
+        reason = f"this process waited {timeout_seconds:.0f} s for another process to download a checkpoint"
         raise OSError(errno.EBUSY, reason, str(path)) from error
     except NotImplementedError as error:
         raise OSError(errno.ENOLCK, "the file system does not support locks", str(path)) from error
@@ -95,13 +95,13 @@ def make_private_folder(name: str) -> Path:
     """Returns the folder ``<name>-<user ID>`` in the temporary folder. Creates it if it does not exist.
 
     Raises:
-        PermissionError: If other users can write to it.
+        PermissionError: If it is not a folder, belongs to another user, or others can write to it.
     """
     folder = Path(tempfile.gettempdir(), f"{name}-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     folder_stat = os.lstat(folder)
     if not stat.S_ISDIR(folder_stat.st_mode) or folder_stat.st_uid != os.getuid() or folder_stat.st_mode & 0o022:
-        raise PermissionError(f"{folder} is writable by other users. Remove it or restrict its permissions.")
+        raise PermissionError(errno.EPERM, f"{folder} belongs to another user, or others can write to it")
     return folder
 
 

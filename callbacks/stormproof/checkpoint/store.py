@@ -72,7 +72,7 @@ class Store:
         backend: Access to the folder or object store.
 
     Raises:
-        ValueError: If ``folder`` is a URL that no object store has.
+        ValueError: If ``folder`` is a URL with an unsupported scheme or without a valid bucket.
         MissingExtraError: If ``folder`` is a URL, and the extra ``remote`` is not installed.
 
     Example:
@@ -137,12 +137,14 @@ class Store:
     def fetch(self, checkpoint: Checkpoint) -> Path:
         """Returns the path of a file from which the checkpoint can be loaded.
 
-        In an object store, this is a verified copy in the temporary folder. One process per node downloads it. It is
-        deleted after a day, and when training has loaded it.
+        In an object store, this is a verified copy in the temporary folder. One process per node downloads it. Training
+        deletes the copy after all ranks have loaded it. Other copies are deleted at a later download if they are older
+        than a day.
 
         Raises:
             DamagedError: If the checkpoint in the object store is damaged.
-            OSError: If it cannot be read, or there is no room for the copy.
+            OSError: If it cannot be read.
+            StorageError: If the copy cannot be written.
         """
         return self.backend.fetch(checkpoint)
 

@@ -93,6 +93,8 @@ def _build_parser() -> argparse.ArgumentParser:
 def _run_verify(options: argparse.Namespace) -> int:
     store = _open_store(options.folder)
     resolution = store.resolve(verify_all=True)
+    if resolution.chosen_checkpoint is None and store.read_checkpoints():
+        resolution = store.resolve(verify_all=True)  # a running process may have deleted all that were listed
     good_checkpoints = [
         checkpoint
         for checkpoint in (resolution.chosen_checkpoint, *resolution.older_checkpoints)
@@ -101,6 +103,10 @@ def _run_verify(options: argparse.Namespace) -> int:
     verdicts = {checkpoint.name: "good" for checkpoint in good_checkpoints}
     verdicts |= {bad_checkpoint.name: f"bad: {bad_checkpoint.reason}" for bad_checkpoint in resolution.bad_checkpoints}
     verdicts |= dict.fromkeys(resolution.lost_names, "lost: it was committed, but its files are missing")
+    if not verdicts and store.read_checkpoints():
+        raise UsageError(
+            f"the checkpoints in {store.location} change too quickly to be verified: verify it after the run"
+        )
     if not verdicts and not resolution.log_problems:
         raise UsageError(
             ". ".join([f"{store.location} contains no checkpoint", *_describe_foreign(resolution.foreign_files, store)])

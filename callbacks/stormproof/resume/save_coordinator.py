@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,6 +17,7 @@ from stormproof.distributed.collectives import SYNC_EVERY_N_STEPS, run_on_rank_z
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.lightning.step_exchange import ExchangedNumbers, StepExchange
+from stormproof.long_waits import long_wait
 from stormproof.resume import snapshot
 from stormproof.resume.unsaved_attributes import UnsavedAttributes
 
@@ -113,18 +115,26 @@ class SaveCoordinator(InactiveCopies):
         self._schedule.record_save(trainer.global_step, time.monotonic(), stall)
         return stall
 
-    def wait_until_committed(self) -> int | None:
+    def wait_for_previous(self, seconds: float) -> bool:
+        """Waits for the previous write if storage has a problem. Returns False if it takes longer than ``seconds``."""
+        return run_on_rank_zero(lambda: self._require_writer().wait_for_previous(seconds))
+
+    def wait_until_committed(self, seconds: float = inf) -> int | None:
         """Waits until the submitted checkpoint is committed.
+
+        Args:
+            seconds: Time after which a failed write is not retried, in seconds.
 
         Returns:
             The step of the newest commit of this process. None without a commit.
 
         Raises:
-            StormproofError: On every rank, with exit code 74, if the checkpoint could not be saved.
+            StormproofError: On every rank, with exit code 74, if the checkpoint could not be saved, unless the time has
+                passed.
         """
 
         def finish() -> int | None:
-            self._require_writer().finish()
+            self._require_writer().finish(seconds)
             return self._require_writer().committed_step
 
         return run_on_rank_zero(finish)
@@ -150,8 +160,11 @@ class SaveCoordinator(InactiveCopies):
 
     def _is_among_best(self, trainer: pl.Trainer) -> bool:
         score = self._monitored_metric.value(trainer)
+        if score is None or self._require_writer().has_storage_problem:
+            return score is not None
         try:
-            return score is not None and self._retention.would_keep(score, self._store.read_checkpoints())
+            with long_wait("storage"):  # an object store has its own timeout
+                return self._retention.would_keep(score, self._store.read_checkpoints())
         except OSError:  # the writer reports the storage error
             return True
 

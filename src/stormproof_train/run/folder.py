@@ -112,7 +112,7 @@ class RunFolder:
 
         Args:
             spec: Spec of the run to start.
-            resume: ``never`` rejects a run that exists.
+            resume: ``never`` rejects a run that has trained, is running or has finished.
 
         Raises:
             UserError: If the folder belongs to another run, or ``resume`` excludes it.

@@ -45,8 +45,8 @@ def find_resume_checkpoint(
         max_restarts_without_progress: Maximum number of restarts in a row without progress. None for no limit.
 
     Raises:
-        UserError: If a required checkpoint does not exist, or a rejected one does.
-        StorageError: If the mirror cannot be read, and the folder has no good checkpoint.
+        UserError: If ``must`` finds no checkpoint, or ``never`` finds one of step 1 or later.
+        StorageError: If the mirror cannot be read, and ``resume`` is ``never`` or the folder has no good checkpoint.
         DamagedError: If all checkpoints are damaged.
         CrashLoopError: If the run was restarted too often without progress.
     """
@@ -84,7 +84,7 @@ def _find_newest(recovery: CheckpointRecovery | None, folder: RunFolder, resume:
             if mirror is None
             else f"neither the run {folder.path} nor its mirror {mirror} has a checkpoint"
         )
-        raise UserError(f"resume=must, but {problem}. Set resume=auto to start it.")
+        raise UserError(f"resume=must, but {problem}. Set resume=auto to start a new run.")
     return None
 
 

@@ -47,7 +47,7 @@ def local(tmp_path: Path) -> Store:
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(uploader, "FIRST_RETRY_SECONDS", 0.02)
     monkeypatch.setattr(uploader, "MAX_RETRY_SECONDS", 0.1)
-    monkeypatch.setattr("stormproof.checkpoint_recovery.MIRROR_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr("stormproof.checkpoint_recovery.RETRY_SECONDS", 0.1)
     return
 
 
@@ -288,7 +288,7 @@ def test_a_mirror_that_fails_at_the_start_waits_for_the_lease_of_a_lost_node(
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         with pytest.warns(UserWarning, match="is not up to date"):
             copies = Mirror(local, ObjectStorage(s3_url, retry_seconds=0.01), Retention())
-        wait_for(lambda: any(".lease." in path for _, path in proxy.requests))  # asks for the age of the lease
+        wait_for(lambda: any(".lease." in path for _, path in proxy.requests))  # checks the age of the lease
         assert not copies.wait_until_uploaded(0)
         monkeypatch.setattr(object_lease, "STALE_SECONDS", 0.0)
         assert copies.wait_until_uploaded(30)
@@ -318,11 +318,11 @@ def test_a_full_disk_is_not_a_failure_of_the_mirror(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("stormproof.checkpoint.mirror.download.copy_verified", fail)
-    with pytest.raises(StorageError, match=rf"cannot be copied to {tmp_path}: No space left on device\. Free disk"):
+    with pytest.raises(StorageError, match=rf"cannot be copied to {tmp_path}: No space left on device\. Fix the cause"):
         _download(Store(tmp_path), storage)
 
 
-def test_a_release_does_not_wait_for_a_hanging_renewal(storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch):
+def test_a_release_gives_up_on_a_hanging_renewal(storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(object_lease, "HEARTBEAT_JOIN_SECONDS", 0.1)
     lease = ObjectLease(storage)
     with lease._lock:

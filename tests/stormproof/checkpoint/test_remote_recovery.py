@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
-from stormproof import CheckpointRecovery, DivergenceGuard
+from stormproof import CheckpointRecovery, DivergenceGuard, resumable
 from stormproof.checkpoint import Store
 from stormproof.checkpoint.backends import local_copies, object_lease
 from stormproof.checkpoint.backends.object_lease import ObjectLease
@@ -27,7 +28,7 @@ from tests.support.fault_proxy import FaultProxy, choose_at_random
 from tests.support.killed_training import have_equal_weights, train_and_kill
 from tests.support.object_stores import S3Server, flip_object_bit, make_object_store, overwrite
 from tests.support.recovery_fits import fit_with_recovery
-from tests.support.small_fits import LIGHTNING_WARNING_FILTERS
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, RegressionModule, make_loader, make_module, make_trainer
 
 pytestmark = LIGHTNING_WARNING_FILTERS
 
@@ -39,7 +40,7 @@ def storage(s3_url: str) -> ObjectStorage:
 
 @pytest.fixture(autouse=True)
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The temporary folder of a node, which is empty."""
+    """Empty temporary folder, as on a new node."""
     folder = tmp_path / "node"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -106,7 +107,7 @@ def test_a_damaged_object_is_skipped_and_then_quarantined(s3_url: str, storage: 
         path = recovery.latest_checkpoint()
     assert path is not None
     assert path.endswith("-step-20.ckpt")
-    with pytest.raises(DamagedError, match="is bad: its content has changed since it was committed"):
+    with pytest.raises(DamagedError, match="cannot be used: its content has changed since it was committed"):
         recovery.store.fetch(newest)
 
 
@@ -135,15 +136,20 @@ def test_an_old_copy_is_deleted(s3_url: str, storage: ObjectStorage, node: Path,
     assert [path.name for path in _copies(node)] == ["000002-step-20.ckpt"]
 
 
-def test_a_full_temporary_folder_is_a_sentence(s3_url: str, storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_temporary_folder_selects_no_older_checkpoint(
+    s3_url: str, storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch
+):
     make_object_store(storage)
 
     def fail(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(local_copies, "copy_verified", fail)
-    with pytest.raises(StorageError, match=r"no room for a copy of \d+ bytes; set TMPDIR to a folder with more room"):
-        CheckpointRecovery(s3_url).latest_checkpoint()
+    with pytest.raises(
+        StorageError,
+        match=r"cannot be copied to .*: No space left on device\. Set TMPDIR to a folder with room for \d+ bytes",
+    ):
+        CheckpointRecovery(s3_url).latest_checkpoint(start_over=True)
 
 
 def test_a_bucket_that_does_not_exist_stops_the_start(s3_url: str):
@@ -172,6 +178,64 @@ def test_a_store_that_ignores_conditions_is_refused(
             monkeypatch.setattr(conditions, "find_create_problem", create)
         with pytest.raises(UnsupportedStoreError, match=rf"{s3_url} does not support conditional writes \({problem}"):
             fit_with_recovery(CheckpointRecovery(s3_url))
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_process_is_refused_and_does_not_hang(s3_url: str, storage: ObjectStorage):
+    make_object_store(storage)
+    child = os.fork()
+    if child == 0:
+        try:
+            storage.list()
+        except StorageError as error:
+            os._exit(0 if "in a process that was forked" in str(error) else 2)
+        os._exit(3)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_best_checkpoint_keeps_its_copy_during_a_fit(s3_url: str, storage: ObjectStorage):
+    fit_with_recovery(CheckpointRecovery(s3_url, monitor="val/loss"), val_check_interval=3)
+    recovery = CheckpointRecovery(s3_url, monitor="val/loss")
+    best = recovery.best_checkpoint()
+    fit_with_recovery(recovery, max_epochs=2)
+    assert best is not None
+    assert Path(best).exists()
+
+
+def test_a_copy_that_was_deleted_before_the_fit_is_downloaded_again(s3_url: str, storage: ObjectStorage):
+    fit_with_recovery(CheckpointRecovery(s3_url))
+    recovery = CheckpointRecovery(s3_url)
+    path = recovery.latest_checkpoint()
+    Path(str(path)).unlink()
+    trainer = make_trainer(pl, callbacks=[recovery], max_epochs=2)
+    trainer.fit(make_module(pl, RegressionModule), resumable(make_loader()), ckpt_path=path)
+    assert trainer.global_step == 12
+
+
+def test_an_incomplete_copy_of_another_prefix_is_deleted(
+    s3_url: str, storage: ObjectStorage, node: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store = make_object_store(storage)
+    store.fetch(store.read_checkpoints()[0])
+    (folder,) = {path.parent.parent for path in _copies(node)}
+    (folder / "other").mkdir()
+    (folder / "other" / "000001-step-1.partial").write_bytes(b"of a killed process")
+    monkeypatch.setattr(local_copies, "MAX_AGE_SECONDS", -1.0)
+    store.fetch(store.read_checkpoints()[1])
+    assert not (folder / "other" / "000001-step-1.partial").exists()
+
+
+def test_a_percent_sign_in_a_prefix_is_kept(storage: ObjectStorage):
+    encoded, other = (ObjectStorage(f"{storage.location}/{name}") for name in ("a%20b", "a b"))
+    encoded.put_if_absent("x", b"1")
+    assert [entry.name for entry in encoded.list()] == ["x"]
+    assert other.list() == []
+
+
+def test_a_password_in_a_url_is_not_in_the_message():
+    with pytest.raises(ValueError, match=r"s3://\*\*\*@bucket") as caught:
+        CheckpointRecovery("s3://KEY:SECRET@bucket/run")
+    assert "SECRET" not in str(caught.value)
 
 
 def test_a_second_job_is_refused(s3_url: str, storage: ObjectStorage):

@@ -17,7 +17,7 @@ from tests.support.checkpoint_files import commit_checkpoint, file_names, make_s
 
 
 @pytest.mark.parametrize("address", ["hdfs://host:9000/run", "file:///tmp/x", Path("s3://bucket/run")])
-def test_the_address_of_no_object_store_is_a_sentence(address: str | Path):
+def test_an_unsupported_url_is_rejected(address: str | Path):
     with pytest.raises(ValueError, match="is not the URL of a supported object store"):
         Store(address)
 

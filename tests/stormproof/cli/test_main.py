@@ -157,13 +157,13 @@ MISTAKES = {
     "no folder": (["list"], "the following arguments are required: DIR"),
     "a folder that is not there": (["list", "missing"], "missing does not exist: pass a folder of checkpoints"),
     "a file": (["verify", "file"], "file is not a folder: pass a folder of checkpoints"),
-    "no object store": (
+    "unsupported URL": (
         ["list", "hdfs://host/run"],
         "stormproof: hdfs://host/run is not the URL of a supported object store",
     ),
     "adopt nothing": (["adopt", "missing.ckpt"], "missing.ckpt is not a file"),
     "adopt no checkpoint": (["adopt", "file"], "file cannot be adopted: it is not a complete zip archive"),
-    "adopt to no object store": (
+    "adopt to an unsupported URL": (
         ["adopt", "file", "--into", "hdfs://host"],
         "stormproof: hdfs://host is not the URL of a supported object store",
     ),

@@ -1,8 +1,9 @@
-"""Local copies of checkpoints in an object store, from which training loads."""
+"""Local copies of checkpoints from an object store. Training loads the copies."""
 
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -11,11 +12,12 @@ from pathlib import Path
 from stormproof.checkpoint.backends.copying import copy_verified
 from stormproof.checkpoint.manifest import Checkpoint
 from stormproof.checkpoint.shared_verification import lock_file, make_private_folder, verify_once_per_node
-from stormproof.checkpoint.storage import DISK_FULL_ERRNOS, ObjectStorage
-from stormproof.errors import DamagedError
+from stormproof.checkpoint.storage import ObjectStorage
+from stormproof.errors import DamagedError, StorageError
 
+FOLDER_NAME = "stormproof-copies"
 MAX_AGE_SECONDS = 86_400.0
-"""Age at which a copy is deleted, in seconds."""
+"""Age above which the next download deletes a copy, in seconds."""
 
 
 class LocalCopies:
@@ -30,10 +32,20 @@ class LocalCopies:
 
     @property
     def folder(self) -> Path:
-        """Folder of the copies, which only this user can write to."""
+        """Folder of the copies, which only this user can write to.
+
+        Raises:
+            StorageError: If the folder cannot be created.
+        """
         location_hash = hashlib.sha256(self._storage.location.encode()).hexdigest()
-        folder = make_private_folder("stormproof-copies") / location_hash
-        folder.mkdir(exist_ok=True)
+        try:
+            folder = make_private_folder(FOLDER_NAME) / location_hash
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"No folder for copies of {self._storage.location} can be created in {tempfile.gettempdir()}: "
+                f"{error.strerror or error}. Set TMPDIR to another folder."
+            ) from error
         return folder
 
     def get_path(self, checkpoint: Checkpoint) -> Path:
@@ -47,18 +59,26 @@ class LocalCopies:
 
         Raises:
             FileNotFoundError: If the object does not exist.
-            OSError: If the object cannot be read, or there is no room for the copy.
+            OSError: If the object cannot be read.
+            StorageError: If the copy cannot be written. This says nothing about the checkpoint.
         """
         copy = replace(checkpoint, path=self.get_path(checkpoint))
         try:
             with lock_file(self.folder / ".lock", checkpoint.bytes):
-                self._remove_old_copies()
+                _remove_old_copies(self.folder.parent)
                 if verify_once_per_node(copy) is None:
                     return None
                 self._download(checkpoint)
                 return verify_once_per_node(copy)
         except DamagedError:
             return "its content has changed since it was committed"
+        except OSError as error:
+            if str(error.filename).startswith(self._storage.location):
+                raise
+            raise StorageError(
+                f"{self._storage.locate(checkpoint.path.name)} cannot be copied to {self.folder}: "
+                f"{error.strerror or error}. Set TMPDIR to a folder with room for {checkpoint.bytes} bytes."
+            ) from error
 
     def discard(self, checkpoint: Checkpoint) -> None:
         """Deletes the copy if it exists."""
@@ -71,15 +91,14 @@ class LocalCopies:
             with partial_path.open("wb") as file:
                 copy_verified(self._storage, checkpoint, file)
             partial_path.replace(path)
-        except BaseException as error:
+        except BaseException:
             partial_path.unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
-                reason = f"no room for a copy of {checkpoint.bytes} bytes; set TMPDIR to a folder with more room"
-                raise OSError(error.errno, reason, str(path)) from error
             raise
 
-    def _remove_old_copies(self) -> None:
-        for path in self.folder.glob("*.ckpt"):
-            with suppress(FileNotFoundError):  # another process discarded it
-                if time.time() - path.stat().st_mtime > MAX_AGE_SECONDS:
-                    path.unlink()
+
+def _remove_old_copies(folder: Path) -> None:
+    """Removes the old copies of all prefixes, also those that a killed process has not completed."""
+    for path in (*folder.glob("*/*.ckpt"), *folder.glob("*/*.partial")):
+        with suppress(FileNotFoundError):  # another process discarded it
+            if time.time() - path.stat().st_mtime > MAX_AGE_SECONDS:
+                path.unlink()

@@ -29,7 +29,7 @@ POLL_SECONDS = 1.0
 
 
 class LeaseProgress:
-    """Progress of an attempt, which the renewals of a lease store.
+    """Progress of an attempt. Each renewal of the lease saves it.
 
     Args:
         previous: Progress of the previous attempt. None if it is missing or implausible.
@@ -53,14 +53,14 @@ class LeaseProgress:
 class ObjectLease:
     """Exclusive right to write to an object store, stored in its ``lease.json``.
 
-    The object is only written with a compare-and-swap. A heartbeat every 10 s renews it, and stores the progress. On
+    The object is written only with compare-and-swap. A heartbeat every 10 s renews it, and stores the progress. On
     the same machine, the lease is valid while its process runs. On another machine, it is valid for 60 s after the last
     renewal. Times are measured by the clock of the object store.
 
     Args:
         storage: Object store.
-        owner: Owner of the lease. A lease that it already owns, because the response of an earlier try was lost, is
-            accepted. This process if None.
+        owner: Owner of the lease. If it already owns the lease, because the response to an earlier request was lost,
+            the lease is acquired again. This process if None.
 
     Raises:
         FolderTakenError: If another running process owns the prefix.
@@ -118,7 +118,7 @@ class ObjectLease:
         return self._progress
 
     def release(self) -> None:
-        """Releases the lease if this process still owns it. Leaves it to expire if the object store hangs."""
+        """Releases the lease if this process still owns it. If the object store hangs, the lease expires."""
         self._stop_event.set()
         if not self._lock.acquire(timeout=HEARTBEAT_JOIN_SECONDS):  # the heartbeat waits for the object store
             return
@@ -175,9 +175,9 @@ class ObjectLease:
 
 
 def acquire_when_expired(storage: ObjectStorage, owner: Owner | None = None) -> ObjectLease:
-    """Acquires the lease. Waits until it expires if its owner is on another machine and has stopped to renew it.
+    """Acquires the lease. If its owner is on another machine and no longer renews it, waits until it expires.
 
-    A node that was lost leaves a lease that is valid for another 60 s. Also checks that the object store supports
+    After a node is lost, its lease stays valid for up to 60 s. Also checks that the object store supports
     conditional writes, without which a lease does not exclude other processes.
 
     Args:
@@ -250,7 +250,7 @@ def _parse_owner(content: Mapping[str, Any], storage: ObjectStorage) -> Owner | 
 def _parse_progress(content: Mapping[str, Any]) -> Progress | None:
     try:
         return parse_progress(content["progress"]["step"], content["progress"]["time"])
-    except (KeyError, TypeError):  # no step was done, or an earlier release wrote the lease
+    except (KeyError, TypeError):  # no step was done, or an earlier version of stormproof wrote the lease
         return None
 
 

@@ -68,7 +68,7 @@ class ObjectBackend:
         """Does nothing, because a prefix exists once it contains an object."""
 
     def acquire_lease(self) -> ObjectLease:
-        """Acquires the lease of the prefix. If its owner on another machine was lost, waits until it expires."""
+        """Acquires the lease of the prefix. Waits until the lease of a lost machine expires."""
         with long_wait("a lease"):  # has its own timeout
             return acquire_when_expired(self.storage)
 
@@ -138,14 +138,15 @@ class ObjectBackend:
             return "its file is missing"
 
     def find_damage_once_per_node(self, checkpoint: Checkpoint, *, fetch: bool = False) -> str | None:
-        """Returns the same as :meth:`find_damage`. Only with ``fetch``, one process per node reads the object.
+        """Returns the same as :meth:`find_damage`. With ``fetch``, only one process per node reads the object.
 
         Args:
             checkpoint: Content of the manifest.
-            fetch: Whether to keep a local copy of a good checkpoint.
+            fetch: Whether to download the checkpoint and verify the local copy.
 
         Raises:
-            OSError: If the object cannot be read, or there is no room for the copy.
+            OSError: If the object cannot be read.
+            StorageError: If the copy cannot be written.
         """
         if not fetch or not checkpoint.finite:
             return self.find_damage(checkpoint)
@@ -159,11 +160,14 @@ class ObjectBackend:
 
         Raises:
             DamagedError: If the object is damaged.
-            OSError: If the object cannot be read, or there is no room for the copy.
+            OSError: If the object cannot be read.
+            StorageError: If the copy cannot be written.
         """
         problem = self.find_damage_once_per_node(checkpoint, fetch=True)
         if problem is not None:
-            raise DamagedError(f"{self.storage.locate(checkpoint.path.name)} is bad: {problem}.")
+            raise DamagedError(
+                f"{self.storage.locate(checkpoint.path.name)} cannot be used: {problem}. Use an older checkpoint."
+            )
         return self._copies.get_path(checkpoint)
 
     def discard_copy(self, checkpoint: Checkpoint) -> None:

@@ -41,7 +41,7 @@ def download_newest(
     Raises:
         NotResumableError: If the copy belongs to a run with another identity.
         FolderTakenError: If a running attempt owns the folder.
-        StorageError: If the mirror cannot be read and the folder has no good checkpoint, or if the folder fails.
+        StorageError: If the mirror cannot be read and the folder has no good checkpoint, or the copy cannot be written.
     """
     mirror = Store(storage)
     try:
@@ -58,8 +58,8 @@ def download_newest(
         reason = error.strerror or error
         if not str(error.filename).startswith(storage.location):
             raise StorageError(
-                f"A checkpoint of the mirror cannot be copied to {local.location}: {reason}. Free disk space, or "
-                "restart the run when storage is available."
+                f"A checkpoint of the mirror cannot be copied to {local.location}: {reason}. Fix the cause, for "
+                "example by freeing disk space, and restart the run."
             ) from error
         newest = resolution.chosen_checkpoint
         if newest is None:

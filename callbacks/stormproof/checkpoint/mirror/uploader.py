@@ -32,7 +32,7 @@ ANNOUNCE_SECONDS = 2.0
 RELEASE_TIMEOUT_SECONDS = 15.0
 """Maximum wait for the release of the lease: one heartbeat (10 s) and requests."""
 MIN_RELEASE_SECONDS = 1.0
-"""Wait for the release of the lease if there is no time left."""
+"""Minimum time to wait for the release of the lease, in seconds."""
 
 
 class Mirror:
@@ -64,7 +64,7 @@ class Mirror:
         self._problem: str | None = None
         self._has_warned = False
         self._is_closing = self._has_finished = self._has_waited_for_all = False
-        self._requested_passes, self._finished_passes = 1, 0
+        self._requested_passes, self._finished_passes = 1, 0  # a pass uploads what was committed before it began
         self._wake_event = threading.Event()
         self._wake_event.set()
         self.mirrored_sequence = 0
@@ -86,8 +86,8 @@ class Mirror:
 
         Args:
             seconds: Maximum time, in seconds. Shorter while uploads fail.
-            waits_for_all: Whether to wait for the best and every n-th checkpoint, too, and for less time after a
-                termination signal.
+            waits_for_all: Whether to also wait for the checkpoints that ``retention`` keeps permanently or as the best.
+                The wait is then shorter after a termination signal.
 
         Returns:
             Whether the newest checkpoint is uploaded.
@@ -102,7 +102,7 @@ class Mirror:
 
         Args:
             seconds: Maximum time, in seconds. Shorter while uploads fail.
-            waits_for_all: Whether to wait for the best and every n-th checkpoint, too.
+            waits_for_all: Whether to also wait for the checkpoints that ``retention`` keeps permanently or as the best.
             stops_after_signal: Whether the maximum time is shorter after a termination signal.
         """
         start = time.monotonic()
@@ -137,8 +137,8 @@ class Mirror:
     def close(self, seconds: float) -> None:
         """Waits for the newest upload for at most ``seconds``, and warns if a checkpoint is not uploaded.
 
-        Does not wait after :meth:`finish`. The thread releases the lease when it ends, which may be later if a request
-        hangs.
+        After :meth:`finish`, waits only for the release of the lease. The thread releases the lease when it ends, which
+        may be later if a request hangs.
         """
         deadline = time.monotonic() + (0.0 if self._has_finished else seconds)
         has_newest = self.wait_until_uploaded(deadline - time.monotonic(), stops_after_signal=True)
@@ -146,9 +146,13 @@ class Mirror:
         self._is_closing = True
         self._wake_event.set()
         if not has_newest:
-            self._report_missing("newest", "If that folder is lost, the run resumes from an older checkpoint.")
+            self._report_missing()
         elif self._has_waited_for_all and not has_all:
-            self._report_missing("last best or every n-th", "The next start of the run copies it.")
+            rank_zero_warn(
+                f"The mirror {self._storage.location} may lack checkpoints that `save_top_k` or "
+                f"`keep_every_n_train_steps` keep. They are in {self._local.location}, and are uploaded if the run "
+                "starts again."
+            )
         with long_wait("the mirror"):
             release_seconds = max(MIN_RELEASE_SECONDS, deadline - time.monotonic())
             self._thread.join(min(release_seconds, RELEASE_TIMEOUT_SECONDS))
@@ -288,9 +292,10 @@ class Mirror:
         self._problem = str(error).rstrip(".")
         rank_zero_warn(f"The mirror {self._storage.location} is no longer updated. Training continues. {error}")
 
-    def _report_missing(self, description: str, consequence: str) -> None:
+    def _report_missing(self) -> None:
         reason = f" ({self._problem})" if self._problem else ""
         rank_zero_warn(
-            f"The {description} checkpoint is not in the mirror {self._storage.location}{reason}. It is in "
-            f"{self._local.location}. {consequence}"
+            f"The newest checkpoint is not in the mirror {self._storage.location}{reason}. It is in "
+            f"{self._local.location}. If that folder is lost, the run resumes from the newest copy, or starts at step "
+            "0."
         )

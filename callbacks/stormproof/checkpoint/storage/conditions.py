@@ -16,14 +16,14 @@ class UnsupportedStoreError(StormproofError):
 
 
 def find_create_problem(storage: ObjectStorage, name: str) -> str | None:
-    """Returns why ``If-None-Match: *`` does not protect an object. None if it does. Creates the object ``name``."""
+    """Returns the problem with conditional creation (``If-None-Match: *``). None if it works. Creates ``name``."""
     if not storage.put_if_absent(name, b"first"):
         return "an object that does not exist could not be created"
     return "an existing object was overwritten" if storage.put_if_absent(name, b"second") else None
 
 
 def find_swap_problem(storage: ObjectStorage, name: str) -> str | None:
-    """Returns why ``If-Match`` does not protect an object. None if it does. Replaces the existing object ``name``."""
+    """Returns the problem with conditional replacement (``If-Match``). None if it works. Replaces ``name``."""
     version = storage.head(name).version
     if storage.compare_and_swap(name, b"third", version) is None:
         return "an unchanged object could not be replaced"
@@ -47,6 +47,6 @@ def check_conditions(storage: ObjectStorage) -> None:
             storage.delete([name])
     if problem is not None:
         raise UnsupportedStoreError(
-            f"{storage.location} does not support conditional writes ({problem}), so that two runs could write to it. "
-            "Use another object store, or a folder."
+            f"{storage.location} does not support conditional writes ({problem}). Without them, two runs could write "
+            "to the same prefix. Use another object store or a folder."
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,11 +14,12 @@ from datetime import timedelta
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar, cast
+from urllib.parse import quote
 
 from stormproof.checkpoint.storage.credentials import collect_options
 from stormproof.checkpoint.storage.protocol import Entry, OutcomeUnknownError, StageCallback
 from stormproof.checkpoint.storage.url import normalize_url
-from stormproof.errors import StormproofError
+from stormproof.errors import StorageError, StormproofError
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -30,8 +32,12 @@ MAX_CONCURRENT_PARTS = 4
 READ_BYTES = 16 << 20
 """Size of the ranges that are read. Each has its own timeout and retries."""
 RETRY_SECONDS = 60.0
+REQUEST_RETRY_SECONDS = 2.0
+"""Maximum time for which obstore itself retries a request, in seconds, except uploads. Ctrl-C does not interrupt it."""
 REQUEST_TIMEOUT_SECONDS = 120.0
 _WRITE_BYTES = 8 << 20  # obstore copies what one call writes
+_process_ids: set[int] = set()
+"""Processes that made requests: this one, and those from which it was forked. Threads of obstore end in a fork."""
 _FIRST_DELAY_SECONDS, _MAX_DELAY_SECONDS = 0.1, 5.0
 
 
@@ -69,8 +75,9 @@ class ObjectStorage:
     def __init__(self, url: str, *, retry_seconds: float = RETRY_SECONDS, store: ObjectStore | None = None) -> None:
         self.location = normalize_url(url)
         self._retry_seconds = retry_seconds
-        self._obstore = _import_obstore(self.location)
-        self._store = store or self._open_store()
+        self._imported_obstore = _import_obstore(self.location)
+        self._store = store or self._open_store(min(retry_seconds, REQUEST_RETRY_SECONDS))
+        self._upload_store = store or self._open_store(retry_seconds)
 
     def __deepcopy__(self, memo: object) -> ObjectStorage:
         """Returns this storage, which has no state that changes."""
@@ -80,6 +87,21 @@ class ObjectStorage:
         """Pickles the URL. The copy reads the credentials of its own process, and does not keep ``store``."""
         return partial(ObjectStorage, self.location, retry_seconds=self._retry_seconds), ()
 
+    @property
+    def _obstore(self) -> Any:
+        """Module ``obstore``, for a request.
+
+        Raises:
+            StorageError: If a parent process made a request before this process was forked.
+        """
+        _process_ids.add(os.getpid())
+        if _process_ids != {os.getpid()}:
+            raise StorageError(
+                f"{self.location} cannot be used in a process that was forked after its parent used an object store. "
+                'Use strategy="ddp" or "ddp_spawn", and the start method "spawn".'
+            )
+        return self._imported_obstore
+
     def locate(self, name: str) -> str:
         """Returns the URL of a name."""
         return f"{self.location}/{name}"
@@ -88,7 +110,7 @@ class ObjectStorage:
         """Uploads an object in parts. The object appears when the last request completes the upload."""
         notify = on_stage or _ignore_stage
         writer = self._obstore.open_writer(
-            self._store, name, buffer_size=PART_BYTES, max_concurrency=MAX_CONCURRENT_PARTS
+            self._upload_store, name, buffer_size=PART_BYTES, max_concurrency=MAX_CONCURRENT_PARTS
         )
         upload = _Upload(writer, lambda error: self._raise(error, name))
         try:
@@ -133,7 +155,7 @@ class ObjectStorage:
         result = self._retry(lambda: self._obstore.list_with_delimiter(self._store, folder or None), folder)
         folders = [Entry(prefix.rpartition("/")[2], 0, "", 0.0, True) for prefix in result["common_prefixes"]]
         objects = result["objects"]
-        if self.location.startswith("az://"):  # the list of Azure has no quotes around the version, other responses do
+        if self.location.startswith("az://"):  # Azure omits the quotes around ETags only in list responses
             objects = [{**meta, "e_tag": '"' + meta["e_tag"].strip('"') + '"'} for meta in objects]
         return [*folders, *map(_describe, objects)]
 
@@ -260,14 +282,15 @@ class ObjectStorage:
     def _raise(self, error: BaseException, name: str) -> NoReturn:
         number, reason = _summarize(error)
         location = self.locate(name) if name and number == errno.EIO else self.location
-        raise OSError(number, reason, location) from error
+        raise OSError(number, reason, location) from None  # obstore's message is long
 
-    def _open_store(self) -> ObjectStore:
-        seconds = timedelta(seconds=self._retry_seconds)
+    def _open_store(self, retry_seconds: float) -> ObjectStore:
+        scheme, _, path = self.location.partition("://")
+        seconds = timedelta(seconds=retry_seconds)
         options, client_options = collect_options(self.location)
         try:
-            return self._obstore.store.from_url(
-                self.location,
+            return self._imported_obstore.store.from_url(
+                f"{scheme}://{quote(path, safe='/@')}",  # obstore decodes it
                 client_options={
                     "timeout": timedelta(seconds=REQUEST_TIMEOUT_SECONDS),
                     "connect_timeout": timedelta(seconds=5),
@@ -284,9 +307,9 @@ class ObjectStorage:
                 },
                 **options,
             )
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (obstore's exceptions have no common public base)
             number, reason = _summarize(error)
-            raise OSError(number, reason, self.location) from error
+            raise OSError(number, reason, self.location) from None
 
 
 class _Upload(io.RawIOBase):

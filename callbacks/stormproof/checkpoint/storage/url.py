@@ -32,10 +32,11 @@ def normalize_url(url: str) -> str:
         'gs://bucket/run'
     """
     scheme, separator, rest = url.partition("://")
+    url = re.sub(r"//[^/@]*:[^/@]*@", "//***@", url)  # a message must not contain a password
     if not separator or scheme.lower() not in _SCHEMES:
         raise ValueError(
             f"{url} is not the URL of a supported object store. Use s3://, gs:// or az:// with a bucket, such as "
-            "s3://bucket/run, or the path of a folder."
+            "s3://bucket/run (a string, because Path removes a slash), or the path of a folder."
         )
     bucket, _, prefix = rest.partition("/")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9@._-]*", bucket):

@@ -30,7 +30,7 @@ class Requests:
         self.names: list[str] = []
         self._limit, self._lost_response = limit, lost_response
         functions = {name: self._wrap(name, getattr(obstore, name)) for name in REQUESTS}
-        storage._obstore = SimpleNamespace(
+        storage._imported_obstore = SimpleNamespace(
             **functions, open_writer=self._open_writer, exceptions=obstore.exceptions, store=obstore.store
         )
 
