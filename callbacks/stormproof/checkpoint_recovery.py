@@ -270,7 +270,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
                 )
             checkpoint = None  # the other run did no step, so that no work is lost
         self.resumed_from = checkpoint
-        return None if checkpoint is None else str(self.store.fetch(checkpoint))
+        return None if checkpoint is None else self._fetch(checkpoint)
 
     def best_checkpoint(self) -> str | None:
         """Returns the path of the best good checkpoint by ``monitor``. None if no good checkpoint has a score."""
@@ -278,7 +278,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         for checkpoint in sorted_checkpoints:
             if self.store.verify(checkpoint) is None:
                 self._kept_copies.add(checkpoint.name)
-                return str(self.store.fetch(checkpoint))
+                return self._fetch(checkpoint)
         return None
 
     def call_at_steps(self, function: Callable[[pl.Trainer, pl.LightningModule], None]) -> Callable[[], None]:
@@ -327,8 +327,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
             or could not be saved in time. None without a commit.
 
         Raises:
-            StormproofError: On every rank, with exit code 74, if the checkpoint could not be saved, unless the time has
-                passed.
+            StormproofError: On every rank, with exit code 74, if the checkpoint could not be saved and ``seconds`` is
+                infinite.
         """
         deadline = time.monotonic() + seconds
         if self.schedule.last_saved_step != trainer.global_step and self.save_coordinator.wait_for_previous(seconds):
@@ -363,7 +363,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         if self.resume:
             self._resume(trainer)
         if self._resolution is not None and self.resumed_from is not None:
-            self.store.fetch(self.resumed_from)  # another process may have deleted the copy
+            self._fetch(self.resumed_from)  # another process may have deleted the copy
         make_forks_safe()
         destroy_gloo_before_exit()
         resolution = self._resolution = self._resolution or self._resolve()
@@ -473,6 +473,13 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def _resolve(self, *, fetch: bool = False) -> Resolution:
         try:
             return self.store.resolve(fetch=fetch)
+        except OSError as error:
+            raise self._make_storage_error("read", error) from error
+
+    def _fetch(self, checkpoint: Checkpoint) -> str:
+        """Returns the path of a file from which the checkpoint can be loaded."""
+        try:
+            return str(self.store.fetch(checkpoint))
         except OSError as error:
             raise self._make_storage_error("read", error) from error
 

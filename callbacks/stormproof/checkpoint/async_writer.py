@@ -207,10 +207,11 @@ class CheckpointWriter:
         """Waits for the last checkpoint. If storage fails, retries the write after 1, 2, 4 and 8 s.
 
         Args:
-            seconds: Time after which a write is not retried, and :meth:`close` does not wait for it, in seconds.
+            seconds: Time after which a write is not retried, and :meth:`close` does not wait for it, in seconds. If
+                finite, a failure of storage is a warning.
 
         Raises:
-            StorageError: If it could not be saved, unless the time has passed.
+            StorageError: If it could not be saved and ``seconds`` is infinite.
         """
         deadline = time.monotonic() + seconds
         failure = self._wait_and_retry(deadline=deadline)

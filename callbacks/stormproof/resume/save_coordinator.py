@@ -129,8 +129,8 @@ class SaveCoordinator(InactiveCopies):
             The step of the newest commit of this process. None without a commit.
 
         Raises:
-            StormproofError: On every rank, with exit code 74, if the checkpoint could not be saved, unless the time has
-                passed.
+            StormproofError: On every rank, with exit code 74, if the checkpoint could not be saved and ``seconds`` is
+                infinite.
         """
 
         def finish() -> int | None:

@@ -252,7 +252,9 @@ def test_the_progress_of_a_killed_attempt_is_in_its_lease(storage: ObjectStorage
     assert lease._renew()
     lease._stop_event.set()  # as after a kill: the lease is not released
     overwrite(storage, object_lease.LEASE_NAME, storage.read(object_lease.LEASE_NAME).replace(b'"pid": ', b'"pid": 9'))
-    previous = ObjectLease(storage).open_progress().previous
+    next_lease = ObjectLease(storage)
+    previous = next_lease.open_progress().previous
+    next_lease.release()
     assert previous is not None
     assert previous.step == 7
 
@@ -260,7 +262,9 @@ def test_the_progress_of_a_killed_attempt_is_in_its_lease(storage: ObjectStorage
 @pytest.mark.parametrize("progress", ['{"step": -1, "time": 1}', "3", '{"step": "x", "time": 1}', "null"])
 def test_an_implausible_progress_is_ignored(progress: str, storage: ObjectStorage):
     overwrite(storage, object_lease.LEASE_NAME, f'{{"released": true, "progress": {progress}}}'.encode())
-    assert ObjectLease(storage).open_progress().previous is None
+    lease = ObjectLease(storage)
+    assert lease.open_progress().previous is None
+    lease.release()
 
 
 @pytest.mark.filterwarnings("ignore:step .*")

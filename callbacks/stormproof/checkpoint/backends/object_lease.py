@@ -128,6 +128,7 @@ class ObjectLease:
                 self._storage.compare_and_swap(LEASE_NAME, self._encode(content), self._version)
         finally:
             self._lock.release()
+        self._heartbeat_thread.join(timeout=HEARTBEAT_JOIN_SECONDS)
 
     @staticmethod
     def is_active(storage: ObjectStorage) -> bool:
