@@ -49,8 +49,7 @@ import psutil
 import torch
 
 from stormproof.checkpoint import Store
-from stormproof.checkpoint.folder_ownership import PROGRESS_FILE_NAME
-from stormproof.checkpoint.progress_file import Progress, read_progress
+from stormproof.checkpoint.progress_file import PROGRESS_FILE_NAME, Progress, read_progress
 from stormproof.testing import flip_bit, truncate_file
 
 KINDS = ("kill", "term", "pause", "torn", "flip", "full", "nan", "spike")
