@@ -31,14 +31,14 @@ def use_own_folder(cell: Cell, folder: Path, **options: Any) -> Any:
 
 def hide_checkpoints(cell: Cell, folder: Path, **options: Any) -> Any:
     if _is_rank_one():
-        Store.resolve = lambda self, *, thorough=False: Resolution(None)
+        Store.resolve = lambda self, **_: Resolution(None)
     return train(cell, folder, **options)
 
 
 def show_older_checkpoint(cell: Cell, folder: Path, **options: Any) -> Any:
     if _is_rank_one():
         resolution = Store(folder / "checkpoints").resolve()
-        Store.resolve = lambda self, *, thorough=False: Resolution(resolution.older_checkpoints[0])
+        Store.resolve = lambda self, **_: Resolution(resolution.older_checkpoints[0])
     return train(cell, folder, **options)
 
 
