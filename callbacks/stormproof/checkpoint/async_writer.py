@@ -216,7 +216,8 @@ class CheckpointWriter:
         deadline = time.monotonic() + seconds
         failure = self._wait_and_retry(deadline=deadline)
         if isinstance(failure, OSError) and deadline < inf:
-            self._report_problem(f"The checkpoint of step {self.submitted_step} could not be saved in time: {failure}")
+            reason = failure.strerror or failure
+            rank_zero_warn(f"The checkpoint of step {self.submitted_step} could not be saved in time: {reason}.")
         elif isinstance(failure, OSError):
             raise StorageError(
                 f"The checkpoint of step {self.submitted_step} could not be saved: {failure}. Restart the run when "

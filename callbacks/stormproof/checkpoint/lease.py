@@ -135,11 +135,7 @@ class Lease:
         holder = _read_owner(self.path)
         if holder is None and not self.path.parent.is_dir():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path.parent))
-        if holder is None or holder.token != self.owner.token:
-            reason = f"process {holder.pid} on {holder.host} took it over" if holder else "its lease.json was removed"
-            raise FolderLostError(
-                f"This process no longer owns {self.path.parent}, because {reason}. It stops writing to the folder."
-            )
+        check_owner(self.owner, holder, f"{self.path.parent}", "the folder")
 
     def open_progress(self) -> ProgressFile:
         """Opens the record of the progress of the run."""
@@ -205,6 +201,27 @@ def parse_owner(content: bytes, location: str) -> Owner:
         raise LeaseError(
             f"{location} is not a valid lease ({error}). Remove it if no other process writes to the same place."
         ) from error
+
+
+def check_owner(owner: Owner, current_owner: Owner | None, location: str, place: str) -> None:
+    """Checks that a lease still names its owner.
+
+    Args:
+        owner: Owner that acquired the lease.
+        current_owner: Owner that the lease names now. None if the lease was removed or released.
+        location: Path or URL, for the message.
+        place: What the lease protects, for the message.
+
+    Raises:
+        FolderLostError: If another process took over.
+    """
+    if current_owner is None or current_owner.token != owner.token:
+        reason = (
+            f"process {current_owner.pid} on {current_owner.host} took it over"
+            if current_owner
+            else "its lease.json was removed"
+        )
+        raise FolderLostError(f"This process no longer owns {location}, because {reason}. It stops writing to {place}.")
 
 
 def _is_lease_valid(path: Path, holder: Owner) -> bool:

@@ -14,6 +14,9 @@ from stormproof.checkpoint.digest import compute_file_digest
 from stormproof.checkpoint.manifest import Checkpoint, LogPrefix, decode_manifest
 from stormproof.checkpoint.read_retry import retry_read
 
+CHANGED = "its content has changed since it was committed"
+"""Problem of a checkpoint whose hash differs from its manifest."""
+
 
 def read_manifest(path: Path) -> tuple[Checkpoint, LogPrefix]:
     """Reads the manifest of the ``.ckpt`` file at ``path``.
@@ -82,7 +85,7 @@ def _find_content_problem(checkpoint: Checkpoint) -> str | None:
     if problem is not None:
         return problem
     if compute_file_digest(checkpoint.path, checkpoint.hash_algorithm) != checkpoint.digest:
-        return "its content has changed since it was committed"
+        return CHANGED
     return None
 
 

@@ -242,6 +242,50 @@ def test_the_end_of_a_training_that_cannot_be_saved_is_an_error(tmp_path: Path):
     assert is_equal(resumed, fit(CheckpointRecovery(tmp_path.with_name("other"))))
 
 
+def test_training_continues_while_a_write_is_repeated_after_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(async_writer, "PROBLEM_TIMEOUT_SECONDS", 0.01)
+    is_over = threading.Event()
+
+    def act(step: int) -> None:
+        if step == 2:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        if step == 3:
+            assert is_over.wait(20)  # step 5, although every step is due
+
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=1)
+    release = BatchEndCallback(lambda step: is_over.set() if step == 5 else None)
+    with call_at_point(recovery, "commit begins", act), pytest.warns(UserWarning, match="step 2 was not saved"):
+        fit(recovery, release)
+    assert checkpoint_steps(tmp_path)[-1] == 6
+
+
+def test_a_commit_with_a_time_limit_returns_although_storage_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(async_writer, "PROBLEM_TIMEOUT_SECONDS", 0.01)
+    is_over, committed_steps = threading.Event(), []
+
+    def act(step: int) -> None:
+        if step == 2:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        if step == 3:
+            assert is_over.wait(20)
+
+    def commit(trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.global_step == 4:
+            committed_steps.append(recovery.commit(trainer, module, seconds=0.1))
+            is_over.set()
+
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=1)
+    recovery.call_at_steps(commit)
+    with (
+        call_at_point(recovery, "commit begins", act),
+        pytest.warns(UserWarning, match="step 2 was not saved"),
+        pytest.warns(UserWarning, match=r"step 3 could not be saved in time: storage is slow or fails\."),
+    ):
+        fit(recovery)
+    assert committed_steps == [1]
+    assert checkpoint_steps(tmp_path)[-1] == 6
+
+
 def test_storage_that_hangs_is_told_and_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=1, keep_last=9)
     nine = threading.Event()

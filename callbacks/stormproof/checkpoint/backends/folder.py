@@ -128,7 +128,7 @@ class FolderBackend:
         return True
 
     def release_claims(self, below: int) -> None:
-        """Does nothing, because there are no claims."""
+        """Does nothing, because the lease makes claims unnecessary."""
 
     def abort_pending_commits(self) -> set[str]:
         """Returns an empty set, because the owner of the lease is the only writer."""

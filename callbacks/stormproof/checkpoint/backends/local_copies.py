@@ -13,6 +13,7 @@ from stormproof.checkpoint.backends.copying import copy_verified
 from stormproof.checkpoint.manifest import Checkpoint
 from stormproof.checkpoint.shared_verification import lock_file, make_private_folder, verify_once_per_node
 from stormproof.checkpoint.storage import ObjectStorage
+from stormproof.checkpoint.verification import CHANGED
 from stormproof.errors import DamagedError, StorageError
 
 FOLDER_NAME = "stormproof-copies"
@@ -71,7 +72,7 @@ class LocalCopies:
                 self._download(checkpoint)
                 return verify_once_per_node(copy)
         except DamagedError:
-            return "its content has changed since it was committed"
+            return CHANGED
         except OSError as error:
             if str(error.filename).startswith(self._storage.location):
                 raise
@@ -97,7 +98,7 @@ class LocalCopies:
 
 
 def _remove_old_copies(folder: Path) -> None:
-    """Removes the old copies of all prefixes, also those that a killed process has not completed."""
+    """Removes old copies of all prefixes, and old incomplete downloads of killed processes."""
     for path in (*folder.glob("*/*.ckpt"), *folder.glob("*/*.partial")):
         with suppress(FileNotFoundError):  # another process discarded it
             if time.time() - path.stat().st_mtime > MAX_AGE_SECONDS:

@@ -16,12 +16,13 @@ from stormproof.checkpoint.lease import (
     STALE_SECONDS,
     LeaseError,
     Owner,
+    check_owner,
     parse_owner,
 )
 from stormproof.checkpoint.progress_file import Progress, parse_progress
 from stormproof.checkpoint.storage import ObjectStorage
 from stormproof.checkpoint.storage.conditions import check_conditions
-from stormproof.errors import FolderLostError, FolderTakenError
+from stormproof.errors import FolderTakenError
 from stormproof.event_log import log_event
 
 LEASE_NAME = "lease.json"
@@ -102,16 +103,7 @@ class ObjectLease:
             FolderLostError: If another process took over, for example because this one was suspended for over 60 s.
             OSError: If the object store fails.
         """
-        current_owner = self.read_owner(self._storage)
-        if current_owner is None or current_owner.token != self.owner.token:
-            reason = (
-                f"process {current_owner.pid} on {current_owner.host} took it over"
-                if current_owner
-                else "its lease.json was removed"
-            )
-            raise FolderLostError(
-                f"This process no longer owns {self._storage.location}, because {reason}. It stops writing to it."
-            )
+        check_owner(self.owner, self.read_owner(self._storage), self._storage.location, "the prefix")
 
     def open_progress(self) -> LeaseProgress:
         """Returns the record of the progress of the run."""

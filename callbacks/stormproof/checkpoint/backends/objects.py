@@ -17,16 +17,16 @@ from stormproof.checkpoint.backends.claims import (
     list_claimed_sequences,
     release_claims,
 )
+from stormproof.checkpoint.backends.copying import copy_verified
 from stormproof.checkpoint.backends.local_copies import LocalCopies
 from stormproof.checkpoint.backends.object_lease import ObjectLease, acquire_when_expired
 from stormproof.checkpoint.backends.object_log import LOG_FOLDER_NAME, ObjectLog
 from stormproof.checkpoint.backends.range_reader import RangeReader
-from stormproof.checkpoint.digest import ALGORITHMS
 from stormproof.checkpoint.file_names import QUARANTINE_FOLDER_NAME, parse_file_name, parse_sequence
 from stormproof.checkpoint.lease import Owner
 from stormproof.checkpoint.manifest import Checkpoint, LogPrefix, decode_manifest
 from stormproof.checkpoint.storage import Entry, Fence, ObjectStorage
-from stormproof.checkpoint.verification import compare_size, find_load_problem
+from stormproof.checkpoint.verification import CHANGED, compare_size, find_load_problem
 from stormproof.errors import DamagedError
 from stormproof.long_waits import long_wait
 
@@ -85,7 +85,7 @@ class ObjectBackend:
         return Path(file)
 
     def list_entries(self) -> list[Entry]:
-        """Returns the objects of the prefix, without those of checkpoints in quarantine."""
+        """Returns the objects of the prefix, except the objects of quarantined checkpoints."""
         entries = self.storage.list()
         quarantined_names = {
             file.removesuffix(".json") for file in self.list_quarantined_files() if parse_sequence(file)
@@ -97,7 +97,7 @@ class ObjectBackend:
         ]
 
     def append_to_log(self, events: Sequence[Mapping[str, Any]], log_bytes: int | None) -> None:
-        """Appends events to the log. The content of an append must differ from that of any other process.
+        """Appends events to the log. The ID of the writer distinguishes them from the events of another process.
 
         Args:
             events: Events to append.
@@ -221,11 +221,10 @@ class ObjectBackend:
         problem = self.find_size_problem(checkpoint)
         if problem is not None:
             return problem
-        content_hash = ALGORITHMS[checkpoint.hash_algorithm]()
-        for chunk in self.storage.get(checkpoint.path.name):
-            content_hash.update(chunk)
-        if f"{checkpoint.hash_algorithm}:{content_hash.hexdigest()}" != checkpoint.digest:
-            return "its content has changed since it was committed"
+        try:
+            copy_verified(self.storage, checkpoint, None)
+        except DamagedError:
+            return CHANGED
         if not checkpoint.finite:
             return "it contains numbers that are not finite"
         reader = RangeReader(self.storage, checkpoint.path.name, checkpoint.bytes)

@@ -6,7 +6,6 @@ import errno
 import io
 import json
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar, cast
 from urllib.parse import quote
 
 from stormproof.checkpoint.storage.credentials import collect_options
+from stormproof.checkpoint.storage.obstore_errors import PERMANENT_ERRNOS, summarize_error
 from stormproof.checkpoint.storage.protocol import Entry, OutcomeUnknownError, StageCallback
 from stormproof.checkpoint.storage.url import normalize_url
 from stormproof.errors import StorageError, StormproofError
@@ -207,7 +207,7 @@ class ObjectStorage:
                 if not self._is_transient(error):
                     self._raise(error, name)
                 if time.monotonic() > deadline:
-                    number, reason = _summarize(error)
+                    number, reason = summarize_error(error)
                     raise OutcomeUnknownError(number, reason, self.locate(name)) from error
             time.sleep(delay)
             delay = min(2 * delay, _MAX_DELAY_SECONDS)
@@ -266,7 +266,8 @@ class ObjectStorage:
 
     def _is_transient(self, error: BaseException) -> bool:
         return (
-            isinstance(error, self._obstore.exceptions.GenericError) and _summarize(error)[0] not in _PERMANENT_ERRNOS
+            isinstance(error, self._obstore.exceptions.GenericError)
+            and summarize_error(error)[0] not in PERMANENT_ERRNOS
         )
 
     def _has_size(self, name: str, size: int) -> bool:
@@ -276,11 +277,11 @@ class ObjectStorage:
             return False
 
     def _raise_if_no_bucket(self, error: BaseException, name: str) -> None:
-        if _summarize(error)[0] == errno.ENXIO:
+        if summarize_error(error)[0] == errno.ENXIO:
             self._raise(error, name)
 
     def _raise(self, error: BaseException, name: str) -> NoReturn:
-        number, reason = _summarize(error)
+        number, reason = summarize_error(error)
         location = self.locate(name) if name and number == errno.EIO else self.location
         raise OSError(number, reason, location) from None  # obstore's message is long
 
@@ -308,7 +309,7 @@ class ObjectStorage:
                 **options,
             )
         except Exception as error:  # noqa: BLE001 (obstore's exceptions have no common public base)
-            number, reason = _summarize(error)
+            number, reason = summarize_error(error)
             raise OSError(number, reason, self.location) from None
 
 
@@ -335,43 +336,6 @@ class _Upload(io.RawIOBase):
 
     def flush(self) -> None:
         pass  # the parts are complete when the upload is
-
-
-_DENIED_PATTERN = (
-    r"AccessDenied|Forbidden|PermissionDenied|Unauthenticated|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|"
-    r"Missing AccessKeyId|credential|AuthenticationFailed|AuthorizationFailure|"
-    r"Account must be specified|status code: 40[13]"
-)
-_DENIED = (
-    "the credentials are missing or rejected; set them in the environment: AWS_ACCESS_KEY_ID and "
-    "AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, or AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
-)
-_UNREACHABLE = (
-    "the object store cannot be reached; check the network, the URL and the endpoint, for example AWS_ENDPOINT_URL"
-)
-_NO_BUCKET = "the bucket does not exist; create it or correct the URL"
-_OVERLOADED = "the object store is overloaded; try again later"
-_REASONS = (
-    (r"NoSuchBucket|ContainerNotFound|bucket does not exist", errno.ENXIO, _NO_BUCKET),
-    (_DENIED_PATTERN, errno.EACCES, _DENIED),
-    (r"SlowDown|status code: 503|status code: 429", errno.EBUSY, _OVERLOADED),
-    (r"error sending request|dns error|timed out|timeout|connection|Connect", errno.EHOSTUNREACH, _UNREACHABLE),
-)
-_NAMES_PATTERN = re.compile(
-    r"https?://\S+|<(Key|Resource|BucketName|Message)>.*?</\1>|Object at location \S+", re.DOTALL
-)
-"""Parts of an error message that contain names chosen by the user."""
-_PERMANENT_ERRNOS = {errno.ENXIO, errno.EACCES}
-
-
-def _summarize(error: BaseException) -> tuple[int, str]:
-    """Returns a value of ``errno`` and one sentence for an exception of obstore."""
-    message = str(error).partition("Debug source")[0]
-    text = f"{type(error).__name__}: {_NAMES_PATTERN.sub('', message)}"
-    for pattern, number, reason in _REASONS:
-        if re.search(pattern, text):
-            return number, reason
-    return errno.EIO, message.partition("\n")[0].strip()[:200] or type(error).__name__
 
 
 def _describe(meta: Mapping[str, Any]) -> Entry:
