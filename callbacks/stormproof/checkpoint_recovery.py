@@ -17,6 +17,7 @@ from pytorch_lightning import Callback
 
 from stormproof.checkpoint import Checkpoint, Resolution, Retention, Store
 from stormproof.checkpoint.async_writer import CheckpointWriter
+from stormproof.checkpoint.backends import FolderBackend
 from stormproof.checkpoint.folder_ownership import FolderOwnership, verify_shared_store
 from stormproof.checkpoint.loadable import restore_pickled
 from stormproof.checkpoint.mirror import Mirror, download_newest
@@ -31,7 +32,7 @@ from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.errors import NotResumableError, StorageError
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
-from stormproof.resume import snapshot
+from stormproof.resume import sharded_state, snapshot
 from stormproof.resume.compatibility import check_initialized, check_loop, check_strategy, find_resume_caveats
 from stormproof.resume.goodput import Goodput
 from stormproof.resume.save_coordinator import SaveCoordinator
@@ -351,13 +352,17 @@ class CheckpointRecovery(InactiveCopies, Callback):
         """Checks that all ranks found the same checkpoint, and acquires the folder."""
         self._undo_functions = [
             internals.patch_checkpoint_loading(trainer, self.store.backend.load_folder, retry_read),
+            internals.replace_loading(
+                trainer, self.store.backend.load_folder, partial(sharded_state.load_checkpoint, trainer)
+            ),
             internals.call_after_loading(trainer, partial(_prepare_checkpoint, trainer)),
             internals.call_on_exception(trainer, self._release),
         ]
         self._is_active = stage == "fit" and not getattr(trainer, "fast_dev_run", False)
         if not self._is_active:
             return
-        check_strategy(trainer, "CheckpointRecovery requires checkpoints in a single file")
+        check_strategy(trainer, "CheckpointRecovery requires the state of each rank")
+        self._check_sharding(trainer)
         if self.wrap_loaders:
             self._undo_functions.append(wrap_training_loaders(trainer))
         if self.resume:
@@ -377,6 +382,10 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self.monitored_metric.reset()
         self.save_coordinator.unsaved_attributes = UnsavedAttributes()
         self.schedule.reset()
+        if internals.saves_shards(trainer):
+            from stormproof.checkpoint.sharding.shard_writer import ShardWriter  # noqa: PLC0415 (0.3 s)
+
+            self.save_coordinator.shards = ShardWriter(self.store.storage, trainer.global_rank)
         verify_shared_store(self.store, run_on_rank_zero(lambda: self._acquire_folder(resolution)))
 
     def on_load_checkpoint(
@@ -393,7 +402,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             )
             return
         rank_arguments = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
-        is_sharded = internals.gathers_checkpoints(trainer)
+        is_sharded = internals.shards_parameters(trainer)
         self._rank_snapshot = snapshot.select_rank(checkpoint, *rank_arguments, collects_dtypes=not is_sharded)
         self._loaded_description += f", {self._rank_snapshot.snapshot.id}"
         if self.save_coordinator.writer is not None:
@@ -470,6 +479,16 @@ class CheckpointRecovery(InactiveCopies, Callback):
         """Restores the productive time of the run."""
         self._goodput.load_state_dict(state_dict["time"])
 
+    def _check_sharding(self, trainer: pl.Trainer) -> None:
+        """Raises NotResumableError if checkpoints would be sharded where only files are supported."""
+        is_remote = not isinstance(self.store.backend, FolderBackend)
+        if internals.saves_shards(trainer) and (is_remote or self.mirror is not None):
+            location = self.store.location if is_remote else self.mirror
+            raise NotResumableError(
+                f"{location} cannot store sharded checkpoints. Use a folder without a mirror, or "
+                f"{type(trainer.strategy).__name__}(save_distributed_checkpoint=False)."
+            )
+
     def _resolve(self, *, fetch: bool = False) -> Resolution:
         try:
             return self.store.resolve(fetch=fetch)
@@ -533,6 +552,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             snapshot.restore(trainer, module, self._rank_snapshot)
             self._has_validated = self._rank_snapshot.rank_state.validated
             self._rank_snapshot = None
+            self.save_coordinator.set_baseline(trainer, module)
         self.save_coordinator.unsaved_attributes.observe(trainer)
         if is_resuming:
             self.schedule.record_save(step, time.monotonic())
@@ -575,6 +595,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             async_save=self.async_save,
             storage_timeout_seconds=self.storage_timeout_seconds,
             on_commit=None if self._mirror is None else self._mirror.notify,
+            shards=self.save_coordinator.shards,
         )
         return ownership.token
 
@@ -606,6 +627,9 @@ class CheckpointRecovery(InactiveCopies, Callback):
         if self.save_coordinator.writer is not None:
             self.save_coordinator.writer.close(is_interrupted=is_interrupted)
             self.save_coordinator.writer = None
+        if self.save_coordinator.shards is not None:
+            self.save_coordinator.shards.close(is_interrupted=is_interrupted)
+            self.save_coordinator.shards = None
         if self._mirror is not None:
             self._mirror.close(MIRROR_INTERRUPT_SECONDS if is_interrupted else MIRROR_EXCEPTION_SECONDS)
             self._mirror = None

@@ -28,6 +28,12 @@ ODD = {
     "a loader with workers that ends before the other": Cell(has_second_loader=True, workers=2),
     "two ranks, killed a few times": Cell(ranks=2),
     "sharded": Cell(sharded=True, ranks=2),
+    "sharded, in shards": Cell(sharded=True, saves_shards=True, ranks=2),
+    "sharded, in shards, half of it frozen for an epoch": Cell(
+        sharded=True, saves_shards=True, ranks=2, unfreezes_layers=True
+    ),
+    "sharded, half of it frozen for an epoch": Cell(sharded=True, ranks=2, unfreezes_layers=True),
+    "manual, in shards": Cell(sharded=True, saves_shards=True, ranks=2, manual_optimization=True),
     "ema, two ranks": Cell(ema=True, ranks=2),
     "manual, two ranks": Cell(manual_optimization=True, ranks=2),
 }
@@ -75,6 +81,7 @@ def test_one_kill_changes_nothing(phase: str, step: int, tmp_path: Path):
             "seldom",
             "two ranks, killed a few times",
             "sharded",
+            "sharded, in shards",
             "ema, two ranks",
         ],
     ),

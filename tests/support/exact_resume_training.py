@@ -55,6 +55,7 @@ class Cell:
     unfreezes_layers: bool = False  # unfreezes the first half of the network in the second epoch
     has_second_loader: bool = False  # a shorter loader, exhausted before the end of the epoch
     sharded: bool = False
+    saves_shards: bool = False  # each rank saves its part, with `sharded`
     samples: int = 60
     epochs: int = 3
 
@@ -329,7 +330,7 @@ def train(
 
 def _strategy(cell: Cell) -> Any:
     if cell.sharded:
-        return ModelParallelStrategy(cell.ranks, tensor_parallel_size=1, save_distributed_checkpoint=False)
+        return ModelParallelStrategy(cell.ranks, tensor_parallel_size=1, save_distributed_checkpoint=cell.saves_shards)
     return "ddp" if cell.ranks > 1 else "auto"
 
 

@@ -6,14 +6,14 @@ import errno
 import time
 from collections.abc import Callable, Collection, Mapping
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from stormproof.checkpoint import Checkpoint, CommitInfo, Retention, Store
 from stormproof.checkpoint.background_thread import BackgroundJob
-from stormproof.checkpoint.finite_check import FiniteCheck
+from stormproof.checkpoint.finite_check import FiniteCheck, NonFiniteError
 from stormproof.checkpoint.folder_ownership import FolderOwnership
 from stormproof.checkpoint.host_staging import HostStager
 from stormproof.checkpoint.loadable import LoadableConverter
@@ -21,6 +21,9 @@ from stormproof.checkpoint.storage import DISK_FULL_ERRNOS
 from stormproof.errors import StorageError
 from stormproof.event_log import log_event
 from stormproof.long_waits import long_wait
+
+if TYPE_CHECKING:  # imports torch.distributed.checkpoint, which takes 0.3 s
+    from stormproof.checkpoint.sharding.shard_writer import ShardWriter
 
 HANG_TIMEOUT_SECONDS = 60.0
 """Maximum time that training waits for the previous write. After that, storage counts as hanging, without waiting."""
@@ -56,6 +59,7 @@ class CheckpointWriter:
         storage_timeout_seconds: Seconds without a commit, despite failures, after which training stops. Must be above
             0.
         on_commit: Called after each commit, by the thread that writes.
+        shards: Writes the parameters and optimizer states if they are sharded. None if checkpoints are in one file.
 
     Attributes:
         ownership: Ownership of the folder.
@@ -74,7 +78,9 @@ class CheckpointWriter:
         async_save: bool = True,
         storage_timeout_seconds: float,
         on_commit: Callable[[], object] | None = None,
+        shards: ShardWriter | None = None,
     ) -> None:
+        self._shards = shards
         self._store, self.retention, self.ownership = store, retention, ownership
         self._async_save = async_save
         self._storage_timeout_seconds = storage_timeout_seconds
@@ -152,7 +158,8 @@ class CheckpointWriter:
         reported before any work can be lost.
 
         Args:
-            checkpoint: Lightning checkpoint. The caller may modify it afterwards.
+            checkpoint: Lightning checkpoint. The caller may modify it afterwards. With ``shards``, without parameters
+                and optimizer states, for which ``shards.plan`` was called.
             state_keys: Top-level keys with training state.
             info: Description of the checkpoint.
 
@@ -170,6 +177,8 @@ class CheckpointWriter:
         self.submitted_step, self._last_try_time = info.step, time.monotonic()
         # also if training waits for the write, which may hang and continue after the wait
         staged_checkpoint = self._stager.stage(checkpoint)
+        if self._shards is not None:
+            self._shards.stage()
         self._retry_write = lambda: self._commit(staged_checkpoint, info, should_read_back=is_first)
         self._write_job = BackgroundJob(self._retry_write, "checkpoint-writer")
         if is_first:
@@ -261,6 +270,8 @@ class CheckpointWriter:
             is_interrupted: Whether to wait for at most ``INTERRUPT_WAIT_SECONDS`` for the last write.
         """
         timeout_seconds = INTERRUPT_WAIT_SECONDS if is_interrupted else HANG_TIMEOUT_SECONDS
+        if self._shards is not None:
+            self._shards.stop_waiting_soon()
         if self._wait_for_write(0.0 if self._is_hanging else timeout_seconds):
             release_job = BackgroundJob(self.ownership.release, "lease-release")
             with long_wait("storage"):
@@ -298,6 +309,10 @@ class CheckpointWriter:
             return
         try:
             committed_checkpoint = self._write_checkpoint(checkpoint, info)
+        except NonFiniteError as error:
+            self._finite_check.warn(info.step, error.names)
+            self._storage_problem = None  # storage is not the cause
+            return
         except OSError as error:
             if error.errno not in DISK_FULL_ERRNOS or not self._store.free_disk_space(
                 self.retention, fence=self.ownership.fence
@@ -322,6 +337,14 @@ class CheckpointWriter:
         self.write_seconds = time.monotonic() - start_time
 
     def _write_checkpoint(self, checkpoint: Mapping[str, Any], info: CommitInfo) -> Checkpoint:
+        shards = self._shards
+        if shards is not None:
+            return self._store.commit_shards(
+                lambda folder: shards.write(folder, checkpoint),
+                info,
+                attempt=self.ownership.attempt,
+                fence=self.ownership.fence,
+            )
         return self._store.commit(
             lambda file: torch.save(checkpoint, file), info, attempt=self.ownership.attempt, fence=self.ownership.fence
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,3 +25,16 @@ def compute_file_digest(path: Path, algorithm: str) -> str:
     """
     with path.open("rb") as file:
         return f"{algorithm}:{hashlib.file_digest(file, ALGORITHMS[algorithm]).hexdigest()}"
+
+
+def compute_combined_digest(lines: Iterable[str]) -> str:
+    """Returns the digest of lines of text, by the default algorithm.
+
+    Example:
+        >>> compute_combined_digest(["a", "b"])[:13]
+        'xxh3_128:895c'
+    """
+    content_hash = ALGORITHMS[DEFAULT_ALGORITHM]()
+    for line in lines:
+        content_hash.update(f"{line}\n".encode())
+    return f"{DEFAULT_ALGORITHM}:{content_hash.hexdigest()}"

@@ -11,6 +11,7 @@ import re
 _STEM_PATTERN = r"([0-9]{6,})-step-(0|[1-9][0-9]*)"
 _FILE_PATTERN = re.compile(rf"({_STEM_PATTERN})\.(ckpt|json)")
 _TEMPORARY_PATTERN = re.compile(rf"\.{_STEM_PATTERN}\.(ckpt|json)\.[0-9a-f]{{8}}\.tmp")
+_SHARD_PATTERN = re.compile(r"\.?[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 
 LOG_FILE_NAME = "commits.log"
 QUARANTINE_FOLDER_NAME = "quarantine"
@@ -65,3 +66,13 @@ def parse_sequence(file: str) -> int:
 def is_temporary(file: str) -> bool:
     """Returns whether ``file`` is the temporary name of a checkpoint or manifest."""
     return _TEMPORARY_PATTERN.fullmatch(file) is not None
+
+
+def is_file_name(name: str) -> bool:
+    """Returns whether ``name`` is the name of a file of a sharded checkpoint, which contains no slash.
+
+    Example:
+        >>> is_file_name("__0_0.distcp"), is_file_name("../x"), is_file_name("..")
+        (True, False, False)
+    """
+    return _SHARD_PATTERN.fullmatch(name) is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,19 @@ def find_non_finite_tensors(checkpoint: Mapping[str, Any]) -> list[str]:
         >>> find_non_finite_tensors({"state_dict": {"weight": torch.tensor([1.0, torch.nan]), "bias": torch.ones(2)}})
         ['state_dict/weight']
     """
-    return [name for name, tensor in _named_tensors(checkpoint) if not _is_finite(tensor)]
+    return [name for name, tensor in _named_tensors(checkpoint) if not is_finite(tensor)]
+
+
+class NonFiniteError(Exception):
+    """Tensors of a sharded checkpoint have become NaN or infinite.
+
+    Args:
+        names: Their names.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(f"{names[0]} is not finite")
+        self.names = names
 
 
 class FiniteCheck:
@@ -43,13 +55,18 @@ class FiniteCheck:
     def has_new_non_finite(self, checkpoint: Mapping[str, Any]) -> bool:
         """Returns whether a tensor that was finite in the baseline is not finite. Warns the first time."""
         new_names = [name for name in find_non_finite_tensors(checkpoint) if name not in self._baseline_names]
-        if new_names and not self._has_warned:
+        if new_names:
+            self.warn(checkpoint["global_step"], new_names)
+        return bool(new_names)
+
+    def warn(self, step: int, names: Sequence[str]) -> None:
+        """Warns that tensors are not finite, the first time."""
+        if not self._has_warned:
             self._has_warned = True
             rank_zero_warn(
-                f"step {checkpoint['global_step']}: {new_names[0]} is not finite ({len(new_names)} such tensors). No "
-                "checkpoint is committed until all tensors are finite again. The last good checkpoint is kept."
+                f"step {step}: {names[0]} is not finite ({len(names)} such tensors). No checkpoint is committed until "
+                "all tensors are finite again. The last good checkpoint is kept."
             )
-        return bool(new_names)
 
 
 def _named_tensors(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -65,7 +82,8 @@ def _named_tensors(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, torch.T
                     yield f"optimizer_states/{index}/{parameter}/{name}", value
 
 
-def _is_finite(tensor: torch.Tensor) -> bool:
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Returns whether a tensor of any layout and dtype contains neither a NaN nor an infinity."""
     if tensor.layout == torch.sparse_coo:
         tensor = tensor.coalesce().values()
     elif tensor.layout != torch.strided:  # compressed

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from stormproof.checkpoint.digest import ALGORITHMS, DEFAULT_ALGORITHM
+from stormproof.checkpoint.manifest import StoredFile
+from stormproof.checkpoint.storage.protocol import StageCallback, Storage
 
 
 class HashingFile(io.RawIOBase):
@@ -42,6 +44,10 @@ class HashingFile(io.RawIOBase):
         """Digest of the bytes written so far, as ``<algorithm>:<hex digits>``."""
         return f"{DEFAULT_ALGORITHM}:{self._hash.hexdigest()}"
 
+    def tell(self) -> int:
+        """Returns the number of bytes written so far."""
+        return self.length
+
     def writable(self) -> bool:
         """Returns True."""
         return True
@@ -62,3 +68,38 @@ class HashingFile(io.RawIOBase):
             on_first_write, self._on_first_write = self._on_first_write, None
             on_first_write()
         return len(view)
+
+
+def put_hashed(
+    storage: Storage,
+    name: str,
+    write: Callable[[BinaryIO], object],
+    on_stage: StageCallback | None = None,
+    on_first_write: Callable[[], object] | None = None,
+) -> StoredFile:
+    """Writes a name and returns its size and hash.
+
+    Args:
+        storage: Storage to write to.
+        name: Name that no other process writes.
+        write: Takes a binary file, open for writing, and writes the content to it.
+        on_stage: Called after each stage, as for :meth:`Storage.put`.
+        on_first_write: Called once, after the first bytes are written.
+
+    Raises:
+        OSError: If the storage fails.
+    """
+    results: list[StoredFile] = []
+
+    def write_and_hash(file: BinaryIO) -> None:
+        hashing_file = HashingFile(file, on_first_write)
+        try:
+            write(cast("BinaryIO", hashing_file))
+        except Exception:
+            if hashing_file.failure is not None:
+                raise hashing_file.failure from None
+            raise
+        results.append(StoredFile(hashing_file.length, hashing_file.digest))
+
+    storage.put(name, write_and_hash, on_stage)
+    return results[-1]

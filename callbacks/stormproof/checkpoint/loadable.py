@@ -159,13 +159,31 @@ def restore_pickled(checkpoint: dict[str, Any], weights_only: bool | None) -> No
         checkpoint[key] = torch.load(io.BytesIO(data.numpy().tobytes()), map_location="cpu", weights_only=False)
 
 
+def check_loadable(content: bytes, name: str) -> None:
+    """Checks that torch loads a saved value.
+
+    Args:
+        content: The value, saved with ``torch.save``.
+        name: Name of the value, for the message.
+
+    Raises:
+        NotResumableError: If ``torch.load(weights_only=True)`` refuses it.
+    """
+    if not _is_content_loadable(io.BytesIO(content)):
+        raise _make_refused_error([name])
+
+
 def _check_state_is_loadable(state: Mapping[str, Any]) -> None:
     names = find_refused_values(state)
     if names:
-        raise NotResumableError(
-            f"torch.load(weights_only=True) would refuse a checkpoint of this run, because of {join_names(names)}. "
-            "Convert these values to tensors or plain Python values in state_dict()."
-        )
+        raise _make_refused_error(names)
+
+
+def _make_refused_error(names: Sequence[str]) -> NotResumableError:
+    return NotResumableError(
+        f"torch.load(weights_only=True) would refuse a checkpoint of this run, because of {join_names(names)}. "
+        "Convert these values to tensors or plain Python values in state_dict()."
+    )
 
 
 def _is_loadable_hyperparameter(value: Any) -> bool:
@@ -228,8 +246,15 @@ def _is_loadable(value: Any) -> bool:
     buffer = io.BytesIO()
     try:
         torch.save(value, buffer)
-        buffer.seek(0)
-        torch.load(buffer, weights_only=True)
+    except Exception:  # noqa: BLE001 (users' classes may raise any exception)
+        return False
+    buffer.seek(0)
+    return _is_content_loadable(buffer)
+
+
+def _is_content_loadable(content: io.BytesIO) -> bool:
+    try:
+        torch.load(content, weights_only=True)
     except Exception:  # noqa: BLE001 (users' classes may raise any exception)
         return False
     return True

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from stormproof.checkpoint.digest import ALGORITHMS
-from stormproof.checkpoint.file_names import format_stem
+from stormproof.checkpoint.file_names import format_stem, is_file_name
 from stormproof.errors import NotResumableError
 
-FORMAT = 2
-"""Format of new manifests. Format 1 has the field ``sha256`` instead of ``digest``."""
+FILE_FORMAT, FOLDER_FORMAT = 2, 3
+"""Formats of new manifests: of a checkpoint in one file, and of a sharded one, with the field ``files``. Format 1 has
+the field ``sha256`` instead of ``digest``."""
 
 ABORTED_PREFIX = b'{"aborted": '
 """First bytes of the manifest of an aborted commit."""
@@ -24,7 +25,7 @@ ABORTED_PREFIX = b'{"aborted": '
 _ZERO_DIGEST = "0" * 64
 _DIGEST_PREFIX = b'"manifest_sha256": "'
 _DIGEST_SUFFIX = b'"\n}\n'
-_MAX_BYTES = 1_000_000  # bytes; a manifest has about 1,000
+_MAX_BYTES = 10_000_000  # bytes; a manifest has about 1,000, and 100 more for each shard
 
 
 class AbortedCommitError(ValueError):
@@ -58,18 +59,32 @@ class CommitInfo:
     adopted: bool = False
 
 
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of a checkpoint.
+
+    Attributes:
+        bytes: Size, in bytes.
+        digest: Hash, as ``<algorithm>:<hex digits>``.
+    """
+
+    bytes: int
+    digest: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint(CommitInfo):
     """A committed checkpoint, as its manifest describes it.
 
     Attributes:
-        path: The ``.ckpt`` file, which Lightning reads. Only its name if it is in an object store.
+        path: The ``.ckpt`` file or folder, which Lightning reads. Only its name if it is in an object store.
         sequence: Number of the commit in this folder, from 1. The newest checkpoint has the highest number.
         attempt: Attempt that wrote it, from 1. 0 if no attempt wrote it.
-        digest: Hash of the file, as ``<algorithm>:<hex digits>``.
-        bytes: Size of the file, in bytes.
+        digest: Hash of the file, as ``<algorithm>:<hex digits>``. For a sharded checkpoint, hash of :attr:`files`.
+        bytes: Size of all files, in bytes.
         versions: Versions of python, torch, pytorch-lightning and stormproof that wrote it.
         time: Time of the commit, in seconds since the epoch.
+        files: Files of a sharded checkpoint, by their name in its folder. None for a checkpoint in one file.
     """
 
     path: Path
@@ -79,6 +94,14 @@ class Checkpoint(CommitInfo):
     bytes: int
     versions: Mapping[str, str]
     time: float
+    files: Mapping[str, StoredFile] | None = None
+
+    @property
+    def stored_files(self) -> dict[Path, StoredFile]:
+        """All files by path, without the manifest."""
+        if self.files is None:
+            return {self.path: StoredFile(self.bytes, self.digest)}
+        return {self.path / name: file for name, file in self.files.items()}
 
     @property
     def commit_info(self) -> CommitInfo:
@@ -125,8 +148,12 @@ class LogPrefix:
 
 def encode_manifest(checkpoint: Checkpoint, log_prefix: LogPrefix) -> bytes:
     """Returns a manifest as JSON. Its last field is the SHA-256 of the JSON with zeros for the digits of that field."""
-    fields: dict[str, Any] = {"format": FORMAT, "file": checkpoint.path.name}
+    files = checkpoint.files
+    manifest_format = FILE_FORMAT if files is None else FOLDER_FORMAT
+    fields: dict[str, Any] = {"format": manifest_format, "file": checkpoint.path.name}
     fields |= {name: getattr(checkpoint, name) for name in _FIELD_TYPES}
+    if files is not None:
+        fields["files"] = {name: [file.bytes, file.digest] for name, file in files.items()}
     fields |= {"log_bytes": log_prefix.bytes, "log_sha256": log_prefix.sha256, "manifest_sha256": _ZERO_DIGEST}
     zeroed_content = json.dumps(fields, indent=1, allow_nan=False).encode() + b"\n"
     return zeroed_content.replace(
@@ -150,7 +177,7 @@ def decode_manifest(content: bytes, path: Path) -> tuple[Checkpoint, LogPrefix]:
     manifest_format = fields.get("format")
     if type(manifest_format) is not int or manifest_format < 1:
         raise ValueError(f"its manifest has an invalid format, {manifest_format!r:.60}")
-    if manifest_format > FORMAT:
+    if manifest_format > FOLDER_FORMAT:
         raise _make_update_error(path, f"format {manifest_format}")
     if manifest_format == 1:
         fields["digest"] = f"sha256:{fields.get('sha256')}"
@@ -159,13 +186,16 @@ def decode_manifest(content: bytes, path: Path) -> tuple[Checkpoint, LogPrefix]:
     for name, types in {**_FIELD_TYPES, "log_bytes": (int,), "log_sha256": (str,)}.items():
         if not _has_type(fields.get(name), types):
             raise ValueError(f"the field {name} of its manifest has a wrong type")
-    checkpoint = Checkpoint(path=path, **{name: fields[name] for name in _FIELD_TYPES})
+    files = _parse_files(fields.get("files")) if manifest_format == FOLDER_FORMAT else None
+    checkpoint = Checkpoint(path=path, files=files, **{name: fields[name] for name in _FIELD_TYPES})
     if format_stem(checkpoint.sequence, checkpoint.step) != path.stem:
         raise ValueError("its manifest has another sequence or step than its name")
-    if not re.fullmatch("[a-z0-9_]+:[0-9a-f]+", checkpoint.digest):  # also without a sha256 in format 1
-        raise ValueError(f"its manifest has an invalid digest, {checkpoint.digest!r:.60}")
-    if checkpoint.hash_algorithm not in ALGORITHMS:
-        raise _make_update_error(path, f"the hash algorithm {checkpoint.hash_algorithm!r:.60}")
+    for file in (StoredFile(checkpoint.bytes, checkpoint.digest), *(files or {}).values()):
+        if not re.fullmatch("[a-z0-9_]+:[0-9a-f]+", file.digest):  # also without a sha256 in format 1
+            raise ValueError(f"its manifest has an invalid digest, {file.digest!r:.60}")
+        algorithm = file.digest.partition(":")[0]
+        if algorithm not in ALGORITHMS:
+            raise _make_update_error(path, f"the hash algorithm {algorithm!r:.60}")
     return checkpoint, LogPrefix(fields["log_bytes"], fields["log_sha256"])
 
 
@@ -186,6 +216,18 @@ _FIELD_TYPES: Mapping[str, tuple[type | None, ...]] = {
     "adopted": (bool,),
     "time": (float, int),
 }
+
+
+def _parse_files(value: object) -> dict[str, StoredFile]:
+    if not isinstance(value, dict) or not value:
+        raise ValueError("the field files of its manifest has a wrong type")
+    files = {}
+    for name, file in value.items():
+        # a name with a slash could lead out of the folder
+        if not (isinstance(file, list) and [type(item) for item in file] == [int, str]) or not is_file_name(name):
+            raise ValueError(f"its manifest has an invalid file, {name!r:.60}")
+        files[name] = StoredFile(*file)
+    return files
 
 
 def _make_update_error(path: Path, feature: str) -> NotResumableError:

@@ -162,7 +162,7 @@ def read_checkpoints(source: Source) -> list[Checkpoint]:
 
 
 def list_files(backend: Backend) -> set[str]:
-    """Returns the names of all files, without subfolders that are named like a checkpoint."""
+    """Returns the names of all files and sharded checkpoints, without other subfolders named ``.ckpt`` or ``.json``."""
     try:
         entries = backend.list_entries()
     except FileNotFoundError:
@@ -170,8 +170,12 @@ def list_files(backend: Backend) -> set[str]:
     return {
         entry.name
         for entry in entries
-        if not (entry.is_folder and (parse_sequence(entry.name) or entry.name.endswith(".ckpt")))
+        if not entry.is_folder or not entry.name.endswith((".ckpt", ".json", ".tmp")) or _is_shard_folder(entry.name)
     }
+
+
+def _is_shard_folder(name: str) -> bool:
+    return name.endswith(".ckpt") and parse_file_name(name) is not None
 
 
 def read_manifests(backend: Backend, names: Sequence[str]) -> FolderManifests:

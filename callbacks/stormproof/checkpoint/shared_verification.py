@@ -18,9 +18,10 @@ from typing import IO
 
 import filelock
 
-from stormproof.checkpoint.manifest import Checkpoint
-from stormproof.checkpoint.verification import find_damage
-from stormproof.distributed.rank import is_launched
+from stormproof.checkpoint.manifest import Checkpoint, StoredFile
+from stormproof.checkpoint.read_retry import retry_read
+from stormproof.checkpoint.verification import find_changed_file, find_damage, find_resume_problem, find_size_problem
+from stormproof.distributed.rank import is_launched, local_rank
 from stormproof.long_waits import long_wait
 
 MAX_AGE_SECONDS = 300.0
@@ -35,12 +36,14 @@ MIN_DOWNLOAD_BYTES_PER_SECOND = 10e6
 def verify_once_per_node(checkpoint: Checkpoint) -> str | None:
     """Returns the same as :func:`find_damage`, but only one rank per node reads the file.
 
-    The other ranks wait for at most 1 minute plus 1 s per 50 MB, and then verify the checkpoint themselves. If the
-    checkpoint is good, they rely on a marker file in a private temporary folder. A marker is valid for 5 minutes, and
-    only while the checkpoint's device, inode, size, modification time and change time stay the same.
+    The ranks of a node divide the files of a sharded checkpoint among them.
 
-    A process that no launcher started writes a marker, but reads the checkpoint itself. Every rank reads the checkpoint
-    itself if the checkpoint is bad or the marker cannot be written.
+    The other ranks wait for at most 1 minute plus 1 s per 50 MB, and then verify the file themselves. If the file is
+    good, they rely on a marker file in a private temporary folder. A marker is valid for 5 minutes, and only while the
+    file's device, inode, size, modification time and change time stay the same.
+
+    A process that no launcher started writes a marker, but reads the file itself. Every rank reads the file itself if
+    the file is bad or the marker cannot be written.
 
     Args:
         checkpoint: Content of the manifest.
@@ -48,17 +51,45 @@ def verify_once_per_node(checkpoint: Checkpoint) -> str | None:
     Raises:
         OSError: If the checkpoint cannot be read.
     """
+    if checkpoint.files is None:
+        return _verify_file(checkpoint.path, checkpoint.bytes, [checkpoint.digest, checkpoint.finite], checkpoint)
+    try:
+        problem = retry_read(lambda: find_size_problem(checkpoint))
+        files = list(checkpoint.stored_files.items())
+        start = local_rank() % len(files)
+        for path, file in (*files[start:], *files[:start]):
+            problem = problem or _verify_file(path, file.bytes, [file.digest])
+        return problem or retry_read(lambda: find_resume_problem(checkpoint))
+    except FileNotFoundError:
+        return "its file is missing"
+
+
+def _verify_file(path: Path, size: int, content: list[object], checkpoint: Checkpoint | None = None) -> str | None:
+    """Returns why a file is bad.
+
+    Args:
+        path: The file.
+        size: Size in bytes, according to the manifest.
+        content: Digest, and other values of the manifest on which the result depends.
+        checkpoint: Checkpoint that consists of the file. None if it is a file of a sharded checkpoint.
+    """
+
+    def find_problem() -> str | None:
+        if checkpoint is not None:
+            return find_damage(checkpoint)
+        return retry_read(lambda: find_changed_file(path, StoredFile(size, str(content[0]))))
+
     with ExitStack() as stack:
         try:
-            marker = stack.enter_context(_open_marker(checkpoint.path))
-            identity = _compute_identity(checkpoint)
+            marker = stack.enter_context(_open_marker(path))
+            identity = _compute_identity(path, [*content, size])
             if is_launched():
-                _lock_marker(marker, MAX_WAIT_SECONDS + checkpoint.bytes / MIN_BYTES_PER_SECOND)
+                _lock_marker(marker, MAX_WAIT_SECONDS + size / MIN_BYTES_PER_SECOND)
                 if _is_valid(marker, identity):
                     return None
         except OSError:
-            return find_damage(checkpoint)
-        problem = find_damage(checkpoint)
+            return find_problem()
+        problem = find_problem()
         if problem is None:
             _write_marker(marker, identity)
         return problem
@@ -131,16 +162,9 @@ def _lock_marker(marker: IO[bytes], seconds: float) -> None:
             time.sleep(0.05)
 
 
-def _compute_identity(checkpoint: Checkpoint) -> list[object]:
-    file_stat = os.lstat(checkpoint.path)
-    file_identity = [
-        file_stat.st_dev,
-        file_stat.st_ino,
-        file_stat.st_size,
-        file_stat.st_mtime_ns,
-        file_stat.st_ctime_ns,
-    ]
-    return [checkpoint.digest, checkpoint.bytes, checkpoint.finite, *file_identity]
+def _compute_identity(path: Path, content: list[object]) -> list[object]:
+    status = os.lstat(path)
+    return [*content, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _is_valid(marker: IO[bytes], identity: list[object]) -> bool:

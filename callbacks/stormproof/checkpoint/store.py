@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from stormproof.checkpoint import commit_log
+from stormproof.checkpoint.atomic import fsync_folder
 from stormproof.checkpoint.backends import FolderBackend, get_backend
 from stormproof.checkpoint.backends.object_lease import ObjectLease
+from stormproof.checkpoint.digest import compute_combined_digest
 from stormproof.checkpoint.fault_points import reach_fault_point
 from stormproof.checkpoint.file_names import format_stem, parse_sequence
-from stormproof.checkpoint.hashing_file import HashingFile
+from stormproof.checkpoint.hashing_file import put_hashed
 from stormproof.checkpoint.lease import Lease
-from stormproof.checkpoint.manifest import Checkpoint, CommitInfo, LogPrefix, encode_manifest
+from stormproof.checkpoint.manifest import Checkpoint, CommitInfo, LogPrefix, StoredFile, encode_manifest
 from stormproof.checkpoint.resolution import (
     Resolution,
     fingerprint_folder,
@@ -56,6 +58,15 @@ class Attempt:
     number: int
     step: int
     time: float
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What a commit has written, as in :class:`Checkpoint`."""
+
+    digest: str
+    bytes: int
+    files: Mapping[str, StoredFile] | None = None
 
 
 class Store:
@@ -313,6 +324,69 @@ class Store:
             FolderLostError: If another process writes to the object store.
             OSError: If the folder cannot be written or the disk is full.
         """
+
+        def write_file(name: str, on_stage: Callable[[str], None]) -> _Content:
+            file = put_hashed(
+                self.storage, f"{name}.ckpt", write, on_stage, lambda: reach_fault_point("checkpoint half written")
+            )
+            return _Content(file.digest, file.bytes)
+
+        return self._commit(write_file, info, attempt=attempt, fence=fence, sequence=sequence)
+
+    def commit_shards(
+        self,
+        write: Callable[[str], Mapping[str, StoredFile]],
+        info: CommitInfo,
+        *,
+        attempt: int,
+        fence: Fence | None = None,
+    ) -> Checkpoint:
+        """Commits a sharded checkpoint, which is a folder of files.
+
+        Creates the folder, lets ``write`` fill it, and then writes the manifest, which contains the hashes of all
+        files. A folder without a manifest does not count.
+
+        Args:
+            write: Takes the name of the folder. Returns the files in it after they are durable. Other processes may
+                write some of them.
+            info: Description of the checkpoint. A score that is not finite counts as None.
+            attempt: Number from :meth:`begin_attempt`.
+            fence: Called before the manifest appears. Its exception cancels the commit.
+
+        Returns:
+            The committed checkpoint.
+
+        Raises:
+            OSError: If the folder cannot be written or the disk is full.
+            TypeError: If the checkpoints are in an object store.
+        """
+
+        def write_folder(name: str, _: Callable[[str], None]) -> _Content:
+            path = self.folder / f"{name}.ckpt"
+            path.mkdir()
+            fsync_folder(self.folder)
+            reach_fault_point("folder created")
+            try:
+                files = write(path.name)
+            except BaseException:
+                self.backend.discard(path.name)
+                raise
+            digest = compute_combined_digest(
+                f"{file.digest} {file.bytes} {file_name}" for file_name, file in sorted(files.items())
+            )
+            return _Content(digest, sum(file.bytes for file in files.values()), dict(sorted(files.items())))
+
+        return self._commit(write_folder, info, attempt=attempt, fence=fence)
+
+    def _commit(
+        self,
+        write: Callable[[str, Callable[[str], None]], _Content],
+        info: CommitInfo,
+        *,
+        attempt: int,
+        fence: Fence | None = None,
+        sequence: int | None = None,
+    ) -> Checkpoint:
         reach_fault_point("commit begins")
         sequence = self.next_sequence() if sequence is None else sequence
         path = self.backend.get_path(f"{format_stem(sequence, info.step)}.ckpt")
@@ -320,17 +394,17 @@ class Store:
             raise self._make_lost_error()
         completed_stages: set[str] = set()
         try:
-            digest, length = self._write_checkpoint(
-                path, write, _make_stage_callback("checkpoint", fence, completed_stages)
-            )
+            content = write(path.stem, _make_stage_callback("checkpoint", fence, completed_stages))
+            completed_stages.add("checkpoint renamed")
             score = None if info.score is None or not isfinite(info.score) else float(info.score)
             checkpoint = Checkpoint(
                 **vars(replace(info, score=score)),
                 path=path,
                 sequence=sequence,
                 attempt=attempt,
-                digest=digest,
-                bytes=length,
+                digest=content.digest,
+                bytes=content.bytes,
+                files=content.files,
                 versions=collect_versions(),
                 time=time.time(),
             )
@@ -433,24 +507,6 @@ class Store:
                 raise
             self.storage.delete(_files_in_deletion_order(checkpoints[0]))
             self._append(*events)
-
-    def _write_checkpoint(
-        self, path: Path, write: Callable[[BinaryIO], object], on_stage: Callable[[str], None]
-    ) -> tuple[str, int]:
-        results: list[tuple[str, int]] = []
-
-        def write_and_hash(file: BinaryIO) -> None:
-            hashing_file = HashingFile(file, lambda: reach_fault_point("checkpoint half written"))
-            try:
-                write(cast("BinaryIO", hashing_file))
-            except Exception:
-                if hashing_file.failure is not None:
-                    raise hashing_file.failure from None
-                raise
-            results.append((hashing_file.digest, hashing_file.length))
-
-        self.storage.put(path.name, write_and_hash, on_stage)
-        return results[-1]
 
     def _write_manifest(self, checkpoint: Checkpoint, log_prefix: LogPrefix, on_stage: Callable[[str], None]) -> None:
         content = encode_manifest(checkpoint, log_prefix)

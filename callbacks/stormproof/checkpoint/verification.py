@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from stormproof.checkpoint.digest import compute_file_digest
-from stormproof.checkpoint.manifest import Checkpoint, LogPrefix, decode_manifest
+from stormproof.checkpoint.manifest import Checkpoint, LogPrefix, StoredFile, decode_manifest
 from stormproof.checkpoint.read_retry import retry_read
 
 CHANGED = "its content has changed since it was committed"
@@ -45,7 +45,7 @@ def find_damage(checkpoint: Checkpoint) -> str | None:
         OSError: If the file cannot be read, even after two retries.
     """
     try:
-        return retry_read(lambda: _find_content_problem(checkpoint) or _find_resume_problem(checkpoint))
+        return retry_read(lambda: _find_content_problem(checkpoint) or find_resume_problem(checkpoint))
     except FileNotFoundError:
         return "its file is missing"
 
@@ -64,35 +64,52 @@ def describe_read_error(error: OSError) -> str:
 
 
 def find_size_problem(checkpoint: Checkpoint) -> str | None:
-    """Returns why the file is missing, irregular or of the wrong size, without reading it. None if it is fine."""
-    path = checkpoint.path
-    try:
-        if not _is_regular_file(path):
-            return "it is not a regular file"
-        size = path.stat().st_size
-    except FileNotFoundError:
-        return "its file is missing"
-    return compare_size(size, checkpoint)
+    """Returns why a file is missing, irregular or of the wrong size, without reading it. None if all are fine."""
+    if checkpoint.files is not None and not _is_folder(checkpoint.path):
+        return "it is not a folder" if os.path.lexists(checkpoint.path) else "its folder is missing"
+    for path, file in checkpoint.stored_files.items():
+        subject = "it" if checkpoint.files is None else path.name
+        try:
+            if not _is_regular_file(path):
+                return f"{subject} is not a regular file"
+            size = path.stat().st_size
+        except FileNotFoundError:
+            return "its file is missing" if checkpoint.files is None else f"its file {path.name} is missing"
+        problem = compare_size(size, file, subject)
+        if problem is not None:
+            return problem
+    return None
 
 
-def compare_size(size: int, checkpoint: Checkpoint) -> str | None:
+def compare_size(size: int, file: StoredFile, subject: str = "it") -> str | None:
     """Returns a description of a size in bytes that differs from the one in the manifest. None if they are equal."""
-    return None if size == checkpoint.bytes else f"it has {size} bytes but was committed with {checkpoint.bytes}"
+    return None if size == file.bytes else f"{subject} has {size} bytes but was committed with {file.bytes}"
+
+
+def find_changed_file(path: Path, file: StoredFile) -> str | None:
+    """Returns :data:`CHANGED` if the content of a file differs from its hash. None if it is unchanged."""
+    return None if compute_file_digest(path, file.digest.partition(":")[0]) == file.digest else CHANGED
 
 
 def _find_content_problem(checkpoint: Checkpoint) -> str | None:
     problem = find_size_problem(checkpoint)
     if problem is not None:
         return problem
-    if compute_file_digest(checkpoint.path, checkpoint.hash_algorithm) != checkpoint.digest:
-        return CHANGED
-    return None
+    problems = (find_changed_file(path, file) for path, file in checkpoint.stored_files.items())
+    return next((problem for problem in problems if problem is not None), None)
 
 
-def _find_resume_problem(checkpoint: Checkpoint) -> str | None:
+def find_resume_problem(checkpoint: Checkpoint) -> str | None:
+    """Returns why no run may resume from an unchanged checkpoint. None if it can be loaded."""
     if not checkpoint.finite:
         return "it contains numbers that are not finite"
-    return find_load_problem(checkpoint.path)
+    if checkpoint.files is None:
+        return find_load_problem(checkpoint.path)
+    from stormproof.checkpoint.sharding.shard_reader import (  # noqa: PLC0415 (imports torch, see find_load_problem)
+        find_shard_problem,
+    )
+
+    return find_shard_problem(checkpoint.path, checkpoint.files)
 
 
 def find_load_problem(file: Path | BinaryIO) -> str | None:
@@ -138,6 +155,11 @@ def _summarize_error(error: Exception) -> str:
         return f"it contains {match[1] or match[2]}, which is code and not data"
     message = text.partition("WeightsUnpickler error:")[2].strip() or text or type(error).__name__
     return re.split(r"\n|\. ", message)[0][:200]
+
+
+def _is_folder(path: Path) -> bool:
+    """Returns False for a file, and for a symbolic link, which may lead out of the folder."""
+    return path.is_dir() and not path.is_symlink()
 
 
 def _is_regular_file(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 
 
@@ -27,6 +28,28 @@ def global_rank(environ: Mapping[str, str] = os.environ) -> int:
     if is_in_slurm_step(environ):
         return int(environ["SLURM_PROCID"])
     return int(environ.get("NODE_RANK", "0")) + int(environ.get("LOCAL_RANK", "0"))
+
+
+def local_rank(environ: Mapping[str, str] = os.environ) -> int:
+    """Returns the rank of this process among those of its node. 0 if no launcher started it.
+
+    Example:
+        >>> local_rank({"LOCAL_RANK": "1"}), local_rank({})
+        (1, 0)
+    """
+    return int(environ.get("LOCAL_RANK", environ.get("SLURM_LOCALID", "0")))
+
+
+def main_address(environ: Mapping[str, str] = os.environ) -> str:
+    """Returns the host name or IP address of rank 0, by which the other ranks reach it. Call it on rank 0.
+
+    torch reads the same variable. Without it, returns the host name.
+
+    Example:
+        >>> main_address({"MASTER_ADDR": "node-7"})
+        'node-7'
+    """
+    return environ.get("MASTER_ADDR") or socket.gethostname()
 
 
 def is_in_slurm_step(environ: Mapping[str, str] = os.environ) -> bool:

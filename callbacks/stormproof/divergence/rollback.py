@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,6 +14,7 @@ from stormproof.checkpoint import Checkpoint, Store
 from stormproof.checkpoint.async_writer import CheckpointWriter
 from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.retention import select_for_deletion
+from stormproof.checkpoint.sharding.file_names import REST_FILE
 from stormproof.distributed.collectives import all_gather, assert_equal, run_on_rank_zero
 from stormproof.errors import DivergedError, StorageError
 from stormproof.resume import model_state, snapshot
@@ -57,8 +59,8 @@ def roll_back(
             f"training diverges since step {since_step}, and there is no good checkpoint to roll back to in "
             f"{store.location}"
         )
-    checkpoint = _load_checkpoint(store, selected_checkpoint)
-    restore_state(trainer, module, checkpoint, callbacks)
+    checkpoint, folder = _load_checkpoint(store, selected_checkpoint)
+    restore_state(trainer, module, checkpoint, callbacks, folder)
     return checkpoint
 
 
@@ -116,12 +118,18 @@ def _select_checkpoint(
     return selected_checkpoint
 
 
-def _load_checkpoint(store: Store, selected_checkpoint: Checkpoint) -> dict[str, Any]:
-    """Loads the checkpoint on every rank and verifies that all ranks loaded the same one."""
+def _load_checkpoint(store: Store, selected_checkpoint: Checkpoint) -> tuple[dict[str, Any], Path | None]:
+    """Loads the checkpoint on every rank and verifies that all ranks loaded the same one.
+
+    Returns:
+        The checkpoint, and None. Of a sharded checkpoint, the part that is not sharded, and the folder.
+    """
     checkpoint: dict[str, Any] = {}
-    failure = None
+    failure = folder = None
     try:
         path = store.fetch(selected_checkpoint)
+        if selected_checkpoint.files is not None:
+            folder, path = path, path / REST_FILE
         checkpoint = retry_read(lambda: torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # noqa: BLE001 (the other ranks wait for the outcome)
         failure = f"{store.storage.locate(selected_checkpoint.path.name)}: {error}"
@@ -130,12 +138,16 @@ def _load_checkpoint(store: Store, selected_checkpoint: Checkpoint) -> dict[str,
         raise StorageError(f"rank {failures[0][0]} cannot read the checkpoint for a rollback: {failures[0][1]}")
     assert_equal("the checkpoint to roll back to", str(checkpoint[snapshot.KEY]["id"]))
     store.backend.discard_copy(selected_checkpoint)
-    return checkpoint
+    return checkpoint, folder
 
 
 @torch.no_grad()
 def restore_state(
-    trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any], callbacks: Iterable[pl.Callback]
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    checkpoint: dict[str, Any],
+    callbacks: Iterable[pl.Callback],
+    folder: Path | None = None,
 ) -> None:
     """Restores weights and optimizer states during training.
 
@@ -149,12 +161,15 @@ def restore_state(
         module: Module that it trains.
         checkpoint: Checkpoint of CheckpointRecovery. Modified in place: this rank's states replace those of rank 0.
         callbacks: Callbacks whose ``on_load_checkpoint`` is called.
+        folder: Folder with the parameters and optimizer states of a sharded checkpoint. None if they are in
+            ``checkpoint``.
     """
     rank_arguments = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
     snapshot.restore_entries(checkpoint, *rank_arguments[:2])
     rank_state = snapshot.select_rank(checkpoint, *rank_arguments)
     module.on_load_checkpoint(checkpoint)
-    model_state.restore_model(trainer, module, checkpoint, rank_state.snapshot.rank_states[0].parameters)
+    unsaved = rank_state.snapshot.rank_states[0].parameters
+    model_state.restore_model(trainer, module, checkpoint, unsaved, folder)
     model_state.clear_optimizer_states(trainer, rank_state.snapshot.job_state.unstepped_optimizers)
     for optimizer in trainer.optimizers:
         optimizer.zero_grad()

@@ -230,8 +230,8 @@ def evaluates_in_sequence(trainer: pl.Trainer) -> bool:
     return loader is not None and loader._mode == "sequential"
 
 
-def gathers_checkpoints(trainer: pl.Trainer) -> bool:
-    """Returns whether the strategy shards parameters over all ranks, divides the data, and gathers checkpoints.
+def shards_parameters(trainer: pl.Trainer) -> bool:
+    """Returns whether the strategy shards parameters over all ranks and divides the data.
 
     By default, Lightning's ModelParallelStrategy uses tensor parallelism in a node, whose ranks get the same data.
     """
@@ -239,8 +239,63 @@ def gathers_checkpoints(trainer: pl.Trainer) -> bool:
     if "ModelParallelStrategy" not in {cls.__name__ for cls in type(strategy).__mro__}:
         return False
     mesh = strategy._device_mesh
-    shares_data = strategy._tensor_parallel_size == 1 if mesh is None else mesh["tensor_parallel"].size() == 1
-    return shares_data and not strategy._save_distributed_checkpoint
+    return strategy._tensor_parallel_size == 1 if mesh is None else mesh["tensor_parallel"].size() == 1
+
+
+def saves_shards(trainer: pl.Trainer) -> bool:
+    """Returns whether the strategy shards parameters and each rank saves its part."""
+    strategy: Any = trainer.strategy
+    return shards_parameters(trainer) and strategy._save_distributed_checkpoint
+
+
+def dump_sharded_checkpoint(trainer: pl.Trainer) -> dict[str, Any]:
+    """Returns the checkpoint that ``trainer.save_checkpoint`` would write, without copying parameters and states.
+
+    Lightning copies them to host memory. The returned tensors are those that training modifies.
+    """
+    from torch.distributed.checkpoint.state_dict import (  # noqa: PLC0415 (0.3 s at the start of unsharded runs too)
+        get_model_state_dict,
+        get_optimizer_state_dict,
+    )
+
+    strategy: Any = trainer.strategy
+    undo_functions = [
+        replace(strategy, "lightning_module_state_dict", lambda: get_model_state_dict(strategy.model)),
+        replace(
+            strategy,
+            "optimizer_state",
+            lambda optimizer: get_optimizer_state_dict(strategy.model, getattr(optimizer, "_optimizer", optimizer)),
+        ),
+    ]
+    try:
+        return dump_checkpoint(trainer)
+    finally:
+        for undo in undo_functions:
+            undo()
+
+
+def replace_loading(
+    trainer: pl.Trainer, folder: Path, load: Callable[[Path, bool | None, Callable[[], dict[str, Any]]], dict[str, Any]]
+) -> Callable[[], None]:
+    """Replaces the loading of checkpoints in ``folder`` by ``load(path, weights_only, original)``.
+
+    Args:
+        trainer: Trainer to patch.
+        folder: Folder of the checkpoints.
+        load: Loads a checkpoint. Its last argument loads it as Lightning would.
+
+    Returns:
+        Function that undoes this.
+    """
+    original_load = trainer.strategy.load_checkpoint
+
+    def load_checkpoint(checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        path = Path(checkpoint_path)
+        if path.parent.resolve() != folder.resolve():
+            return original_load(checkpoint_path, weights_only)
+        return load(path, weights_only, lambda: original_load(checkpoint_path, weights_only))
+
+    return replace(trainer.strategy, "load_checkpoint", load_checkpoint)
 
 
 def list_launched_rank_pids(trainer: pl.Trainer) -> list[int]:

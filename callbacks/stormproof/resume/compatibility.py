@@ -33,18 +33,18 @@ def has_unsharded_state(trainer: pl.Trainer) -> bool:
 
 
 def check_strategy(trainer: pl.Trainer, requirement: str) -> None:
-    """Raises NotResumableError for a strategy that shards gradients and checkpoints in its own way.
+    """Raises NotResumableError for a strategy that shards gradients and parameters in an unknown way.
 
     Args:
         trainer: Trainer before training.
         requirement: Beginning of the message, such as "DivergenceGuard requires the norm of the whole gradient".
     """
     name = type(trainer.strategy).__name__
-    if not has_unsharded_state(trainer) and not internals.gathers_checkpoints(trainer):
+    if not has_unsharded_state(trainer) and not internals.shards_parameters(trainer):
         raise NotResumableError(
             f"{requirement}, which {name} does not provide. Use one of "
             f"{', '.join(sorted(UNSHARDED_STRATEGIES))}, or ModelParallelStrategy(data_parallel_size=<ranks>, "
-            "tensor_parallel_size=1, save_distributed_checkpoint=False)."
+            "tensor_parallel_size=1)."
         )
 
 

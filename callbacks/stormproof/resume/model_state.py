@@ -1,22 +1,22 @@
 """Captures and restores weights and optimizer states, also with sharded parameters.
 
-Lightning and torch gather parameters that FSDP2 shards on rank 0. To initialize the state of an optimizer without
-steps, torch lets it do a step with zero gradients and counts that step. This module undoes the step. It refuses states
-that torch saves but would not load.
+To initialize the state of an optimizer without steps, torch lets it do a step with zero gradients and counts that step.
+This module undoes the step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.distributed.fsdp import FullyShardedDataParallel, OptimStateKeyType
 
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals
+from stormproof.resume import sharded_state
 
 
 def find_unstepped_optimizers(trainer: pl.Trainer) -> list[int]:
@@ -31,32 +31,32 @@ def clear_optimizer_states(trainer: pl.Trainer, optimizer_indices: Iterable[int]
 
 
 def dump_checkpoint(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
-    """Returns the checkpoint that ``trainer.save_checkpoint`` would write, complete on rank 0. All ranks call it.
+    """Returns the checkpoint that ``trainer.save_checkpoint`` would write. All ranks call it.
 
-    Leaves the state of the trainer unchanged.
+    Leaves the state of the trainer unchanged. If the strategy shards parameters and saves complete checkpoints, only
+    the one on rank 0 is complete. If it saves sharded checkpoints, parameters and optimizer states are not copied.
 
     Args:
         trainer: Trainer between two batches or at the end of training, with or without sharded parameters.
         module: Module that it trains.
 
     Raises:
-        NotResumableError: If Lightning would not load the checkpoint.
+        NotResumableError: If the checkpoint could not be loaded.
     """
-    if not internals.gathers_checkpoints(trainer):
+    if not internals.shards_parameters(trainer):
         return internals.dump_checkpoint(trainer)
+    _check_loadable(trainer, module)
     unstepped_indices = find_unstepped_optimizers(trainer)
-    _check_loadable(trainer, module, unstepped_indices)
     parameters = [
         parameter for index in unstepped_indices for parameter in _optimizer_parameters(trainer.optimizers[index])
     ]
     gradients = [parameter.grad for parameter in parameters]
     for parameter in parameters:  # torch initializes the state only without gradients
         parameter.grad = None
-    checkpoint = internals.dump_checkpoint(trainer)
-    for index in unstepped_indices:
-        if not trainer.optimizers[index].state:
-            optimizer_name = type(trainer.optimizers[index]).__name__
-            raise _make_error(trainer, f"{optimizer_name} keeps no state. Give it momentum")
+    if internals.saves_shards(trainer):
+        checkpoint = internals.dump_sharded_checkpoint(trainer)
+    else:
+        checkpoint = internals.dump_checkpoint(trainer)
     clear_optimizer_states(trainer, unstepped_indices)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
@@ -156,8 +156,9 @@ def restore_model(
     module: pl.LightningModule,
     checkpoint: Mapping[str, Any],
     unsaved: Mapping[str, torch.Tensor],
+    folder: Path | None = None,
 ) -> None:
-    """Restores weights and optimizer states from a checkpoint, which every rank has completely.
+    """Restores weights and optimizer states from a checkpoint.
 
     The optimizers keep their hyperparameters. All ranks call it together.
 
@@ -166,8 +167,12 @@ def restore_model(
         module: Module that it trains.
         checkpoint: From :func:`dump_checkpoint`.
         unsaved: Optimized parameters that are not in its ``state_dict``.
+        folder: Folder of a sharded checkpoint. None if ``checkpoint`` is complete.
     """
-    if not internals.gathers_checkpoints(trainer):
+    if folder is not None:
+        sharded_state.restore_folder(trainer, module, folder, with_hyperparameters=False)
+        return
+    if not internals.shards_parameters(trainer):
         trainer.strategy.load_model_state_dict(checkpoint, strict=module.strict_loading)
         for optimizer, optimizer_state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
             # both are empty if configure_optimizers returned None
@@ -175,40 +180,19 @@ def restore_model(
         for optimizer, dtypes in zip(trainer.optimizers, collect_state_dtypes(checkpoint, unsaved), strict=True):
             dtypes.restore(optimizer)
         return
-    from torch.distributed.checkpoint.state_dict import (  # noqa: PLC0415 (0.3 s at the start of unsharded runs too)
-        StateDictOptions,
-        set_model_state_dict,
-        set_optimizer_state_dict,
-    )
-
-    options = StateDictOptions(full_state_dict=True, strict=module.strict_loading)
-    set_model_state_dict(module, checkpoint["state_dict"], options=options)
-    for optimizer, optimizer_state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
-        current_groups = [
-            {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
-        ]
-        named_state = FullyShardedDataParallel.rekey_optim_state_dict(
-            optimizer_state, OptimStateKeyType.PARAM_NAME, module
-        )
-        set_optimizer_state_dict(module, optimizer, named_state, options=options)
-        for group, hyperparameters in zip(optimizer.param_groups, current_groups, strict=True):
-            group.update(hyperparameters)
+    sharded_state.restore_complete(trainer, module, checkpoint, with_hyperparameters=False)
 
 
-def _check_loadable(trainer: pl.Trainer, module: pl.LightningModule, unstepped_indices: Collection[int]) -> None:
-    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in module.named_parameters()}
-    compiled_name = next((name for name in names.values() if "_orig_mod" in name), None)
+def _check_loadable(trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    compiled_name = next((name for name, _ in module.named_parameters() if "_orig_mod" in name), None)
     if compiled_name is not None:
         raise _make_error(trainer, f"torch.compile renamed {compiled_name}. Compile in place with network.compile()")
-    for index, optimizer in enumerate(trainer.optimizers):
+    for optimizer in trainer.optimizers:
+        name = type(optimizer).__name__
         if isinstance(optimizer, torch.optim.LBFGS):
-            raise _make_error(trainer, "LBFGS cannot step without a closure. Use another optimizer")
-        for parameter in _optimizer_parameters(optimizer):
-            name = names.get(parameter, "a parameter outside the module")
-            if not parameter.requires_grad:
-                raise _make_error(trainer, f"{name} is frozen. Remove it from the optimizer, unfreeze it")
-            if index not in unstepped_indices and parameter not in optimizer.state:
-                raise _make_error(trainer, f"{name} had no gradient. Remove it from the optimizer, use it in the loss")
+            raise _make_error(trainer, f"{name} cannot step without a closure. Use another optimizer")
+        if len(sharded_state.parameter_names(module, optimizer)) < len(_optimizer_parameters(optimizer)):
+            raise _make_error(trainer, f"{name} has a parameter outside the module. Make it part of the module")
 
 
 def _optimizer_parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 
@@ -18,8 +18,11 @@ from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.lightning.step_exchange import ExchangedNumbers, StepExchange
 from stormproof.long_waits import long_wait
-from stormproof.resume import snapshot
+from stormproof.resume import sharded_state, snapshot
 from stormproof.resume.unsaved_attributes import UnsavedAttributes
+
+if TYPE_CHECKING:  # imports torch.distributed.checkpoint, which takes 0.3 s
+    from stormproof.checkpoint.sharding.shard_writer import ShardWriter
 
 
 class SaveCoordinator(InactiveCopies):
@@ -34,6 +37,7 @@ class SaveCoordinator(InactiveCopies):
 
     Attributes:
         writer: Writer on rank 0 during training, otherwise None.
+        shards: Writer of this rank's part of sharded checkpoints during training. None for checkpoints in one file.
         unsaved_attributes: Warns about attributes that are in no checkpoint.
     """
 
@@ -53,6 +57,7 @@ class SaveCoordinator(InactiveCopies):
         )
         self._identity = identity
         self.writer: CheckpointWriter | None = None
+        self.shards: ShardWriter | None = None
         self.unsaved_attributes = UnsavedAttributes()
         self._exchanged_attention: ExchangedNumbers | None = None
 
@@ -111,9 +116,18 @@ class SaveCoordinator(InactiveCopies):
         checkpoint = snapshot.capture(trainer, module, has_validated=has_validated, has_ended=has_ended)
         if trainer.is_global_zero:
             self.unsaved_attributes.check(trainer, checkpoint)
+        if self.shards is not None:
+            self.shards.plan(sharded_state.pop_state(checkpoint))
+            if not trainer.is_global_zero:  # rank 0 does so in submit
+                self.shards.stage()
         stall = run_on_rank_zero(lambda: self._submit(checkpoint, trainer, stall_start, has_ended))
         self._schedule.record_save(trainer.global_step, time.monotonic(), stall)
         return stall
+
+    def set_baseline(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Accepts the sharded tensors that are not finite after a resume. Does nothing without sharded checkpoints."""
+        if self.shards is not None:
+            self.shards.set_baseline(sharded_state.collect_state(trainer, module))
 
     def wait_for_previous(self, seconds: float) -> bool:
         """Waits for the previous write if storage has a problem. Returns False if it takes longer than ``seconds``."""
@@ -140,7 +154,7 @@ class SaveCoordinator(InactiveCopies):
         return run_on_rank_zero(finish)
 
     def _inactive_state(self) -> dict[str, Any]:
-        return {"writer": None, "_exchanged_attention": None}
+        return {"writer": None, "shards": None, "_exchanged_attention": None}
 
     def _require_writer(self) -> CheckpointWriter:
         assert self.writer is not None

@@ -68,7 +68,7 @@ def capture(trainer: pl.Trainer, module: pl.LightningModule, *, has_validated: b
         NotResumableError: If Lightning would not load the checkpoint.
     """
     checkpoint, is_rank_zero = model_state.dump_checkpoint(trainer, module), trainer.global_rank == 0
-    is_sharded = internals.gathers_checkpoints(trainer)
+    is_sharded = internals.shards_parameters(trainer)
     entries, unsaved_names = (
         ([], []) if is_sharded else rank_entries.capture_entries(checkpoint, module, is_rank_zero=is_rank_zero)
     )
@@ -165,21 +165,21 @@ def restore_entries(checkpoint: dict[str, Any], rank: int, world_size: int) -> N
 
 
 def check_world_size(trainer: pl.Trainer, rank_snapshot: RankSnapshot) -> None:
-    """Warns about a change of the world size. Call it before the first batch.
+    """Warns about a change of the world size or of the sharding. Call it before the first batch.
 
     Raises:
-        NotResumableError: If the number of samples per step changes in the middle of an epoch, or if parameters were
-            sharded and are not any more, or vice versa.
+        NotResumableError: If the number of samples per step changes in the middle of an epoch.
     """
     is_sharded, job_state, ranks = (
-        internals.gathers_checkpoints(trainer),
+        internals.shards_parameters(trainer),
         rank_snapshot.snapshot.job_state,
         len(rank_snapshot.snapshot.rank_states),
     )
     if job_state.is_sharded != is_sharded:
-        raise NotResumableError(
-            f"The checkpoint was saved {'without' if is_sharded else 'with'} sharded parameters, so that its optimizer "
-            "states are indexed differently. Resume with the same strategy."
+        words = ("sharded", "complete") if job_state.is_sharded else ("complete", "sharded")
+        rank_zero_warn(
+            f"The checkpoint was saved with {words[0]} parameters on each rank and this job has {words[1]} ones, so "
+            "that this resume is not exact. Parameters and optimizer states are equal, but accumulated gradients are lost."
         )
     if ranks == trainer.world_size:
         return
@@ -245,10 +245,14 @@ def restore_tensors(trainer: pl.Trainer, module: pl.LightningModule, rank_snapsh
         averaged_models, buffer_pairs, strict=False
     ):  # an earlier release saved none
         extra_tensors.restore_buffers(averaged_model, {**rank_zero_buffers, **rank_buffers})
+    is_sharded, job_state = internals.shards_parameters(trainer), rank_snapshot.snapshot.job_state
+    if is_sharded != job_state.is_sharded:
+        return
     extra_tensors.restore_unsaved_parameters(
         trainer.optimizers, {**rank_zero_state.parameters, **rank_state.parameters}
     )
-    extra_tensors.restore_gradients(module, {**rank_zero_state.gradients, **rank_state.gradients})
+    if not is_sharded or len(rank_snapshot.snapshot.rank_states) == trainer.world_size:
+        extra_tensors.restore_gradients(module, {**rank_zero_state.gradients, **rank_state.gradients})
 
 
 def _warn_about_differing_hyperparameters(trainer: pl.Trainer) -> None:

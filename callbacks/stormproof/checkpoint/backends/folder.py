@@ -116,8 +116,8 @@ class FolderBackend:
         return list_quarantined_files(self.folder)
 
     def discard(self, file: str) -> None:
-        """Deletes the file of a failed commit."""
-        self.get_path(file).unlink(missing_ok=True)
+        """Deletes the file or folder of a failed commit."""
+        self.storage.delete([file])
 
     def list_claimed_sequences(self) -> list[int]:
         """Returns an empty list, because the lease makes claims unnecessary."""

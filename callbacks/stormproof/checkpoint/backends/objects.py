@@ -24,7 +24,7 @@ from stormproof.checkpoint.backends.object_log import LOG_FOLDER_NAME, ObjectLog
 from stormproof.checkpoint.backends.range_reader import RangeReader
 from stormproof.checkpoint.file_names import QUARANTINE_FOLDER_NAME, parse_file_name, parse_sequence
 from stormproof.checkpoint.lease import Owner
-from stormproof.checkpoint.manifest import Checkpoint, LogPrefix, decode_manifest
+from stormproof.checkpoint.manifest import Checkpoint, LogPrefix, StoredFile, decode_manifest
 from stormproof.checkpoint.storage import Entry, Fence, ObjectStorage
 from stormproof.checkpoint.verification import CHANGED, compare_size, find_load_problem
 from stormproof.errors import DamagedError
@@ -119,7 +119,8 @@ class ObjectBackend:
     def find_size_problem(self, checkpoint: Checkpoint) -> str | None:
         """Returns why the object is missing or of the wrong size. None if it is fine."""
         try:
-            return compare_size(self.storage.head(checkpoint.path.name).size, checkpoint)
+            size = self.storage.head(checkpoint.path.name).size
+            return compare_size(size, StoredFile(checkpoint.bytes, checkpoint.digest))
         except FileNotFoundError:
             return "its file is missing"
 

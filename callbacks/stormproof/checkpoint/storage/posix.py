@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -62,9 +63,13 @@ class PosixStorage:
         return [_describe(path) for path in (self.folder / folder).iterdir()]
 
     def delete(self, names: Iterable[str]) -> None:
-        """Deletes names in order, and then fsyncs the folder."""
+        """Deletes names in order, folders with their content, and then fsyncs the folder."""
         for name in names:
-            (self.folder / name).unlink(missing_ok=True)
+            path = self.folder / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)  # an error leaves a part, which the next attempt deletes
+            else:
+                path.unlink(missing_ok=True)
         fsync_folder(self.folder)
 
     def compare_and_swap(self, name: str, content: bytes, version: str | None) -> str | None:

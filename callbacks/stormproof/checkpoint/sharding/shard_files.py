@@ -1,0 +1,120 @@
+"""Writes the files of one rank in the format of torch.distributed.checkpoint."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Generator, Mapping
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.filesystem import FileSystem
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
+from torch.distributed.checkpoint.planner import SavePlan, WriteItem
+from torch.distributed.checkpoint.storage import WriteResult
+
+from stormproof.checkpoint.fault_points import reach_fault_point
+from stormproof.checkpoint.hashing_file import put_hashed
+from stormproof.checkpoint.manifest import StoredFile
+from stormproof.checkpoint.sharding.file_names import INDEX_FILE, REST_FILE
+from stormproof.checkpoint.sharding.shard_plan import PlannedValue
+from stormproof.checkpoint.storage import Storage
+
+
+class ShardFiles:
+    """Writes files of a sharded checkpoint.
+
+    Args:
+        storage: Storage of the checkpoints.
+        folder: Name of the checkpoint's folder in the storage, which exists.
+
+    Attributes:
+        files: Files written so far.
+    """
+
+    def __init__(self, storage: Storage, folder: str) -> None:
+        self._storage, self._folder = storage, folder
+        self.files: dict[str, StoredFile] = {}
+
+    def write_shard(self, rank: int, plan: SavePlan, values: Mapping[MetadataIndex, PlannedValue]) -> list[WriteResult]:
+        """Writes the part of one rank to one file.
+
+        Args:
+            rank: Rank of this process.
+            plan: Items to write.
+            values: Their values, in host memory.
+
+        Returns:
+            Where the items are, for :meth:`write_index`.
+
+        Raises:
+            OSError: If the storage fails.
+        """
+        results: list[WriteResult] = []
+
+        def write(file: BinaryIO) -> None:
+            writer = _make_writer(self._folder, file)
+            results.extend(writer.write_data(plan, _StagedPlanner(values)).wait())
+
+        self._put(f"__{rank}_0.distcp", write, "shard")
+        return results
+
+    def write_rest(self, checkpoint: Mapping[str, Any]) -> None:
+        """Writes the checkpoint without parameters and optimizer states."""
+        self._put(REST_FILE, lambda file: torch.save(checkpoint, file), "rest")
+
+    def write_index(self, index: Metadata, results: Collection[list[WriteResult]]) -> None:
+        """Writes the index.
+
+        Args:
+            index: Names and shapes of all tensors.
+            results: From :meth:`write_shard` of each rank.
+        """
+        self._put(INDEX_FILE, lambda file: _make_writer(self._folder, file).finish(index, [*results]), "index")
+
+    def _put(self, name: str, write: Any, label: str) -> None:
+        self.files[name] = put_hashed(
+            self._storage,
+            f"{self._folder}/{name}",
+            write,
+            lambda stage: reach_fault_point(f"{label} {stage}"),
+            lambda: reach_fault_point(f"{label} half written"),
+        )
+
+
+def _make_writer(folder: str, file: BinaryIO) -> dcp.FileSystemWriter:
+    """Returns torch's writer, which writes to ``file``."""
+    # per_thread_copy_ahead=0: the tensors are in host memory, and torch need not use the GPU
+    writer = dcp.FileSystemWriter(folder, sync_files=False, per_thread_copy_ahead=0, thread_count=1)
+    writer.fs = _OneFile(file)
+    return writer
+
+
+class _OneFile(FileSystem):
+    """File system of which all files are the same open file."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    @contextmanager
+    def create_stream(self, path: Any, mode: str) -> Generator[io.IOBase, None, None]:
+        yield self._file  # type: ignore[misc]  # a BinaryIO that is an IOBase
+
+    def rename(self, path: Any, new_path: Any) -> None:
+        pass
+
+    def exists(self, path: Any) -> bool:
+        return False
+
+
+class _StagedPlanner(dcp.DefaultSavePlanner):
+    """Planner whose values are already computed."""
+
+    def __init__(self, values: Mapping[MetadataIndex, PlannedValue]) -> None:
+        super().__init__()
+        self._values = values
+
+    def resolve_data(self, write_item: WriteItem) -> torch.Tensor | io.BytesIO:
+        value = self._values[write_item.index]
+        return io.BytesIO(value) if isinstance(value, bytes) else value

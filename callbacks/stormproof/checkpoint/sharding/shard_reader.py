@@ -1,0 +1,217 @@
+"""Reads sharded checkpoints in the format of torch.distributed.checkpoint, without executing code from them."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import filesystem
+from torch.distributed.checkpoint import metadata as dcp_metadata
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, TensorStorageMetadata
+
+from stormproof.checkpoint.sharding.file_names import INDEX_FILE, REST_FILE
+from stormproof.checkpoint.sharding.parameter_numbers import number_parameters
+from stormproof.checkpoint.verification import find_load_problem
+
+
+class ShardReader(dcp.FileSystemReader):
+    """Reads a sharded checkpoint.
+
+    Unlike torch's reader, unpickles nothing but the classes of an index, and opens only files in the folder.
+
+    Args:
+        folder: Folder of the checkpoint.
+        files: Names of its files. All files in the folder if None.
+    """
+
+    def __init__(self, folder: Path, files: Collection[str] | None = None) -> None:
+        super().__init__(folder)
+        self._folder = folder
+        self._files = files
+
+    # torch's own reader takes any arguments
+    def read_metadata(self, *_: Any, **__: Any) -> Metadata:
+        """Reads the index.
+
+        Raises:
+            ValueError: If it contains anything else, or refers to a file that is not in the checkpoint.
+            OSError: If it cannot be read.
+        """
+        content = (self._folder / INDEX_FILE).read_bytes()
+        try:
+            index = _IndexUnpickler(io.BytesIO(content)).load()
+        except Exception as error:  # a crafted file can make pickle raise any exception
+            raise ValueError(f"its file {INDEX_FILE} is not an index: {error}") from error
+        if not isinstance(index, Metadata) or not isinstance(index.storage_data, dict):
+            raise ValueError(f"its file {INDEX_FILE} is not an index")  # noqa: TRY004 (the type comes from the file)
+        files = {path.name for path in self._folder.iterdir()} if self._files is None else set(self._files)
+        unknown_files = {str(info.relative_path) for info in index.storage_data.values()} - files
+        if unknown_files:
+            raise ValueError(f"its index refers to the missing file {min(unknown_files)!r:.60}")
+        return index
+
+    def read_objects(self, index: Metadata) -> dict[str, Any]:
+        """Returns all values that are not tensors, by name.
+
+        Raises:
+            Exception: If ``torch.load(weights_only=True)`` refuses one.
+        """
+        return {name: torch.load(content, weights_only=True) for name, content in self._open_objects(index)}
+
+    def read_tensors(self, index: Metadata, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Reads tensors in place, by name. Of a ``DTensor``, reads only the part of this rank.
+
+        Uses no collective, so that no rank waits for one that failed.
+
+        Raises:
+            OSError: If a file cannot be read.
+            ValueError: If a tensor has another shape in the checkpoint.
+        """
+        planner = dcp.DefaultLoadPlanner(flatten_state_dict=False)
+        planner.set_up_planner(dict(tensors), index, is_coordinator=True)
+        self.set_up_storage_reader(index, is_coordinator=True)
+        plan = self.prepare_local_plan(planner.create_local_plan())
+        (plan,) = self.prepare_global_plan(planner.create_global_plan([plan]))
+        self.read_data(planner.finish_plan(plan), planner).wait()
+
+    def _open_objects(self, index: Metadata) -> Iterator[tuple[str, io.BytesIO]]:
+        infos = {key.fqn: info for key, info in index.storage_data.items()}
+        for name, description in index.state_dict_metadata.items():
+            if isinstance(description, BytesStorageMetadata):
+                info = infos[name]
+                with (self._folder / info.relative_path).open("rb") as file:
+                    file.seek(info.offset)
+                    yield name, io.BytesIO(file.read(info.length))
+
+
+def find_shard_problem(folder: Path, files: Collection[str]) -> str | None:
+    """Returns why a folder with unchanged files cannot be loaded. None if it can be.
+
+    Args:
+        folder: Folder of a sharded checkpoint.
+        files: Names of its files, according to the manifest.
+
+    Raises:
+        OSError: If a file cannot be read.
+    """
+    missing_files = {INDEX_FILE, REST_FILE} - set(files)
+    if missing_files:
+        return f"it has no file {min(missing_files)}"
+    problem = find_load_problem(folder / REST_FILE)
+    if problem is not None:
+        return f"{REST_FILE}: {problem}"
+    reader = ShardReader(folder, files)
+    try:
+        reader.read_objects(reader.read_metadata())
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001 (a crafted file can make torch raise any exception)
+        return str(error).partition("\n")[0][:200] or type(error).__name__
+    return None
+
+
+def load_full(folder: Path) -> dict[str, Any]:
+    """Loads a sharded checkpoint completely, as the dict of a checkpoint in one file.
+
+    Args:
+        folder: Folder of the checkpoint.
+
+    Returns:
+        Lightning checkpoint. The states of an optimizer are numbered in the order of its parameter groups.
+
+    Raises:
+        OSError: If a file cannot be read.
+        Exception: If a file is damaged.
+
+    Example:
+        >>> checkpoint = load_full("runs/large/checkpoints/000012-step-600.ckpt")  # doctest: +SKIP
+        >>> module.load_state_dict(checkpoint["state_dict"])  # doctest: +SKIP
+    """
+    folder = Path(folder)
+    reader = ShardReader(folder)
+    index = reader.read_metadata()
+    tensors = {
+        name: torch.empty(description.size, dtype=description.properties.dtype)
+        for name, description in index.state_dict_metadata.items()
+        if isinstance(description, TensorStorageMetadata)
+    }
+    reader.read_tensors(index, tensors)
+    state = unflatten({**tensors, **reader.read_objects(index)}, index)
+    checkpoint = torch.load(folder / REST_FILE, map_location="cpu", weights_only=True)
+    checkpoint["state_dict"] = state.get("state_dict", {})
+    optimizers = sorted((name for name in state if name.startswith("optimizer_")), key=lambda name: int(name[10:]))
+    checkpoint["optimizer_states"] = [number_parameters(state[name]) for name in optimizers]
+    return checkpoint
+
+
+def get_path(name: str, index: Metadata) -> tuple[str | int, ...]:
+    """Returns the keys that lead to a value, such as ``("optimizer_0", "state", "weight", "step")``.
+
+    Args:
+        name: Name in the index.
+        index: Index of the checkpoint.
+    """
+    return tuple((index.planner_data or {}).get(name, (name,)))
+
+
+def unflatten(values: Mapping[str, Any], index: Metadata) -> dict[str, Any]:
+    """Returns nested dicts and lists of the values of a checkpoint.
+
+    Args:
+        values: Values by the names in the index.
+        index: Index of the checkpoint.
+    """
+    tree: dict[Any, Any] = {}
+    for name, value in values.items():
+        *parents, key = get_path(name, index)
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[key] = value
+    return _make_lists(tree)
+
+
+def _make_lists(tree: Any) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    values = {key: _make_lists(value) for key, value in tree.items()}
+    is_list = bool(values) and sorted(map(repr, values)) == sorted(map(repr, range(len(values))))
+    return [values[position] for position in range(len(values))] if is_list else values
+
+
+class _IndexUnpickler(pickle.Unpickler):
+    """Unpickles only the classes of which an index consists."""
+
+    def find_class(self, module_name: str, name: str) -> Any:
+        if module_name == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        if (module_name, name) in _INDEX_CLASSES:
+            return super().find_class(module_name, name)
+        raise pickle.UnpicklingError(f"it contains {module_name}.{name}")
+
+
+_INDEX_CLASSES = {
+    ("torch", "Size"),
+    ("torch.serialization", "_get_layout"),
+    ("pathlib", "PosixPath"),  # path of the folder when it was written
+    ("pathlib._local", "PosixPath"),  # Python 3.13
+    (filesystem.__name__, "_StorageInfo"),
+    *(
+        (dcp_metadata.__name__, name)
+        for name in (
+            "Metadata",
+            "MetadataIndex",
+            "TensorStorageMetadata",
+            "BytesStorageMetadata",
+            "TensorProperties",
+            "ChunkStorageMetadata",
+            "StorageMeta",
+            "_MEM_FORMAT_ENCODING",
+        )
+    ),
+}

@@ -1,0 +1,257 @@
+"""Restores parameters and optimizer states that are sharded over the ranks.
+
+A sharded or a complete checkpoint can be restored, saved with any strategy and number of ranks. Each rank reads and
+keeps only its own part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from stormproof.checkpoint.sharding.file_names import REST_FILE
+from stormproof.checkpoint.sharding.parameter_numbers import number_parameters
+from stormproof.errors import NotResumableError
+from stormproof.lightning import internals
+
+
+def pop_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Removes parameters and optimizer states from a checkpoint and returns them, named as in Lightning's format."""
+    state = {"state_dict": checkpoint.pop("state_dict")}
+    for index, optimizer_state in enumerate(checkpoint.pop("optimizer_states", [])):
+        state[f"optimizer_{index}"] = optimizer_state
+    return state
+
+
+def collect_state(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
+    """Returns the parameters and optimizer states of the trainer, named as in Lightning's format. Copies no tensor."""
+    from torch.distributed.checkpoint.state_dict import get_model_state_dict  # noqa: PLC0415 (0.3 s)
+
+    state: dict[str, Any] = {"state_dict": get_model_state_dict(module)}
+    for index, optimizer in enumerate(trainer.optimizers):
+        names = parameter_names(module, optimizer)
+        states = {name: optimizer.state[parameter] for parameter, name in names.items() if parameter in optimizer.state}
+        state[f"optimizer_{index}"] = {"state": states}
+    return state
+
+
+def load_checkpoint(
+    trainer: pl.Trainer, path: Path, weights_only: bool | None, load_original: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Loads a checkpoint of any strategy for the strategy of this trainer.
+
+    Args:
+        trainer: Trainer that loads the checkpoint.
+        path: File or folder.
+        weights_only: As for ``Trainer.fit``. The values of a sharded checkpoint are never unpickled.
+        load_original: Loads the checkpoint as Lightning would.
+
+    Returns:
+        Lightning checkpoint. If parameters are sharded, they and the optimizer states are restored already and not in
+        it.
+    """
+    if not internals.shards_parameters(trainer):
+        if not path.is_dir():
+            checkpoint = load_original()
+            if checkpoint.get("stormproof", {}).get("is_sharded"):
+                checkpoint["optimizer_states"] = [*map(number_parameters, checkpoint["optimizer_states"])]
+            return checkpoint
+        from stormproof.checkpoint.sharding.shard_reader import load_full  # noqa: PLC0415 (0.3 s)
+
+        return load_full(path)
+    module = trainer.lightning_module
+    if path.is_dir():
+        return restore_folder(trainer, module, path, with_hyperparameters=True)
+    checkpoint = torch.load(
+        path, map_location="cpu", mmap=True, weights_only=True if weights_only is None else weights_only
+    )
+    restore_complete(trainer, module, checkpoint, with_hyperparameters=True)
+    del checkpoint["state_dict"]
+    return checkpoint
+
+
+def restore_folder(
+    trainer: pl.Trainer, module: pl.LightningModule, folder: Path, *, with_hyperparameters: bool
+) -> dict[str, Any]:
+    """Restores parameters and optimizer states from a sharded checkpoint.
+
+    Args:
+        trainer: Trainer with sharded parameters.
+        module: Module that it trains.
+        folder: Folder of the checkpoint.
+        with_hyperparameters: Whether to restore the hyperparameters of the optimizers, such as the learning rate.
+
+    Returns:
+        The rest of the checkpoint.
+
+    Raises:
+        OSError: If a file cannot be read.
+        NotResumableError: If the optimizers have other parameter groups.
+    """
+    from torch.distributed.checkpoint.metadata import (  # noqa: PLC0415 (0.3 s at the start of unsharded runs too)
+        TensorStorageMetadata,
+    )
+    from torch.distributed.checkpoint.state_dict import get_model_state_dict  # noqa: PLC0415
+
+    from stormproof.checkpoint.sharding.shard_reader import ShardReader, get_path, unflatten  # noqa: PLC0415
+
+    reader = ShardReader(folder)
+    index = reader.read_metadata()
+    current_state: dict[str, Any] = {"state_dict": get_model_state_dict(module)}
+    for number, optimizer in enumerate(trainer.optimizers):
+        paths = [get_path(name, index) for name in index.state_dict_metadata]
+        saved_names = {str(path[2]) for path in paths if path[:2] == (f"optimizer_{number}", "state")}
+        current_state[f"optimizer_{number}"] = {"state": _initialize(module, optimizer, saved_names)}
+    tensors = {}
+    for name, description in index.state_dict_metadata.items():
+        path = get_path(name, index)
+        if isinstance(description, TensorStorageMetadata) and path[0] in current_state:
+            target = _find(current_state, path)
+            if path[0] == "state_dict" and target is None:
+                continue  # the module does not have it
+            is_target = isinstance(target, torch.Tensor) and target.shape == description.size
+            tensors[name] = target if is_target else torch.empty(description.size, dtype=description.properties.dtype)
+    reader.read_tensors(index, tensors)
+    saved_state = unflatten({**tensors, **reader.read_objects(index)}, index)
+    _load_module(module, saved_state.get("state_dict", {}))
+    for number, optimizer in enumerate(trainer.optimizers):
+        optimizer_state = saved_state.get(f"optimizer_{number}", {})
+        states = optimizer_state.get("state", {})
+        names = parameter_names(module, optimizer)
+        _set_states(optimizer, {parameter: states[name] for parameter, name in names.items() if name in states})
+        if with_hyperparameters:
+            _set_hyperparameters(optimizer, optimizer_state.get("param_groups", []))
+    return torch.load(folder / REST_FILE, map_location="cpu", weights_only=True)
+
+
+def restore_complete(
+    trainer: pl.Trainer, module: pl.LightningModule, checkpoint: Mapping[str, Any], *, with_hyperparameters: bool
+) -> None:
+    """Restores parameters and optimizer states from a complete checkpoint, which every rank has.
+
+    Args:
+        trainer: Trainer with sharded parameters.
+        module: Module that it trains.
+        checkpoint: Lightning checkpoint, of any strategy.
+        with_hyperparameters: Whether to restore the hyperparameters of the optimizers, such as the learning rate.
+
+    Raises:
+        NotResumableError: If the optimizers have other parameter groups.
+    """
+    for optimizer, saved_state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=False):
+        states = saved_state.get("state", {})
+        groups = saved_state.get("param_groups", [])
+        keys = dict(zip(_parameters(optimizer), (key for group in groups for key in group["params"]), strict=False))
+        parameters = {parameter: states[key] for parameter, key in keys.items() if key in states}
+        names = parameter_names(module, optimizer)
+        current_states = _initialize(module, optimizer, {names[parameter] for parameter in parameters})
+        _set_states(
+            optimizer,
+            {
+                parameter: _distribute(state, current_states.get(names[parameter]))
+                for parameter, state in parameters.items()
+            },
+        )
+        if with_hyperparameters:
+            _set_hyperparameters(optimizer, groups)
+    _load_module(module, checkpoint["state_dict"], is_complete=True)
+
+
+def parameter_names(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[torch.Tensor, str]:
+    """Returns the names of an optimizer's parameters in the module, as in torch's sharded checkpoints."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):  # after a validation, it may still have the gathered parameters
+            part.reshard()
+    names = {parameter: name.replace("_orig_mod.", "") for name, parameter in module.named_parameters()}
+    return {parameter: names[parameter] for parameter in _parameters(optimizer) if parameter in names}
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, saved_names: Collection[str]) -> dict[str, Any]:
+    """Returns the states of an optimizer by the names of its parameters.
+
+    If a saved parameter has no state yet, lets the optimizer create the states by a step with zero gradients and a
+    learning rate of zero, as torch does. Only the optimizer knows how its states are sharded.
+    """
+    names = parameter_names(module, optimizer)
+    if any(name in saved_names and not optimizer.state.get(parameter) for parameter, name in names.items()):
+        parameters = _parameters(optimizer)
+        gradients = [parameter.grad for parameter in parameters]
+        rates = [group.get("lr") for group in optimizer.param_groups]
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter, requires_grad=False)
+        for group in optimizer.param_groups:
+            if "lr" in group:
+                group["lr"] = torch.zeros_like(group["lr"]) if isinstance(group["lr"], torch.Tensor) else 0.0
+        optimizer.step()
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            if "lr" in group:
+                group["lr"] = rate
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+    return {name: optimizer.state[parameter] for parameter, name in names.items() if parameter in optimizer.state}
+
+
+def _set_states(optimizer: torch.optim.Optimizer, states: Mapping[torch.Tensor, Any]) -> None:
+    """Replaces all states. A parameter without a saved state has none, as before its first gradient."""
+    optimizer.state.clear()
+    optimizer.state.update(states)
+
+
+def _set_hyperparameters(optimizer: torch.optim.Optimizer, saved_groups: Sequence[Mapping[str, Any]]) -> None:
+    sizes = [len(group["params"]) for group in optimizer.param_groups]
+    saved_sizes = [len(group["params"]) for group in saved_groups]
+    if sizes != saved_sizes:
+        raise NotResumableError(
+            f"The parameter groups of {type(optimizer).__name__} have {sizes} parameters, but {saved_sizes} in the "
+            "checkpoint. Use the same model and configure_optimizers."
+        )
+    for group, saved_group in zip(optimizer.param_groups, saved_groups, strict=True):
+        for key, value in saved_group.items():
+            if isinstance(value, torch.Tensor) and isinstance(group.get(key), torch.Tensor):
+                group[key] = value.to(group[key].device)
+            elif key != "params":
+                group[key] = value
+
+
+def _load_module(module: nn.Module, state: Mapping[str, Any], *, is_complete: bool = False) -> None:
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict  # noqa: PLC0415
+
+    strict = getattr(module, "strict_loading", True)
+    set_model_state_dict(module, dict(state), options=StateDictOptions(full_state_dict=is_complete, strict=strict))
+
+
+def _distribute(value: Any, current_value: Any) -> Any:
+    """Returns this rank's part of a saved state, sharded and placed as the current one."""
+    if isinstance(value, Mapping) and isinstance(current_value, Mapping):
+        return {key: _distribute(item, current_value.get(key)) for key, item in value.items()}
+    if not isinstance(value, torch.Tensor) or not isinstance(current_value, torch.Tensor):
+        return value
+    if isinstance(current_value, DTensor) and current_value.shape == value.shape:
+        mesh, placements = current_value.device_mesh, current_value.placements
+        device_value = value.to(current_value.to_local().device)
+        # src_data_rank=None: every rank has the value, so that none must send it
+        return current_value.copy_(distribute_tensor(device_value, mesh, placements, src_data_rank=None))
+    return value.to(current_value.device, copy=True)
+
+
+def _find(tree: Any, path: Sequence[Any]) -> Any:
+    """Returns the value at ``path``. None if there is none."""
+    for key in path:
+        if isinstance(tree, Mapping):
+            tree = tree.get(key)
+        elif isinstance(tree, list | tuple) and isinstance(key, int) and key < len(tree):
+            tree = tree[key]
+        else:
+            return None
+    return tree
