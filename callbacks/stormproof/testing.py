@@ -25,7 +25,7 @@ import torch
 from pytorch_lightning import Callback
 from torch.utils._pytree import tree_leaves
 
-from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS, observe_fault_points
+from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS, SHARD_POINTS, observe_fault_points
 from stormproof.checkpoint_recovery import CheckpointRecovery
 from stormproof.lightning.find_callback import find_callback
 
@@ -34,7 +34,7 @@ HOOKS = (
     "on_train_batch_end", "on_validation_start", "on_validation_batch_start", "on_validation_end", "on_train_epoch_end",
     "on_train_end",
 )  # fmt: skip
-POSITIONS = (*HOOKS, *COMMIT_POINTS, *PRUNING_POINTS)
+POSITIONS = (*HOOKS, *COMMIT_POINTS, *SHARD_POINTS, *PRUNING_POINTS)
 """Positions at which a fault can occur: Lightning hooks and steps of the commit protocol."""
 
 Action = Callable[["FaultInjector"], None]
@@ -57,7 +57,8 @@ class FaultInjector(Callback):
 
     All methods share these arguments and return the injector, so that calls can be chained:
 
-    - ``at``: Position, one of :data:`POSITIONS`. Positions in the commit protocol occur on rank 0 only.
+    - ``at``: Position, one of :data:`POSITIONS`. Positions in the commit protocol occur on rank 0 only, except those of
+      a shard.
     - ``step``: ``global_step`` at which the fault occurs. In the commit protocol, the step of the checkpoint, which the
       training loop may have passed. If None, the first time that the position is reached.
     - ``rank``: Rank on which the fault occurs. If None, all ranks.
@@ -145,11 +146,12 @@ class FaultInjector(Callback):
         return len(self._faults)
 
     def newest_file(self) -> Path:
-        """Returns the newest checkpoint file of the trainer's :class:`stormproof.CheckpointRecovery`."""
+        """Returns the newest file of the newest checkpoint of the trainer's :class:`stormproof.CheckpointRecovery`."""
         assert self.trainer is not None
         recovery = find_callback(self.trainer, CheckpointRecovery)
         assert recovery is not None, "torn_write and bit_flip require CheckpointRecovery among the callbacks"
-        return max(recovery.store.folder.glob("*.ckpt"), key=lambda file: file.stat().st_mtime_ns)
+        newest = max(recovery.store.folder.glob("*.ckpt"), key=_modification_time)
+        return max(newest.iterdir(), key=_modification_time) if newest.is_dir() else newest
 
     def trigger(self, at: str) -> None:
         """Runs the faults of position ``at`` and the current step."""
@@ -296,6 +298,10 @@ def flip_bit(path: Path, bit: int | None = None) -> None:
         byte = file.read(1)[0]
         file.seek(offset)
         file.write(bytes([byte ^ (1 << shift)]))
+
+
+def _modification_time(path: Path) -> int:
+    return path.stat().st_mtime_ns
 
 
 def _signal_process_group(number: int) -> None:

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from stormproof.checkpoint import Store
 from stormproof.testing import FaultInjector, flip_bit
-from tests.support.exact_resume_training import SYNC_SAVE, Cell, StatefulModule, train
+from tests.support.exact_resume_training import SYNC_SAVE, Cell
 from tests.support.forked_attempts import Outcome, assert_bitwise_equal, run_attempt, train_uninterrupted
 
 
@@ -21,38 +20,6 @@ def kill_at_step_5(folder: Path) -> None:
 def assert_refused(outcome: Outcome, exit_code: int, sentence: str) -> None:
     assert outcome.exit_codes == (exit_code,), outcome.output
     assert sentence in outcome.output
-
-
-class WithoutState(StatefulModule):
-    def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.parameters(), lr=0.01)
-
-
-def train_without_state(cell: Cell, folder: Path, **options: Any) -> Any:
-    return train(cell, folder, module=WithoutState(cell), **options)
-
-
-@pytest.mark.slow
-def test_an_optimizer_without_a_state_is_refused_where_parameters_are_spread_over_the_ranks(tmp_path: Path):
-    outcome = run_attempt(Cell(ranks=2, sharded=True), tmp_path, function=train_without_state)
-    assert outcome.exit_codes == (2, 2), outcome.output
-    assert "ModelParallelStrategy could not load a checkpoint of this run, because SGD keeps no state" in outcome.output
-    assert run_attempt(Cell(ranks=2), tmp_path, function=train_without_state).results is not None
-
-
-@pytest.mark.slow
-def test_a_parameter_without_a_state_is_named_where_parameters_are_spread_over_the_ranks(tmp_path: Path):
-    outcome = run_attempt(Cell(ranks=2, sharded=True, unfreezes_layers=True), tmp_path)
-    assert outcome.exit_codes == (2, 2), outcome.output
-    assert "could not load a checkpoint of this run, because net.0.weight is frozen" in outcome.output
-
-
-@pytest.mark.slow
-def test_a_training_does_not_go_on_with_parameters_spread_otherwise(tmp_path: Path):
-    assert run_attempt(Cell(ranks=2), tmp_path, lambda: FaultInjector().stop(step=6), recovery=SYNC_SAVE).was_killed
-    outcome = run_attempt(Cell(ranks=2, sharded=True), tmp_path)
-    assert outcome.exit_codes == (2, 2), outcome.output
-    assert "saved without sharded parameters" in outcome.output
 
 
 @pytest.mark.slow

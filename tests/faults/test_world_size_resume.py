@@ -79,8 +79,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Steps]:
             ],
             marks=pytest.mark.drill,
         ),
+        [
+            (replace(TWO_RANKS, sharded=True, saves_shards=True), 3),
+            (replace(ONE_RANK, sharded=True, saves_shards=True), 10),
+            (TWO_RANKS, 13),
+            (replace(TWO_RANKS, sharded=True, saves_shards=True), 16),
+            (replace(ONE_RANK, sharded=True), None),
+        ],
     ],
-    ids=["two first", "one first", "the last step", "sharded"],
+    ids=["two first", "one first", "the last step", "sharded", "in shards, complete, in shards"],
 )
 def test_each_sample_comes_once_an_epoch_in_the_same_steps(
     attempts: list[tuple[Cell, int | None]], whole: tuple[Outcome, Steps], tmp_path: Path

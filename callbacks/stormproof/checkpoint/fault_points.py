@@ -18,6 +18,24 @@ COMMIT_POINTS = (
 )
 """Fault points of a commit, in this order. The checkpoint counts as committed from "manifest renamed" on."""
 
+SHARD_POINTS = (
+    "folder created",
+    "shard half written",
+    "shard written",
+    "shard synced",
+    "shard renamed",
+    "rest half written",
+    "rest written",
+    "rest synced",
+    "rest renamed",
+    "index half written",
+    "index written",
+    "index synced",
+    "index renamed",
+)
+"""Fault points of a sharded commit, instead of those of the checkpoint. All ranks reach those of a shard, the others only
+rank 0: the folder exists, a shard, ``meta.pt`` and ``.metadata`` are written."""
+
 PRUNING_POINTS = ("pruning", "manifest pruned", "pruned")
 """Fault points of a deletion: the log line is written, a manifest is deleted, all checkpoints are deleted."""
 
@@ -37,7 +55,7 @@ def observe_fault_points(observer: Callable[[str], object]) -> Generator[None, N
     The observer runs at the fault point in the same thread. Its exception propagates to the commit.
 
     Args:
-        observer: Takes an item of :data:`COMMIT_POINTS` or :data:`PRUNING_POINTS`.
+        observer: Takes an item of :data:`COMMIT_POINTS`, :data:`SHARD_POINTS` or :data:`PRUNING_POINTS`.
 
     Example:
         >>> points = []

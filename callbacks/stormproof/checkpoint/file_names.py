@@ -11,7 +11,7 @@ import re
 _STEM_PATTERN = r"([0-9]{6,})-step-(0|[1-9][0-9]*)"
 _FILE_PATTERN = re.compile(rf"({_STEM_PATTERN})\.(ckpt|json)")
 _TEMPORARY_PATTERN = re.compile(rf"\.{_STEM_PATTERN}\.(ckpt|json)\.[0-9a-f]{{8}}\.tmp")
-_SHARD_PATTERN = re.compile(r"\.?[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+_SHARD_PATTERN = re.compile(r"__[0-9]+_[0-9]+\.distcp|\.metadata|meta\.pt")
 
 LOG_FILE_NAME = "commits.log"
 QUARANTINE_FOLDER_NAME = "quarantine"
@@ -68,11 +68,21 @@ def is_temporary(file: str) -> bool:
     return _TEMPORARY_PATTERN.fullmatch(file) is not None
 
 
-def is_file_name(name: str) -> bool:
-    """Returns whether ``name`` is the name of a file of a sharded checkpoint, which contains no slash.
+def is_shard_file(name: str) -> bool:
+    """Returns whether ``name`` is the name of a file of a sharded checkpoint.
 
     Example:
-        >>> is_file_name("__0_0.distcp"), is_file_name("../x"), is_file_name("..")
-        (True, False, False)
+        >>> is_shard_file("__3_0.distcp"), is_shard_file(".metadata"), is_shard_file("../meta.pt")
+        (True, True, False)
     """
     return _SHARD_PATTERN.fullmatch(name) is not None
+
+
+def is_unfinished_shard_file(name: str) -> bool:
+    """Returns whether ``name`` is the name of a file of a sharded checkpoint, or its temporary name.
+
+    Example:
+        >>> is_unfinished_shard_file(".__3_0.distcp.0123abcd.tmp"), is_unfinished_shard_file("notes.txt")
+        (True, False)
+    """
+    return is_shard_file(re.sub(r"\A\.(.+)\.[0-9a-f]{8}\.tmp\Z", r"\1", name))

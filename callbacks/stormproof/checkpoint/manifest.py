@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stormproof.checkpoint.digest import ALGORITHMS
-from stormproof.checkpoint.file_names import format_stem, is_file_name
+from stormproof.checkpoint.file_names import format_stem, is_shard_file
 from stormproof.errors import NotResumableError
 
 FILE_FORMAT, FOLDER_FORMAT = 2, 3
@@ -224,7 +224,7 @@ def _parse_files(value: object) -> dict[str, StoredFile]:
     files = {}
     for name, file in value.items():
         # a name with a slash could lead out of the folder
-        if not (isinstance(file, list) and [type(item) for item in file] == [int, str]) or not is_file_name(name):
+        if not (isinstance(file, list) and [type(item) for item in file] == [int, str]) or not is_shard_file(name):
             raise ValueError(f"its manifest has an invalid file, {name!r:.60}")
         files[name] = StoredFile(*file)
     return files

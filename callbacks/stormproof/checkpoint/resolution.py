@@ -8,7 +8,12 @@ from functools import partial
 
 from stormproof.checkpoint.backends import Backend, Source, get_backend
 from stormproof.checkpoint.commit_log import CommitLog, read_log
-from stormproof.checkpoint.file_names import is_temporary, parse_file_name, parse_sequence
+from stormproof.checkpoint.file_names import (
+    is_temporary,
+    is_unfinished_shard_file,
+    parse_file_name,
+    parse_sequence,
+)
 from stormproof.checkpoint.manifest import AbortedCommitError, Checkpoint, LogPrefix
 from stormproof.checkpoint.verification import describe_read_error
 
@@ -162,7 +167,7 @@ def read_checkpoints(source: Source) -> list[Checkpoint]:
 
 
 def list_files(backend: Backend) -> set[str]:
-    """Returns the names of all files and sharded checkpoints, without other subfolders named ``.ckpt`` or ``.json``."""
+    """Returns the names of all files and sharded checkpoints, without other subfolders that are named like them."""
     try:
         entries = backend.list_entries()
     except FileNotFoundError:
@@ -170,12 +175,15 @@ def list_files(backend: Backend) -> set[str]:
     return {
         entry.name
         for entry in entries
-        if not entry.is_folder or not entry.name.endswith((".ckpt", ".json", ".tmp")) or _is_shard_folder(entry.name)
+        if not entry.is_folder or not entry.name.endswith((".ckpt", ".json", ".tmp")) or _is_shard_folder(backend, entry.name)
     }
 
 
-def _is_shard_folder(name: str) -> bool:
-    return name.endswith(".ckpt") and parse_file_name(name) is not None
+def _is_shard_folder(backend: Backend, name: str) -> bool:
+    """Returns whether a folder contains only files of a sharded checkpoint, so that it may be deleted."""
+    if not name.endswith(".ckpt") or parse_file_name(name) is None:
+        return False
+    return all(is_unfinished_shard_file(entry.name) for entry in backend.list_folder(name))
 
 
 def read_manifests(backend: Backend, names: Sequence[str]) -> FolderManifests:

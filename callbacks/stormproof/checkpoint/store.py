@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -369,7 +370,8 @@ class Store:
             try:
                 files = write(path.name)
             except BaseException:
-                self.backend.discard(path.name)
+                with suppress(OSError):  # another rank may still be writing to it; the next attempt deletes it
+                    self.backend.discard(path.name)
                 raise
             digest = compute_combined_digest(
                 f"{file.digest} {file.bytes} {file_name}" for file_name, file in sorted(files.items())

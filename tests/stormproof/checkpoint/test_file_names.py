@@ -97,10 +97,11 @@ def test_a_link_that_no_commit_finished_is_removed_and_not_its_target(outside: P
 def test_a_folder_with_a_name_of_ours_is_in_nobodys_way(tmp_path: Path):
     store = make_store(tmp_path / "checkpoints", [10])
     (store.folder / "000002-step-20.ckpt").mkdir()
+    (store.folder / "000002-step-20.ckpt" / "notes.txt").touch()
     (store.folder / ".000003-step-30.ckpt.0123abcd.tmp").mkdir()
     store.begin_attempt(store.resolve())
     commit_checkpoint(store, 40)
-    assert (store.folder / "000002-step-20.ckpt").is_dir()
+    assert (store.folder / "000002-step-20.ckpt" / "notes.txt").exists()
     resolution = store.resolve().chosen_checkpoint
     assert resolution is not None
     assert resolution.name == "000004-step-40"

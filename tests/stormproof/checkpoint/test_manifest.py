@@ -100,7 +100,7 @@ def test_a_manifest_of_format_1_is_read(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("fields", "feature"),
-    [({"format": 3}, "format 3"), ({"digest": "xxh4:00"}, "the hash algorithm 'xxh4'")],
+    [({"format": 4}, "format 4"), ({"digest": "xxh4:00"}, "the hash algorithm 'xxh4'")],
 )
 def test_a_manifest_of_a_later_version_asks_for_an_update(fields: dict[str, object], feature: str, tmp_path: Path):
     checkpoint = _full_checkpoint(tmp_path)
@@ -108,8 +108,8 @@ def test_a_manifest_of_a_later_version_asks_for_an_update(fields: dict[str, obje
         decode_manifest(forge_manifest(checkpoint, **fields), checkpoint.path)
 
 
-def test_a_manifest_of_a_megabyte_is_not_ours(tmp_path: Path):
-    checkpoint = dataclasses.replace(_full_checkpoint(tmp_path), run="x" * 1_000_000)
+def test_a_manifest_of_ten_megabytes_is_not_ours(tmp_path: Path):
+    checkpoint = dataclasses.replace(_full_checkpoint(tmp_path), run="x" * 10_000_000)
     with pytest.raises(ValueError, match="not written by stormproof"):
         decode_manifest(encode_manifest(checkpoint, LOG), checkpoint.path)
 

@@ -174,4 +174,4 @@ def test_a_rollback_reads_its_checkpoint_again(tmp_path: Path, monkeypatch: pyte
         return load(*args, **options)
 
     monkeypatch.setattr(torch, "load", fail_once)
-    assert rollback._load_checkpoint(store, checkpoint)["stormproof"] == {"id": "abc"}
+    assert rollback._load_checkpoint(store, checkpoint)[0]["stormproof"] == {"id": "abc"}

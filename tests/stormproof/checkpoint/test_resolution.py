@@ -293,7 +293,7 @@ def test_checkpoints_with_a_manifest_of_format_1_are_verified_by_their_sha256(st
 
 def test_a_folder_of_a_later_version_is_refused_and_stays_as_it_is(store: Store):
     newest = store.read_checkpoints()[-1]
-    newest.manifest_path.write_bytes(forge_manifest(newest, format=3))
+    newest.manifest_path.write_bytes(forge_manifest(newest, format=4))
     names = file_names(store.folder)
     with pytest.raises(NotResumableError, match=f"{THIRD}.*Update stormproof"):
         store.latest_checkpoint()

@@ -97,7 +97,7 @@ def test_a_disk_that_fills_up_leaves_the_previous_one_and_no_litter(
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with monkeypatch.context() as patch:
         full = lambda file, begun: HashingFile(_FullDisk(file, room), begun)  # noqa: E731
-        patch.setattr("stormproof.checkpoint.store.HashingFile", full)
+        patch.setattr("stormproof.checkpoint.hashing_file.HashingFile", full)
         with pytest.raises(OSError, match="No space left"):
             commit_checkpoint(store, 40)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -65,6 +65,13 @@ class FolderBackend:
         """Returns the names in the folder. Retries a failed read."""
         return retry_read(self.storage.list)
 
+    def list_folder(self, name: str) -> list[Entry]:
+        """Returns the names in a subfolder. Empty if another process deletes it."""
+        try:
+            return self.storage.list(name)
+        except FileNotFoundError:
+            return []
+
     def append_to_log(self, events: Sequence[Mapping[str, Any]], log_bytes: int | None) -> None:
         """Appends events to the log. The lease excludes other writers."""
         commit_log.append(self.log, events, log_bytes)

@@ -96,6 +96,10 @@ class ObjectBackend:
             if (name_parts := parse_file_name(entry.name)) is None or name_parts[0] not in quarantined_names
         ]
 
+    def list_folder(self, name: str) -> list[Entry]:
+        """Returns the names in a subfolder."""
+        return self.storage.list(name)
+
     def append_to_log(self, events: Sequence[Mapping[str, Any]], log_bytes: int | None) -> None:
         """Appends events to the log. The ID of the writer distinguishes them from the events of another process.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -13,9 +12,9 @@ import torch.distributed as dist
 from stormproof.distributed.collectives import broadcast
 from stormproof.distributed.rank import main_address
 
-POLL_INTERVAL = timedelta(seconds=1)
-"""Time after which a thread that waits for a message checks whether it should stop."""
 CONNECT_TIMEOUT = timedelta(seconds=300)
+_SERVERS: list[dist.TCPStore] = []
+"""Servers of this process. They live as long as the process, because other ranks may still use them."""
 
 
 class RankChannel:
@@ -30,36 +29,39 @@ class RankChannel:
     def __init__(self) -> None:
         is_rank_zero = dist.get_rank() == 0
         host = broadcast(main_address() if is_rank_zero else "")
-        self._store = (
-            dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=CONNECT_TIMEOUT)
-            if is_rank_zero
-            else None
-        )
-        port = broadcast(0 if self._store is None else self._store.port)
-        if self._store is None:
+        if is_rank_zero:
+            self._store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=CONNECT_TIMEOUT)
+            _SERVERS.append(self._store)
+        port = broadcast(self._store.port if is_rank_zero else 0)
+        if not is_rank_zero:
             self._store = dist.TCPStore(host, port, wait_for_workers=False, timeout=CONNECT_TIMEOUT)
 
     def send(self, key: str, message: Any) -> None:
         """Sends a picklable object under a key that is used once."""
         self._store.set(key, pickle.dumps(message))
 
-    def receive(self, key: str, should_stop: Callable[[], bool]) -> Any:
+    def receive(self, key: str, pause: Callable[[], bool]) -> Any:
         """Waits for a message and returns it.
+
+        Polls, because torch logs a warning when a blocking wait times out.
 
         Args:
             key: Key of the message.
-            should_stop: Called every second while there is no message.
+            pause: Waits until the next look. Returns False to stop.
 
         Raises:
-            TimeoutError: If ``should_stop`` returns True.
+            TimeoutError: If ``pause`` returns False.
             ConnectionError: If rank 0 has ended.
         """
-        while not should_stop():
-            try:
-                self._store.wait([key], POLL_INTERVAL)
-                return pickle.loads(self._store.get(key))  # noqa: S301 (sent by a rank of this job)
-            except dist.DistStoreError:
-                time.sleep(0.01)  # in case the server refuses without waiting
-            except dist.DistNetworkError as error:
-                raise ConnectionError(f"rank 0 cannot be reached: {error}") from error
-        raise TimeoutError(f"there was no message {key}")
+        try:
+            while not self._store.check([key]):
+                if not pause():
+                    raise TimeoutError(f"there was no message {key}")
+            message = self._store.get(key)
+        except (dist.DistNetworkError, dist.DistStoreError) as error:
+            raise ConnectionError(f"rank 0 cannot be reached: {error}") from error
+        return pickle.loads(message)  # noqa: S301 (sent by a rank of this job)
+
+    def forget(self, key: str) -> None:
+        """Frees the memory of a message that every rank has received."""
+        self._store.delete_key(key)

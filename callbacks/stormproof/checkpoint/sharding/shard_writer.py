@@ -21,13 +21,15 @@ from stormproof.checkpoint.finite_check import NonFiniteError, is_finite
 from stormproof.checkpoint.host_staging import HostStager
 from stormproof.checkpoint.loadable import check_loadable
 from stormproof.checkpoint.manifest import StoredFile
-from stormproof.checkpoint.sharding.rank_channel import POLL_INTERVAL, RankChannel
+from stormproof.checkpoint.sharding.rank_channel import RankChannel
 from stormproof.checkpoint.sharding.shard_files import ShardFiles
 from stormproof.checkpoint.sharding.shard_plan import PlannedValue, ShardPlan, ShardPlanner
 from stormproof.checkpoint.storage import Storage
 from stormproof.distributed.collectives import world_size
 from stormproof.long_waits import long_wait
 
+POLL_SECONDS, IDLE_POLL_SECONDS = 0.02, 0.5
+"""Time between two looks for a message: if one is expected, and otherwise."""
 STAGE_TIMEOUT_SECONDS = 60.0
 """Maximum time that training waits for the previous write of this rank, in seconds."""
 CLOSE_TIMEOUT_SECONDS = 10.0
@@ -147,6 +149,8 @@ class ShardWriter:
         for rank in range(1, world_size()):
             reports.append(self._receive_report(command, rank))
             _raise_error(rank, reports[-1])
+        if self._channel is not None:
+            self._channel.forget(f"command/{command}")
         non_finite_names = [name for report in reports for name in report.non_finite_names]
         if non_finite_names:
             raise NonFiniteError(sorted(set(non_finite_names)))
@@ -179,7 +183,7 @@ class ShardWriter:
                 )
             self._deadline = time.monotonic()
             self._changed.notify_all()
-        self._thread.join(2 * POLL_INTERVAL.total_seconds())
+        self._thread.join(2 * IDLE_POLL_SECONDS)
 
     def _serve(self) -> None:
         """Writes this rank's shard whenever rank 0 commands it."""
@@ -193,7 +197,7 @@ class ShardWriter:
 
     def _follow_command(self, command: int) -> None:
         assert self._channel is not None
-        message = self._channel.receive(f"command/{command}", self._should_stop)
+        message = self._channel.receive(f"command/{command}", self._pause)
         if message is None:
             raise StopIteration
         number, folder = message
@@ -231,11 +235,14 @@ class ShardWriter:
                 return _Report(error=_make_picklable(error))
 
     def _receive_report(self, command: int, rank: int) -> _Report:
-        assert self._channel is not None
+        channel, key = self._channel, f"report/{command}/{rank}"
+        assert channel is not None
         try:
-            return self._channel.receive(f"report/{command}/{rank}", self._should_stop)
+            report: _Report = channel.receive(key, self._pause)
         except TimeoutError as error:
             raise TimeoutError(errno.ETIMEDOUT, f"rank {rank} has not written its part") from error
+        channel.forget(key)
+        return report
 
     def _check_loadable(self, plan: ShardPlan, values: Mapping[MetadataIndex, PlannedValue]) -> None:
         if self._has_checked_loadable:
@@ -245,6 +252,15 @@ class ShardWriter:
             if item.type == WriteItemType.BYTE_IO and isinstance(value, bytes):
                 check_loadable(value, item.index.fqn)
         self._has_checked_loadable = True
+
+    def _pause(self) -> bool:
+        """Waits until the next look for a message. Returns False if this rank should stop waiting."""
+        with self._changed:
+            # only rank 0 waits for reports, which are expected
+            is_expected = self._rank == 0 or (self._shard is not None and self._shard.number > self._reported_number)
+            if not self._should_stop():
+                self._changed.wait(POLL_SECONDS if is_expected else IDLE_POLL_SECONDS)
+        return not self._should_stop()
 
     def _should_stop(self) -> bool:
         return time.monotonic() >= self._deadline

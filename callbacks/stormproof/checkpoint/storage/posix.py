@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -67,7 +67,7 @@ class PosixStorage:
         for name in names:
             path = self.folder / name
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)  # an error leaves a part, which the next attempt deletes
+                _delete_folder(path)
             else:
                 path.unlink(missing_ok=True)
         fsync_folder(self.folder)
@@ -81,6 +81,14 @@ class PosixStorage:
                 return None
             self.put(name, lambda file: file.write(content))
             return _describe(path).version
+
+
+def _delete_folder(folder: Path) -> None:
+    """Deletes a folder without subfolders. Another process may be deleting it, too."""
+    with suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            path.unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _describe(path: Path) -> Entry:
