@@ -85,9 +85,7 @@ def train_odd(cell: Cell, folder: Path, kind: type[OddModule] = OddModule, **opt
 
 @pytest.mark.parametrize("kind", [OddModule, OddMomentumModule])
 @pytest.mark.parametrize("saves_shards", [False, True])
-def test_parameters_without_a_state_are_resumed_too(
-    kind: type[OddModule], saves_shards: bool, tmp_path: Path
-):
+def test_parameters_without_a_state_are_resumed_too(kind: type[OddModule], saves_shards: bool, tmp_path: Path):
     cell = Cell(sharded=True, saves_shards=saves_shards, ranks=2)
     options = {"function": train_odd, "kind": kind}
     for step in (3, 20):

@@ -30,6 +30,7 @@ pytestmark = LIGHTNING_WARNING_FILTERS
 
 UNSHARDED_POSITIONS = [position for position in POSITIONS if position not in SHARD_POINTS]
 
+
 class _InjectedError(RuntimeError):
     pass
 

@@ -175,7 +175,9 @@ def list_files(backend: Backend) -> set[str]:
     return {
         entry.name
         for entry in entries
-        if not entry.is_folder or not entry.name.endswith((".ckpt", ".json", ".tmp")) or _is_shard_folder(backend, entry.name)
+        if not entry.is_folder
+        or not entry.name.endswith((".ckpt", ".json", ".tmp"))
+        or _is_shard_folder(backend, entry.name)
     }
 
 

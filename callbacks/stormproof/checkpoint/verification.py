@@ -136,7 +136,7 @@ def find_load_problem(file: Path | BinaryIO) -> str | None:
         match = _SYSTEM_ERROR_PATTERN.search(str(error))
         if match:
             raise OSError(int(match[1]), os.strerror(int(match[1]))) from error
-        return f"torch.load(weights_only=True) refuses it: {_summarize_error(error)}"
+        return f"torch.load(weights_only=True) refuses it: {summarize_refusal(error)}"
     return None
 
 
@@ -147,7 +147,7 @@ _SYSTEM_ERROR_PATTERN = re.compile(r"unable to (?:open|mmap|stat|fstat|read|seek
 """Messages of torch if the system refuses to open or map a file, with the value of ``errno``."""
 
 
-def _summarize_error(error: Exception) -> str:
+def summarize_refusal(error: Exception) -> str:
     """Returns the first sentence of torch's message, without its advice."""
     text = str(error).strip()
     match = _REFUSED_TYPE_PATTERN.search(text)

@@ -16,6 +16,7 @@ from stormproof.checkpoint.storage import posix
 from stormproof.errors import DamagedError
 from tests.stormproof.checkpoint.crash_states import Note, Recorder, crash_states, record_operations, write_tree
 from tests.support.checkpoint_files import commit_checkpoint, flip_bit, make_store
+from tests.support.sharded_checkpoints import commit_shards
 
 FOLDER = "runs/mine/checkpoints"
 
@@ -38,6 +39,19 @@ def _two_attempts(recorder: Recorder, root: Path) -> None:
     (store.folder / ".000006-step-60.ckpt.0123abcd.tmp").write_bytes(b"half")
     (store.folder / "000007-step-70.ckpt").write_bytes(b"whole, without manifest")
     _commit_steps(recorder, store, store.begin_attempt(store.resolve()), range(50, 90, 10))
+
+
+def _sharded_attempts(recorder: Recorder, root: Path) -> None:
+    """As ``_two_attempts``, of sharded checkpoints; each is 3 files."""
+    store = Store(root / FOLDER)
+    for steps, attempt_count in ((range(10, 50, 10), 1), (range(50, 70, 10), 2)):
+        attempt = store.begin_attempt(store.resolve())
+        assert attempt == attempt_count
+        for step in steps:
+            recorder.record_event("committed", commit_shards(store, step, attempt=attempt).name)
+            store.apply_retention(Retention())
+        (store.folder / "000009-step-90.ckpt").mkdir(exist_ok=True)
+        (store.folder / "000009-step-90.ckpt" / "__0_0.distcp").write_bytes(b"half")
 
 
 def _one_attempt(recorder: Recorder, root: Path) -> None:
@@ -95,6 +109,11 @@ def _check_state(store: Store, before: list[Note], after: list[Note]) -> None:
 @pytest.mark.slow
 def test_a_good_checkpoint_is_found_in_every_crash_state(tmp_path: Path):
     assert _check_every_state(_two_attempts, tmp_path) > 1000
+
+
+@pytest.mark.slow
+def test_a_good_sharded_checkpoint_is_found_in_every_crash_state(tmp_path: Path):
+    assert _check_every_state(_sharded_attempts, tmp_path) > 800
 
 
 @contextmanager

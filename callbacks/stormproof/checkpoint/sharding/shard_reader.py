@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 
 from stormproof.checkpoint.sharding.file_names import INDEX_FILE, REST_FILE
 from stormproof.checkpoint.sharding.parameter_numbers import number_parameters
-from stormproof.checkpoint.verification import find_load_problem
+from stormproof.checkpoint.verification import find_load_problem, summarize_refusal
 
 
 class ShardReader(dcp.FileSystemReader):
@@ -107,11 +107,15 @@ def find_shard_problem(folder: Path, files: Collection[str]) -> str | None:
         return f"{REST_FILE}: {problem}"
     reader = ShardReader(folder, files)
     try:
-        reader.read_objects(reader.read_metadata())
+        index = reader.read_metadata()
+    except ValueError as error:
+        return str(error)
+    try:
+        reader.read_objects(index)
     except OSError:
         raise
     except Exception as error:  # noqa: BLE001 (a crafted file can make torch raise any exception)
-        return str(error).partition("\n")[0][:200] or type(error).__name__
+        return f"torch.load(weights_only=True) refuses a value in it: {summarize_refusal(error)}"
     return None
 
 

@@ -1,0 +1,104 @@
+"""No code from a sharded checkpoint is run, and no file outside its folder is read."""
+
+import io
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
+
+from stormproof.checkpoint import Checkpoint
+from stormproof.checkpoint.sharding.shard_reader import ShardReader, find_shard_problem, load_full, unflatten
+from tests.support.sharded_checkpoints import make_sharded_store
+
+FILES = {".metadata", "__0_0.distcp", "meta.pt"}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Checkpoint:
+    return make_sharded_store(tmp_path, [10]).read_checkpoints()[0]
+
+
+class _Harmful:
+    def __reduce__(self) -> Any:
+        return os.mkdir, (os.environ["HARM"],)
+
+
+@pytest.fixture
+def harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HARM", str(tmp_path / "harm"))
+    return tmp_path / "harm"
+
+
+def test_a_good_one_has_no_problem(checkpoint: Checkpoint):
+    assert find_shard_problem(checkpoint.path, FILES) is None
+
+
+def test_an_index_with_code_is_refused_and_not_run(checkpoint: Checkpoint, harm: Path):
+    (checkpoint.path / ".metadata").write_bytes(pickle.dumps(_Harmful()))
+    assert find_shard_problem(checkpoint.path, FILES) == ("its file .metadata is not an index: it contains posix.mkdir")
+    assert not harm.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"x", pickle.dumps({"a": 1})])
+def test_an_index_that_is_something_else_is_refused(content: bytes, checkpoint: Checkpoint):
+    (checkpoint.path / ".metadata").write_bytes(content)
+    assert "its file .metadata is not an index" in str(find_shard_problem(checkpoint.path, FILES))
+
+
+def test_a_rest_with_code_is_refused_and_not_run(checkpoint: Checkpoint, harm: Path):
+    torch.save({"hook": _Harmful()}, checkpoint.path / "meta.pt")
+    assert "meta.pt: torch.load(weights_only=True) refuses it: it contains posix.mkdir" in str(
+        find_shard_problem(checkpoint.path, FILES)
+    )
+    assert not harm.exists()
+
+
+def _change_index(checkpoint: Checkpoint, change: Any) -> None:
+    index = ShardReader(checkpoint.path).read_metadata()
+    change(index)
+    (checkpoint.path / ".metadata").write_bytes(pickle.dumps(index))
+
+
+def test_a_value_with_code_is_refused_and_not_run(checkpoint: Checkpoint, harm: Path):
+    content = io.BytesIO()
+    torch.save(_Harmful(), content)
+    shard = checkpoint.path / "__0_0.distcp"
+    offset = shard.stat().st_size
+    shard.write_bytes(shard.read_bytes() + content.getvalue())
+
+    def add_value(index: Any) -> None:
+        index.state_dict_metadata["hook"] = BytesStorageMetadata()
+        info = next(iter(index.storage_data.values()))
+        index.storage_data[MetadataIndex("hook")] = type(info)("__0_0.distcp", offset, len(content.getvalue()))
+
+    _change_index(checkpoint, add_value)
+    assert find_shard_problem(checkpoint.path, FILES) == (
+        "torch.load(weights_only=True) refuses a value in it: it contains posix.mkdir, which is code and not data"
+    )
+    assert not harm.exists()
+
+
+@pytest.mark.parametrize("path", ["../other.distcp", "/etc/passwd", "__7_0.distcp"])
+def test_an_index_that_leads_out_of_the_checkpoint_is_refused(path: str, checkpoint: Checkpoint):
+    def lead_out(index: Any) -> None:
+        next(iter(index.storage_data.values())).relative_path = path
+
+    _change_index(checkpoint, lead_out)
+    assert find_shard_problem(checkpoint.path, FILES) == f"its index refers to the missing file {path!r}"
+    with pytest.raises(ValueError, match="missing file"):
+        load_full(checkpoint.path)
+
+
+def test_a_checkpoint_without_an_index_or_a_rest_is_refused(checkpoint: Checkpoint):
+    assert find_shard_problem(checkpoint.path, FILES - {"meta.pt"}) == "it has no file meta.pt"
+
+
+def test_lists_and_dicts_are_put_together_again(checkpoint: Checkpoint):
+    index = ShardReader(checkpoint.path).read_metadata()
+    index.planner_data = {"a.0.b": ("a", 0, "b"), "a.1.b": ("a", 1, "b"), "c": ("c",), "d.0": ("d", "0")}
+    tree = unflatten({"a.0.b": 1, "a.1.b": 2, "c": 3, "d.0": 4, "e": 5}, index)
+    assert tree == {"a": [{"b": 1}, {"b": 2}], "c": 3, "d": {"0": 4}, "e": 5}
