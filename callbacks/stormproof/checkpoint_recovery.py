@@ -17,7 +17,6 @@ from pytorch_lightning import Callback
 
 from stormproof.checkpoint import Checkpoint, Resolution, Retention, Store
 from stormproof.checkpoint.async_writer import CheckpointWriter
-from stormproof.checkpoint.backends import FolderBackend
 from stormproof.checkpoint.folder_ownership import FolderOwnership, verify_shared_store
 from stormproof.checkpoint.loadable import restore_pickled
 from stormproof.checkpoint.mirror import Mirror, download_newest
@@ -362,7 +361,6 @@ class CheckpointRecovery(InactiveCopies, Callback):
         if not self._is_active:
             return
         check_strategy(trainer, "CheckpointRecovery requires the state of each rank")
-        self._check_sharding(trainer)
         if self.wrap_loaders:
             self._undo_functions.append(wrap_training_loaders(trainer))
         if self.resume:
@@ -478,16 +476,6 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the productive time of the run."""
         self._goodput.load_state_dict(state_dict["time"])
-
-    def _check_sharding(self, trainer: pl.Trainer) -> None:
-        """Raises NotResumableError if checkpoints would be sharded where only files are supported."""
-        is_remote = not isinstance(self.store.backend, FolderBackend)
-        if internals.saves_shards(trainer) and (is_remote or self.mirror is not None):
-            location = self.store.location if is_remote else self.mirror
-            raise NotResumableError(
-                f"{location} cannot store sharded checkpoints. Use a folder without a mirror, or "
-                f"{type(trainer.strategy).__name__}(save_distributed_checkpoint=False)."
-            )
 
     def _resolve(self, *, fetch: bool = False) -> Resolution:
         try:

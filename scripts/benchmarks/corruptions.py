@@ -1,9 +1,10 @@
 """Damages folders of real checkpoints at random and counts how many corruptions are detected before loading.
 
-    python scripts/benchmarks/corruptions.py --count 1000 --seed 0 [--object-store]
+    python scripts/benchmarks/corruptions.py --count 1000 --seed 0 [--object-store | --sharded]
 
 A corruption damages one file: a checkpoint, its manifest or the commit log. With ``--object-store``, it damages one
-object of an object store in memory, where the log consists of several objects. It counts as detected if:
+object of an object store in memory, where the log consists of several objects. With ``--sharded``, each checkpoint is
+a folder of three files, one of which is damaged. It counts as detected if:
 
 - the resolution reports the checkpoint of the file as damaged or lost, or the log as damaged,
 - it chooses the newest undamaged checkpoint, and
@@ -16,6 +17,7 @@ unchanged, or only removes the last line of the log as a crash can do, it is dra
 from __future__ import annotations
 
 import argparse
+import io
 import random
 import shutil
 import tempfile
@@ -30,7 +32,10 @@ import torch
 from obstore.store import MemoryStore
 
 from stormproof.checkpoint import CommitInfo, Store
+from stormproof.checkpoint.sharding.file_names import REST_FILE
+from stormproof.checkpoint.sharding.shard_writer import ShardWriter
 from stormproof.checkpoint.storage import ObjectStorage
+from stormproof.resume.sharded_state import pop_state
 
 STEPS = (10, 20, 30, 40, 50)
 LOG = "commits.log"
@@ -50,13 +55,14 @@ class Corruption:
     why_not: str = ""
 
 
-def make_folder(folder: Path) -> Store:
+def make_folder(folder: Path, *, is_sharded: bool = False) -> Store:
     """Creates a folder with a real checkpoint at each of STEPS."""
-    return commit_steps(Store(folder))
+    return commit_steps(Store(folder), is_sharded=is_sharded)
 
 
-def commit_steps(store: Store) -> Store:
+def commit_steps(store: Store, *, is_sharded: bool = False) -> Store:
     """Commits a real checkpoint (model and AdamW state) at each of STEPS to an empty store."""
+    shards = ShardWriter(store.storage, 0)
     attempt = store.begin_attempt(store.resolve())
     model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ELU(), torch.nn.Linear(32, 4))
     optimizer = torch.optim.AdamW(model.parameters())
@@ -69,9 +75,13 @@ def commit_steps(store: Store) -> Store:
                 "global_step": step, "epoch": 0,
                 "state_dict": model.state_dict(), "optimizer_states": [optimizer.state_dict()],
             }  # fmt: skip
-            store.commit(
-                lambda file, s=state: torch.save(s, file), CommitInfo(step=step, epoch=0, world_size=1), attempt=attempt
-            )
+            info = CommitInfo(step=step, epoch=0, world_size=1)
+            if is_sharded:
+                shards.plan(pop_state(state))
+                shards.stage()
+                store.commit_shards(lambda name, s=state: shards.write(name, s), info, attempt=attempt)
+            else:
+                store.commit(lambda file, s=state: torch.save(s, file), info, attempt=attempt)
     return store
 
 
@@ -95,9 +105,9 @@ def corrupt(
 
 
 def _corrupt(copy: Path, generator: random.Random, file: str, kind: str) -> Corruption:
-    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+    before = _state(copy)
     suffix = {"checkpoint": ".ckpt", "manifest": ".json", "log": ".log"}[file]
-    paths = sorted(path for path in copy.iterdir() if path.suffix == suffix)
+    paths = sorted(copy / name for name in before if Path(name).parts[0].endswith(suffix))
     path = generator.choice(paths)
     candidates = [candidate for candidate in paths if candidate != path] or sorted(
         copy.glob("*.json")
@@ -181,19 +191,23 @@ def _damage(kind: str, path: Path, other_path: Path, generator: random.Random) -
 
 
 def _state(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """Returns the content of all files, by their path in ``folder``."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def _find_corruption(store: Store, damaged: set[str], *, thorough: bool) -> tuple[bool, str]:
     damaged_log_files = {name for name in damaged if name == LOG or name.startswith("log/")}
-    hurt = {Path(name).stem for name in damaged - damaged_log_files}
+    hurt = {Path(Path(name).parts[0]).stem for name in damaged - damaged_log_files}
     names = [f"{sequence:06d}-step-{step}" for sequence, step in enumerate(STEPS, 1)]
     expected = [name for name in names if name not in hurt][-1]
     loaded: list[str] = []
     load = torch.load
 
     def recording_load(path: Any, *arguments: Any, **options: Any) -> Any:
-        loaded.append(path.name if isinstance(path, Path) else path.raw.object_name)
+        if isinstance(path, Path):
+            loaded.append(path.parent.name if path.name == REST_FILE else path.name)
+        elif not isinstance(path, io.BytesIO):  # a value of a sharded checkpoint, after its rest
+            loaded.append(path.raw.object_name)
         return load(path, *arguments, **options)
 
     torch.load = recording_load
@@ -219,6 +233,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--object-store", action="store_true", help="damage the objects of an object store in memory")
+    parser.add_argument("--sharded", action="store_true", help="damage sharded checkpoints")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
     generator = random.Random(arguments.seed)
@@ -230,7 +245,7 @@ def main() -> None:
             objects = read_objects(storage)
             corruptions = [corrupt_object(objects, Path(name), generator) for _ in range(arguments.count)]
         else:
-            good = make_folder(Path(name) / "good").folder
+            good = make_folder(Path(name) / "good", is_sharded=arguments.sharded).folder
             corruptions = [corrupt(good, Path(name) / "copy", generator) for _ in range(arguments.count)]
         seconds = time.perf_counter() - start
     for corruption in corruptions:

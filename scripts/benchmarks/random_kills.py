@@ -2,6 +2,7 @@
 
     python scripts/benchmarks/random_kills.py [--kills 200] [--seed 1] [--ranks 1] [--workers 0] [--epochs 10]
     python scripts/benchmarks/random_kills.py --object-store --longest 1.5
+    python scripts/benchmarks/random_kills.py --sharded --ranks 2 --longest 3
     python scripts/benchmarks/random_kills.py --matrix 300 [--seed 1]
 
 Another process kills each attempt after a random time. The next attempt resumes in the same folder. After the last
@@ -10,6 +11,8 @@ because some are killed too early.
 
 With ``--object-store``, the checkpoints are in an emulator of S3 on this machine, and each attempt has an empty
 temporary folder, as on another node.
+
+With ``--sharded``, parameters are sharded over the ranks (FSDP2), and each rank writes its part.
 
 With ``--matrix``, each run combines different features (``kill_matrix.py``), is killed twice, and is compared with an
 uninterrupted run. The verdicts are exact, warned (something differs, and a warning named it), SILENT (something differs
@@ -63,6 +66,7 @@ def main() -> None:
     parser.add_argument("--matrix", type=int, metavar="RUNS", help="runs that combine features")
     parser.add_argument("--longest", type=float, default=0.35, help="maximum seconds until an attempt is killed")
     parser.add_argument("--object-store", action="store_true", help="keep checkpoints in an emulator of S3")
+    parser.add_argument("--sharded", action="store_true", help="save sharded checkpoints")
     arguments = parser.parse_args()
     if arguments.matrix:
         matrix(arguments.matrix, arguments.seed)
@@ -74,6 +78,8 @@ def main() -> None:
         validate_every=4,
         samples=400,
         epochs=arguments.epochs,
+        sharded=arguments.sharded,
+        saves_shards=arguments.sharded,
     )
     options = {"stopping": {"patience": 10**6}}
     times, start = random.Random(arguments.seed), time.monotonic()

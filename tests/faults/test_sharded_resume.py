@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from stormproof.checkpoint.sharding.shard_reader import load_full
 from stormproof.testing import FaultInjector, flip_bit
 from tests.support.cases import mark_cases
 from tests.support.exact_resume_training import SYNC_SAVE, Cell, StatefulModule, train
-from tests.support.forked_attempts import assert_bitwise_equal, kill_repeatedly, run_attempt, train_uninterrupted
+from tests.support.forked_attempts import assert_bitwise_equal, run_attempt, train_uninterrupted
+from tests.support.object_stores import run_s3_server
 
 pytestmark = pytest.mark.slow
 
@@ -89,7 +92,7 @@ def test_parameters_without_a_state_are_resumed_too(kind: type[OddModule], saves
     cell = Cell(sharded=True, saves_shards=saves_shards, ranks=2)
     options = {"function": train_odd, "kind": kind}
     for step in (3, 20):
-        stop: Callable[[], Any] = lambda step=step: FaultInjector().stop(step=step)
+        stop = partial(FaultInjector().stop, step=step)
         assert run_attempt(cell, tmp_path / "killed", stop, **options).was_killed
     resumed = run_attempt(cell, tmp_path / "killed", **options)
     assert_bitwise_equal(resumed, run_attempt(cell, tmp_path / "whole", **options))
@@ -146,3 +149,27 @@ def test_a_nan_on_another_rank_is_not_committed(tmp_path: Path):
     assert "is not finite" in outcome.output
     steps = [checkpoint.step for checkpoint in Store(tmp_path / "checkpoints").read_checkpoints()]
     assert steps[-1] == 8
+
+
+def test_an_object_store_resumes_on_empty_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with run_s3_server() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        recovery = {"dirpath": f"s3://{server.make_bucket()}/run"}
+        for step, (point, rank) in enumerate([("shard half written", 1), ("index written", 0)], 5):
+            stop = partial(FaultInjector().stop, point, step, rank)
+            outcome = run_attempt(CELL, tmp_path, stop, recovery=recovery)
+            assert outcome.was_killed, outcome.output
+        assert_bitwise_equal(run_attempt(CELL, tmp_path, recovery=recovery), train_uninterrupted(CELL))
+
+
+def test_a_node_with_an_empty_disk_resumes_from_the_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with run_s3_server() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        recovery = {"mirror": f"s3://{server.make_bucket()}/run"}
+        assert run_attempt(CELL, tmp_path, recovery=recovery).results is not None
+        shutil.rmtree(tmp_path / "checkpoints")
+        outcome = run_attempt(CELL, tmp_path, recovery=recovery)
+        assert_bitwise_equal(outcome, train_uninterrupted(CELL))
+        assert len(list((tmp_path / "checkpoints").glob("*.ckpt"))) == 1

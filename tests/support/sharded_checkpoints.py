@@ -8,6 +8,7 @@ import torch
 
 from stormproof.checkpoint import Checkpoint, CommitInfo, Store
 from stormproof.checkpoint.sharding.shard_writer import ShardWriter
+from stormproof.checkpoint.storage import ObjectStorage
 
 
 def make_sharded_state(step: int) -> dict[str, Any]:
@@ -42,8 +43,8 @@ def commit_shards(
     )
 
 
-def make_sharded_store(folder: Path, steps: Sequence[int] = (10, 20, 30)) -> Store:
-    """Creates a folder with one attempt and a sharded checkpoint at each of ``steps``."""
+def make_sharded_store(folder: Path | ObjectStorage, steps: Sequence[int] = (10, 20, 30)) -> Store:
+    """Creates a folder or prefix with one attempt and a sharded checkpoint at each of ``steps``."""
     store = Store(folder)
     store.begin_attempt(store.resolve())
     for step in steps:

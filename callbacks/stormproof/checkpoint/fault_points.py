@@ -33,8 +33,8 @@ SHARD_POINTS = (
     "index synced",
     "index renamed",
 )
-"""Fault points of a sharded commit, instead of those of the checkpoint. All ranks reach those of a shard, the others only
-rank 0: the folder exists, a shard, ``meta.pt`` and ``.metadata`` are written."""
+"""Fault points of a sharded commit, instead of those of the checkpoint: the folder exists, a shard, ``meta.pt`` and
+``.metadata`` are written. All ranks reach those of a shard, and only rank 0 the others."""
 
 PRUNING_POINTS = ("pruning", "manifest pruned", "pruned")
 """Fault points of a deletion: the log line is written, a manifest is deleted, all checkpoints are deleted."""

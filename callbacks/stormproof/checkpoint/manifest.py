@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -97,11 +97,11 @@ class Checkpoint(CommitInfo):
     files: Mapping[str, StoredFile] | None = None
 
     @property
-    def stored_files(self) -> dict[Path, StoredFile]:
-        """All files by path, without the manifest."""
+    def stored_files(self) -> dict[str, StoredFile]:
+        """All files by their name in the storage, such as ``<name>.ckpt/meta.pt``. The manifest is not among them."""
         if self.files is None:
-            return {self.path: StoredFile(self.bytes, self.digest)}
-        return {self.path / name: file for name, file in self.files.items()}
+            return {self.path.name: StoredFile(self.bytes, self.digest)}
+        return {f"{self.path.name}/{name}": file for name, file in self.files.items()}
 
     @property
     def commit_info(self) -> CommitInfo:
@@ -110,7 +110,7 @@ class Checkpoint(CommitInfo):
 
     @property
     def name(self) -> str:
-        """Name of the file without ``.ckpt``."""
+        """Name of the file or folder without ``.ckpt``."""
         return self.path.stem
 
     @property
@@ -190,12 +190,7 @@ def decode_manifest(content: bytes, path: Path) -> tuple[Checkpoint, LogPrefix]:
     checkpoint = Checkpoint(path=path, files=files, **{name: fields[name] for name in _FIELD_TYPES})
     if format_stem(checkpoint.sequence, checkpoint.step) != path.stem:
         raise ValueError("its manifest has another sequence or step than its name")
-    for file in (StoredFile(checkpoint.bytes, checkpoint.digest), *(files or {}).values()):
-        if not re.fullmatch("[a-z0-9_]+:[0-9a-f]+", file.digest):  # also without a sha256 in format 1
-            raise ValueError(f"its manifest has an invalid digest, {file.digest!r:.60}")
-        algorithm = file.digest.partition(":")[0]
-        if algorithm not in ALGORITHMS:
-            raise _make_update_error(path, f"the hash algorithm {algorithm!r:.60}")
+    _check_digests([checkpoint.digest, *(file.digest for file in (files or {}).values())], path)
     return checkpoint, LogPrefix(fields["log_bytes"], fields["log_sha256"])
 
 
@@ -216,6 +211,15 @@ _FIELD_TYPES: Mapping[str, tuple[type | None, ...]] = {
     "adopted": (bool,),
     "time": (float, int),
 }
+
+
+def _check_digests(digests: Iterable[str], path: Path) -> None:
+    for digest in digests:
+        if not re.fullmatch("[a-z0-9_]+:[0-9a-f]+", digest):  # also without a sha256 in format 1
+            raise ValueError(f"its manifest has an invalid digest, {digest!r:.60}")
+        algorithm = digest.partition(":")[0]
+        if algorithm not in ALGORITHMS:
+            raise _make_update_error(path, f"the hash algorithm {algorithm!r:.60}")
 
 
 def _parse_files(value: object) -> dict[str, StoredFile]:

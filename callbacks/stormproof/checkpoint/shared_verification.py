@@ -57,8 +57,8 @@ def verify_once_per_node(checkpoint: Checkpoint) -> str | None:
         problem = retry_read(lambda: find_size_problem(checkpoint))
         files = list(checkpoint.stored_files.items())
         start = local_rank() % len(files)
-        for path, file in (*files[start:], *files[:start]):
-            problem = problem or _verify_file(path, file.bytes, [file.digest])
+        for name, file in (*files[start:], *files[:start]):
+            problem = problem or _verify_file(checkpoint.path.parent / name, file.bytes, [file.digest])
         return problem or retry_read(lambda: find_resume_problem(checkpoint))
     except FileNotFoundError:
         return "its file is missing"

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from stormproof.checkpoint import commit_log
-from stormproof.checkpoint.atomic import fsync_folder
 from stormproof.checkpoint.backends import FolderBackend, get_backend
 from stormproof.checkpoint.backends.object_lease import ObjectLease
 from stormproof.checkpoint.digest import compute_combined_digest
@@ -292,7 +291,7 @@ class Store:
             log_bytes=log_bytes,
         )
         self.backend.quarantine([bad_checkpoint.name for bad_checkpoint in damaged_checkpoints])
-        self.storage.delete(resolution.leftover_files)
+        self.backend.delete(resolution.leftover_files)
         return number
 
     def commit(
@@ -341,6 +340,7 @@ class Store:
         *,
         attempt: int,
         fence: Fence | None = None,
+        sequence: int | None = None,
     ) -> Checkpoint:
         """Commits a sharded checkpoint, which is a folder of files.
 
@@ -353,32 +353,32 @@ class Store:
             info: Description of the checkpoint. A score that is not finite counts as None.
             attempt: Number from :meth:`begin_attempt`.
             fence: Called before the manifest appears. Its exception cancels the commit.
+            sequence: Sequence number of the copied checkpoint. Uses the next free number if None.
 
         Returns:
             The committed checkpoint.
 
         Raises:
+            FolderLostError: If another process writes to the object store.
             OSError: If the folder cannot be written or the disk is full.
-            TypeError: If the checkpoints are in an object store.
         """
 
         def write_folder(name: str, _: Callable[[str], None]) -> _Content:
-            path = self.folder / f"{name}.ckpt"
-            path.mkdir()
-            fsync_folder(self.folder)
+            folder = f"{name}.ckpt"
+            self.backend.make_checkpoint_folder(folder)
             reach_fault_point("folder created")
             try:
-                files = write(path.name)
+                files = write(folder)
             except BaseException:
                 with suppress(OSError):  # another rank may still be writing to it; the next attempt deletes it
-                    self.backend.discard(path.name)
+                    self.backend.discard(folder)
                 raise
             digest = compute_combined_digest(
                 f"{file.digest} {file.bytes} {file_name}" for file_name, file in sorted(files.items())
             )
             return _Content(digest, sum(file.bytes for file in files.values()), dict(sorted(files.items())))
 
-        return self._commit(write_folder, info, attempt=attempt, fence=fence)
+        return self._commit(write_folder, info, attempt=attempt, fence=fence, sequence=sequence)
 
     def _commit(
         self,
@@ -495,7 +495,7 @@ class Store:
             fence()
         self._log_deletion(checkpoints)
         reach_fault_point("pruning")
-        self.storage.delete(file for checkpoint in checkpoints for file in _files_in_deletion_order(checkpoint))
+        self.backend.delete(file for checkpoint in checkpoints for file in _files_in_deletion_order(checkpoint))
         reach_fault_point("pruned")
         return list(checkpoints)
 
@@ -507,7 +507,7 @@ class Store:
         except OSError as error:
             if error.errno not in DISK_FULL_ERRNOS:
                 raise
-            self.storage.delete(_files_in_deletion_order(checkpoints[0]))
+            self.backend.delete(_files_in_deletion_order(checkpoints[0]))
             self._append(*events)
 
     def _write_manifest(self, checkpoint: Checkpoint, log_prefix: LogPrefix, on_stage: Callable[[str], None]) -> None:

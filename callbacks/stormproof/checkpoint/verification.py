@@ -67,7 +67,8 @@ def find_size_problem(checkpoint: Checkpoint) -> str | None:
     """Returns why a file is missing, irregular or of the wrong size, without reading it. None if all are fine."""
     if checkpoint.files is not None and not _is_folder(checkpoint.path):
         return "it is not a folder" if os.path.lexists(checkpoint.path) else "its folder is missing"
-    for path, file in checkpoint.stored_files.items():
+    for name, file in checkpoint.stored_files.items():
+        path = checkpoint.path.parent / name
         subject = "it" if checkpoint.files is None else path.name
         try:
             if not _is_regular_file(path):
@@ -95,7 +96,8 @@ def _find_content_problem(checkpoint: Checkpoint) -> str | None:
     problem = find_size_problem(checkpoint)
     if problem is not None:
         return problem
-    problems = (find_changed_file(path, file) for path, file in checkpoint.stored_files.items())
+    folder = checkpoint.path.parent
+    problems = (find_changed_file(folder / name, file) for name, file in checkpoint.stored_files.items())
     return next((problem for problem in problems if problem is not None), None)
 
 
@@ -109,7 +111,7 @@ def find_resume_problem(checkpoint: Checkpoint) -> str | None:
         find_shard_problem,
     )
 
-    return find_shard_problem(checkpoint.path, checkpoint.files)
+    return find_shard_problem(lambda name: (checkpoint.path / name).open("rb"), checkpoint.files)
 
 
 def find_load_problem(file: Path | BinaryIO) -> str | None:

@@ -102,7 +102,7 @@ def restore_folder(
 
     from stormproof.checkpoint.sharding.shard_reader import ShardReader, get_path, unflatten  # noqa: PLC0415
 
-    reader = ShardReader(folder)
+    reader = ShardReader.from_folder(folder)
     index = reader.read_metadata()
     current_state: dict[str, Any] = {"state_dict": get_model_state_dict(module)}
     for number, optimizer in enumerate(trainer.optimizers):

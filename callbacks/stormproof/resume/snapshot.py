@@ -179,7 +179,8 @@ def check_world_size(trainer: pl.Trainer, rank_snapshot: RankSnapshot) -> None:
         words = ("sharded", "complete") if job_state.is_sharded else ("complete", "sharded")
         rank_zero_warn(
             f"The checkpoint was saved with {words[0]} parameters on each rank and this job has {words[1]} ones, so "
-            "that this resume is not exact. Parameters and optimizer states are equal, but accumulated gradients are lost."
+            "that this resume is not exact. Parameters and optimizer states are equal. Gradients that were accumulated "
+            "over several steps are lost."
         )
     if ranks == trainer.world_size:
         return

@@ -1,32 +1,55 @@
-"""Reads the content of a checkpoint in a storage, verifies it, and copies it."""
+"""Reads the files of a checkpoint in a storage, verifies them, and copies them."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import BinaryIO
 
 from stormproof.checkpoint.digest import ALGORITHMS
-from stormproof.checkpoint.manifest import Checkpoint
+from stormproof.checkpoint.hashing_file import put_hashed
+from stormproof.checkpoint.manifest import Checkpoint, StoredFile
 from stormproof.checkpoint.storage import Storage
 from stormproof.errors import DamagedError
 
 
-def copy_verified(source: Storage, checkpoint: Checkpoint, target: BinaryIO | None) -> None:
-    """Reads the content of a checkpoint, writes it to ``target``, and compares its hash with the manifest.
+def copy_verified(source: Storage, name: str, file: StoredFile, target: BinaryIO | None) -> None:
+    """Reads a file of a checkpoint, writes it to ``target``, and compares its hash with the manifest.
 
     Args:
         source: Storage that contains the checkpoint.
-        checkpoint: Content of the manifest.
+        name: Name in the storage.
+        file: The file, according to the manifest.
         target: File to write to. Only verifies the content if None.
 
     Raises:
         DamagedError: If the content has changed since it was committed.
-        FileNotFoundError: If the checkpoint was deleted.
+        FileNotFoundError: If the file was deleted.
     """
-    content_hash = ALGORITHMS[checkpoint.hash_algorithm]()
-    for chunk in source.get(checkpoint.path.name):
+    algorithm = file.digest.partition(":")[0]
+    content_hash = ALGORITHMS[algorithm]()
+    for chunk in source.get(name):
         content_hash.update(chunk)
         if target is not None:
             target.write(chunk)
-    if f"{checkpoint.hash_algorithm}:{content_hash.hexdigest()}" != checkpoint.digest:
-        location = source.locate(checkpoint.path.name)
-        raise DamagedError(f"{location} has changed since it was committed. It is not copied.")
+    if f"{algorithm}:{content_hash.hexdigest()}" != file.digest:
+        raise DamagedError(f"{source.locate(name)} has changed since it was committed. It is not copied.")
+
+
+def copy_shards(source: Storage, checkpoint: Checkpoint, target: Storage, folder: str) -> dict[str, StoredFile]:
+    """Copies all files of a sharded checkpoint, verifies them, and returns them.
+
+    Args:
+        source: Storage that contains the checkpoint.
+        checkpoint: Content of the manifest.
+        target: Storage to write to.
+        folder: Name of the folder there.
+
+    Raises:
+        DamagedError: If a file has changed since it was committed.
+        FileNotFoundError: If a file was deleted.
+    """
+    copied_files = {}
+    for name, file in (checkpoint.files or {}).items():
+        write = partial(copy_verified, source, f"{checkpoint.path.name}/{name}", file)
+        copied_files[name] = put_hashed(target, f"{folder}/{name}", write)
+    return copied_files

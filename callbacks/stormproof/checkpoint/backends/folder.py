@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stormproof.checkpoint import commit_log
-from stormproof.checkpoint.atomic import make_folder
+from stormproof.checkpoint.atomic import fsync_folder, make_folder
 from stormproof.checkpoint.backends.quarantine import list_quarantined_files, move_to_quarantine
 from stormproof.checkpoint.commit_log import FileLog
 from stormproof.checkpoint.file_names import LOG_FILE_NAME
@@ -121,6 +121,15 @@ class FolderBackend:
     def list_quarantined_files(self) -> list[str]:
         """Returns the sorted names of the files in ``quarantine/``."""
         return list_quarantined_files(self.folder)
+
+    def make_checkpoint_folder(self, name: str) -> None:
+        """Creates the folder of a sharded checkpoint, which must not exist."""
+        (self.folder / name).mkdir()
+        fsync_folder(self.folder)
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Deletes files, and folders with their content, in this order."""
+        self.storage.delete(names)
 
     def discard(self, file: str) -> None:
         """Deletes the file or folder of a failed commit."""

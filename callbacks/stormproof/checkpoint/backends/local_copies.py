@@ -12,7 +12,7 @@ from pathlib import Path
 from stormproof.checkpoint.backends.copying import copy_verified
 from stormproof.checkpoint.manifest import Checkpoint
 from stormproof.checkpoint.shared_verification import lock_file, make_private_folder, verify_once_per_node
-from stormproof.checkpoint.storage import ObjectStorage
+from stormproof.checkpoint.storage import ObjectStorage, PosixStorage
 from stormproof.checkpoint.verification import CHANGED
 from stormproof.errors import DamagedError, StorageError
 
@@ -83,17 +83,24 @@ class LocalCopies:
 
     def discard(self, checkpoint: Checkpoint) -> None:
         """Deletes the copy if it exists."""
-        self.get_path(checkpoint).unlink(missing_ok=True)
+        PosixStorage(self.folder).delete([checkpoint.path.name])
 
     def _download(self, checkpoint: Checkpoint) -> None:
-        path = self.get_path(checkpoint)
+        target, path = PosixStorage(self.folder), self.get_path(checkpoint)
         partial_path = path.with_suffix(".partial")
+        target.delete([partial_path.name, path.name])  # of a killed process, or damaged
         try:
-            with partial_path.open("wb") as file:
-                copy_verified(self._storage, checkpoint, file)
+            if checkpoint.files is None:
+                with partial_path.open("wb") as file:
+                    copy_verified(self._storage, *next(iter(checkpoint.stored_files.items())), file)
+            else:
+                partial_path.mkdir()
+                for name, stored_file in checkpoint.files.items():
+                    with (partial_path / name).open("wb") as file:
+                        copy_verified(self._storage, f"{checkpoint.path.name}/{name}", stored_file, file)
             partial_path.replace(path)
         except BaseException:
-            partial_path.unlink(missing_ok=True)
+            target.delete([partial_path.name])
             raise
 
 
@@ -102,4 +109,4 @@ def _remove_old_copies(folder: Path) -> None:
     for path in (*folder.glob("*/*.ckpt"), *folder.glob("*/*.partial")):
         with suppress(FileNotFoundError):  # another process discarded it
             if time.time() - path.stat().st_mtime > MAX_AGE_SECONDS:
-                path.unlink()
+                PosixStorage(path.parent).delete([path.name])

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from stormproof.checkpoint import commit_log
 from stormproof.checkpoint.backends.claims import (
@@ -121,12 +121,19 @@ class ObjectBackend:
         return decode_manifest(self.storage.read(f"{name}.json"), self.get_path(f"{name}.ckpt"))
 
     def find_size_problem(self, checkpoint: Checkpoint) -> str | None:
-        """Returns why the object is missing or of the wrong size. None if it is fine."""
-        try:
-            size = self.storage.head(checkpoint.path.name).size
+        """Returns why an object is missing or of the wrong size. None if all are fine."""
+        if checkpoint.files is None:
+            try:
+                size = self.storage.head(checkpoint.path.name).size
+            except FileNotFoundError:
+                return "its file is missing"
             return compare_size(size, StoredFile(checkpoint.bytes, checkpoint.digest))
-        except FileNotFoundError:
-            return "its file is missing"
+        sizes = {entry.name: entry.size for entry in self.storage.list(checkpoint.path.name)}
+        problems = (
+            compare_size(sizes[name], file, name) if name in sizes else f"its file {name} is missing"
+            for name, file in checkpoint.files.items()
+        )
+        return next((problem for problem in problems if problem is not None), None)
 
     def find_damage(self, checkpoint: Checkpoint) -> str | None:
         """Returns why no run may resume from the checkpoint. None if it is good.
@@ -189,10 +196,20 @@ class ObjectBackend:
         """Returns the sorted names of the marks in ``quarantine/``."""
         return sorted(entry.name for entry in self.storage.list(QUARANTINE_FOLDER_NAME))
 
+    def make_checkpoint_folder(self, name: str) -> None:
+        """Does nothing, because the claim of the name excludes other writers."""
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Deletes objects, and the objects of sharded checkpoints, in this order."""
+        for name in names:
+            if name.endswith(".ckpt"):
+                self.storage.delete(f"{name}/{entry.name}" for entry in self.storage.list(name))
+            self.storage.delete([name])
+
     def discard(self, file: str) -> None:
-        """Deletes the object of a failed commit. Ignores errors, because the next attempt deletes it, too."""
+        """Deletes the objects of a failed commit. Ignores errors, because the next attempt deletes them, too."""
         with suppress(OSError):
-            self.storage.delete([file])
+            self.delete([file])
 
     def list_claimed_sequences(self) -> list[int]:
         """Returns the claimed sequence numbers, lowest first."""
@@ -227,13 +244,26 @@ class ObjectBackend:
         if problem is not None:
             return problem
         try:
-            copy_verified(self.storage, checkpoint, None)
+            for name, file in checkpoint.stored_files.items():
+                copy_verified(self.storage, name, file, None)
         except DamagedError:
             return CHANGED
         if not checkpoint.finite:
             return "it contains numbers that are not finite"
-        reader = RangeReader(self.storage, checkpoint.path.name, checkpoint.bytes)
-        problem = find_load_problem(io.BufferedReader(reader, _READ_BUFFER_BYTES))
-        if reader.failure is not None:
-            raise reader.failure
+        readers: list[RangeReader] = []
+
+        def open_object(name: str) -> BinaryIO:
+            readers.append(RangeReader(self.storage, name, checkpoint.stored_files[name].bytes))
+            return cast("BinaryIO", io.BufferedReader(readers[-1], _READ_BUFFER_BYTES))
+
+        folder = checkpoint.path.name
+        if checkpoint.files is None:
+            problem = find_load_problem(open_object(folder))
+        else:
+            from stormproof.checkpoint.sharding.shard_reader import find_shard_problem  # noqa: PLC0415 (imports torch)
+
+            problem = find_shard_problem(lambda name: open_object(f"{folder}/{name}"), checkpoint.files)
+        for reader in readers:
+            if reader.failure is not None:
+                raise reader.failure
         return problem

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import BinaryIO
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from stormproof.checkpoint.atomic import make_folder
-from stormproof.checkpoint.backends.copying import copy_verified
 from stormproof.checkpoint.manifest import Checkpoint
+from stormproof.checkpoint.mirror.copying import copy_checkpoint
 from stormproof.checkpoint.resolution import Resolution
 from stormproof.checkpoint.shared_verification import lock_file
 from stormproof.checkpoint.storage import ObjectStorage
@@ -36,7 +35,7 @@ def download_newest(
         identity: Identity of the run. Not compared if None.
 
     Returns:
-        The checkpoint in the folder. None if nothing was downloaded.
+        The checkpoint that this or another process downloaded. None if nothing was downloaded.
 
     Raises:
         NotResumableError: If the copy belongs to a run with another identity.
@@ -52,7 +51,10 @@ def download_newest(
             return None
         make_folder(local.folder)
         with lock_file(local.folder / LOCK_FILE_NAME, newer_copies[0].bytes):
-            newer_copies = _select_newer(copies, local, local.resolve())  # another process may have downloaded
+            current = local.resolve()
+            newer_copies = _select_newer(copies, local, current)
+            if not newer_copies:  # another process has downloaded it
+                return current.chosen_checkpoint
             return _download_first_good(local, storage, newer_copies, identity)
     except OSError as error:
         reason = error.strerror or error
@@ -108,17 +110,15 @@ def _download_first_good(
 
 
 def _download(local: Store, storage: ObjectStorage, copy: Checkpoint) -> Checkpoint:
-    def write(file: BinaryIO) -> None:
-        try:
-            copy_verified(storage, copy, file)
-        except FileNotFoundError as error:
-            raise DamagedError(f"{storage.locate(copy.path.name)} is missing.") from error
-
     lease = local.acquire_lease()
     try:
         if any(os.path.lexists(local.folder / f"{copy.name}{suffix}") for suffix in (".ckpt", ".json")):
             reason = "it is damaged, and the mirror has a good copy"
             local.quarantine([copy], reason, fence=lease.check, is_rollback=False)
-        return local.commit(write, copy.commit_info, attempt=copy.attempt, fence=lease.check, sequence=copy.sequence)
+        return copy_checkpoint(storage, copy, local, attempt=copy.attempt, fence=lease.check)
+    except FileNotFoundError as error:
+        if str(error.filename).startswith(storage.location):
+            raise DamagedError(f"{storage.locate(copy.path.name)} is missing.") from error
+        raise
     finally:
         lease.release()

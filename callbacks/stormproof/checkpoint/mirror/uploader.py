@@ -8,10 +8,10 @@ from contextlib import suppress
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from stormproof.checkpoint.backends.copying import copy_verified
 from stormproof.checkpoint.backends.object_lease import ObjectLease, acquire_when_expired
 from stormproof.checkpoint.lease import LeaseError, Owner
 from stormproof.checkpoint.manifest import Checkpoint
+from stormproof.checkpoint.mirror.copying import copy_checkpoint
 from stormproof.checkpoint.retention import Retention, select_permanent
 from stormproof.checkpoint.storage import ObjectStorage
 from stormproof.checkpoint.store import Store
@@ -243,15 +243,11 @@ class Mirror:
         assert self._lease is not None
         assert self._attempt is not None
         try:
-            self._store.commit(
-                lambda target: copy_verified(self._local.storage, checkpoint, target),
-                checkpoint.commit_info,
-                attempt=self._attempt,
-                fence=self._lease.check,
-                sequence=checkpoint.sequence,
+            copy_checkpoint(
+                self._local.storage, checkpoint, self._store, attempt=self._attempt, fence=self._lease.check
             )
         except FileNotFoundError as error:
-            if error.filename != str(checkpoint.path):
+            if not str(error.filename).startswith(str(checkpoint.path)):
                 raise
             return  # the folder's retention deleted it
         except DamagedError as error:

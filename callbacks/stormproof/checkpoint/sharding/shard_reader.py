@@ -4,35 +4,43 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import filesystem
 from torch.distributed.checkpoint import metadata as dcp_metadata
+from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, TensorStorageMetadata
 
 from stormproof.checkpoint.sharding.file_names import INDEX_FILE, REST_FILE
 from stormproof.checkpoint.sharding.parameter_numbers import number_parameters
 from stormproof.checkpoint.verification import find_load_problem, summarize_refusal
 
+OpenFile = Callable[[str], BinaryIO]
+
 
 class ShardReader(dcp.FileSystemReader):
     """Reads a sharded checkpoint.
 
-    Unlike torch's reader, unpickles nothing but the classes of an index, and opens only files in the folder.
+    Unlike torch's reader, unpickles nothing but the classes of an index, and opens only the given files.
 
     Args:
-        folder: Folder of the checkpoint.
-        files: Names of its files. All files in the folder if None.
+        open_file: Opens a file by its name in the checkpoint, for reading.
+        files: Names of its files.
     """
 
-    def __init__(self, folder: Path, files: Collection[str] | None = None) -> None:
-        super().__init__(folder)
-        self._folder = folder
-        self._files = files
+    def __init__(self, open_file: OpenFile, files: Collection[str]) -> None:
+        super().__init__("")
+        self._open_file, self._files = open_file, files
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> ShardReader:
+        """Returns a reader of a folder."""
+        return cls(lambda name: (folder / name).open("rb"), {path.name for path in folder.iterdir()})
 
     # torch's own reader takes any arguments
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
@@ -42,15 +50,15 @@ class ShardReader(dcp.FileSystemReader):
             ValueError: If it contains anything else, or refers to a file that is not in the checkpoint.
             OSError: If it cannot be read.
         """
-        content = (self._folder / INDEX_FILE).read_bytes()
+        with self._open_file(INDEX_FILE) as file:
+            content = file.read()
         try:
             index = _IndexUnpickler(io.BytesIO(content)).load()
         except Exception as error:  # a crafted file can make pickle raise any exception
             raise ValueError(f"its file {INDEX_FILE} is not an index: {error}") from error
         if not isinstance(index, Metadata) or not isinstance(index.storage_data, dict):
             raise ValueError(f"its file {INDEX_FILE} is not an index")  # noqa: TRY004 (the type comes from the file)
-        files = {path.name for path in self._folder.iterdir()} if self._files is None else set(self._files)
-        unknown_files = {str(info.relative_path) for info in index.storage_data.values()} - files
+        unknown_files = {str(info.relative_path) for info in index.storage_data.values()} - set(self._files)
         if unknown_files:
             raise ValueError(f"its index refers to the missing file {min(unknown_files)!r:.60}")
         return index
@@ -72,6 +80,7 @@ class ShardReader(dcp.FileSystemReader):
             OSError: If a file cannot be read.
             ValueError: If a tensor has another shape in the checkpoint.
         """
+        self.fs = _Files(self._open_file)
         planner = dcp.DefaultLoadPlanner(flatten_state_dict=False)
         planner.set_up_planner(dict(tensors), index, is_coordinator=True)
         self.set_up_storage_reader(index, is_coordinator=True)
@@ -84,16 +93,29 @@ class ShardReader(dcp.FileSystemReader):
         for name, description in index.state_dict_metadata.items():
             if isinstance(description, BytesStorageMetadata):
                 info = infos[name]
-                with (self._folder / info.relative_path).open("rb") as file:
+                with self._open_file(info.relative_path) as file:
                     file.seek(info.offset)
                     yield name, io.BytesIO(file.read(info.length))
 
 
-def find_shard_problem(folder: Path, files: Collection[str]) -> str | None:
-    """Returns why a folder with unchanged files cannot be loaded. None if it can be.
+class _Files(FileSystem):
+    """File system with the files of a checkpoint."""
+
+    def __init__(self, open_file: OpenFile) -> None:
+        self._open_file = open_file
+
+    @contextmanager
+    def create_stream(self, path: Any, mode: str) -> Generator[Any, None, None]:
+        assert mode == "rb"
+        with self._open_file(str(path)) as file:
+            yield file
+
+
+def find_shard_problem(open_file: OpenFile, files: Collection[str]) -> str | None:
+    """Returns why unchanged files of a sharded checkpoint cannot be loaded. None if they can be.
 
     Args:
-        folder: Folder of a sharded checkpoint.
+        open_file: Opens a file by its name in the checkpoint, for reading.
         files: Names of its files, according to the manifest.
 
     Raises:
@@ -102,10 +124,11 @@ def find_shard_problem(folder: Path, files: Collection[str]) -> str | None:
     missing_files = {INDEX_FILE, REST_FILE} - set(files)
     if missing_files:
         return f"it has no file {min(missing_files)}"
-    problem = find_load_problem(folder / REST_FILE)
+    with open_file(REST_FILE) as file:
+        problem = find_load_problem(file)
     if problem is not None:
         return f"{REST_FILE}: {problem}"
-    reader = ShardReader(folder, files)
+    reader = ShardReader(open_file, files)
     try:
         index = reader.read_metadata()
     except ValueError as error:
@@ -137,7 +160,7 @@ def load_full(folder: Path) -> dict[str, Any]:
         >>> module.load_state_dict(checkpoint["state_dict"])  # doctest: +SKIP
     """
     folder = Path(folder)
-    reader = ShardReader(folder)
+    reader = ShardReader.from_folder(folder)
     index = reader.read_metadata()
     tensors = {
         name: torch.empty(description.size, dtype=description.properties.dtype)

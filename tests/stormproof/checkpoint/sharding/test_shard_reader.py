@@ -17,6 +17,10 @@ from tests.support.sharded_checkpoints import make_sharded_store
 FILES = {".metadata", "__0_0.distcp", "meta.pt"}
 
 
+def _opener(checkpoint: Checkpoint) -> Any:
+    return lambda name: (checkpoint.path / name).open("rb")
+
+
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Checkpoint:
     return make_sharded_store(tmp_path, [10]).read_checkpoints()[0]
@@ -34,31 +38,33 @@ def harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_good_one_has_no_problem(checkpoint: Checkpoint):
-    assert find_shard_problem(checkpoint.path, FILES) is None
+    assert find_shard_problem(_opener(checkpoint), FILES) is None
 
 
 def test_an_index_with_code_is_refused_and_not_run(checkpoint: Checkpoint, harm: Path):
     (checkpoint.path / ".metadata").write_bytes(pickle.dumps(_Harmful()))
-    assert find_shard_problem(checkpoint.path, FILES) == ("its file .metadata is not an index: it contains posix.mkdir")
+    assert find_shard_problem(_opener(checkpoint), FILES) == (
+        "its file .metadata is not an index: it contains posix.mkdir"
+    )
     assert not harm.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"x", pickle.dumps({"a": 1})])
 def test_an_index_that_is_something_else_is_refused(content: bytes, checkpoint: Checkpoint):
     (checkpoint.path / ".metadata").write_bytes(content)
-    assert "its file .metadata is not an index" in str(find_shard_problem(checkpoint.path, FILES))
+    assert "its file .metadata is not an index" in str(find_shard_problem(_opener(checkpoint), FILES))
 
 
 def test_a_rest_with_code_is_refused_and_not_run(checkpoint: Checkpoint, harm: Path):
     torch.save({"hook": _Harmful()}, checkpoint.path / "meta.pt")
     assert "meta.pt: torch.load(weights_only=True) refuses it: it contains posix.mkdir" in str(
-        find_shard_problem(checkpoint.path, FILES)
+        find_shard_problem(_opener(checkpoint), FILES)
     )
     assert not harm.exists()
 
 
 def _change_index(checkpoint: Checkpoint, change: Any) -> None:
-    index = ShardReader(checkpoint.path).read_metadata()
+    index = ShardReader.from_folder(checkpoint.path).read_metadata()
     change(index)
     (checkpoint.path / ".metadata").write_bytes(pickle.dumps(index))
 
@@ -76,7 +82,7 @@ def test_a_value_with_code_is_refused_and_not_run(checkpoint: Checkpoint, harm: 
         index.storage_data[MetadataIndex("hook")] = type(info)("__0_0.distcp", offset, len(content.getvalue()))
 
     _change_index(checkpoint, add_value)
-    assert find_shard_problem(checkpoint.path, FILES) == (
+    assert find_shard_problem(_opener(checkpoint), FILES) == (
         "torch.load(weights_only=True) refuses a value in it: it contains posix.mkdir, which is code and not data"
     )
     assert not harm.exists()
@@ -88,17 +94,17 @@ def test_an_index_that_leads_out_of_the_checkpoint_is_refused(path: str, checkpo
         next(iter(index.storage_data.values())).relative_path = path
 
     _change_index(checkpoint, lead_out)
-    assert find_shard_problem(checkpoint.path, FILES) == f"its index refers to the missing file {path!r}"
+    assert find_shard_problem(_opener(checkpoint), FILES) == f"its index refers to the missing file {path!r}"
     with pytest.raises(ValueError, match="missing file"):
         load_full(checkpoint.path)
 
 
 def test_a_checkpoint_without_an_index_or_a_rest_is_refused(checkpoint: Checkpoint):
-    assert find_shard_problem(checkpoint.path, FILES - {"meta.pt"}) == "it has no file meta.pt"
+    assert find_shard_problem(_opener(checkpoint), FILES - {"meta.pt"}) == "it has no file meta.pt"
 
 
 def test_lists_and_dicts_are_put_together_again(checkpoint: Checkpoint):
-    index = ShardReader(checkpoint.path).read_metadata()
+    index = ShardReader.from_folder(checkpoint.path).read_metadata()
     index.planner_data = {"a.0.b": ("a", 0, "b"), "a.1.b": ("a", 1, "b"), "c": ("c",), "d.0": ("d", "0")}
     tree = unflatten({"a.0.b": 1, "a.1.b": 2, "c": 3, "d.0": 4, "e": 5}, index)
     assert tree == {"a": [{"b": 1}, {"b": 2}], "c": 3, "d": {"0": 4}, "e": 5}

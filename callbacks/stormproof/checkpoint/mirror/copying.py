@@ -1,0 +1,40 @@
+"""Copies a checkpoint to another store."""
+
+from __future__ import annotations
+
+from stormproof.checkpoint.backends.copying import copy_shards, copy_verified
+from stormproof.checkpoint.manifest import Checkpoint
+from stormproof.checkpoint.storage import Fence, Storage
+from stormproof.checkpoint.store import Store
+
+
+def copy_checkpoint(
+    source: Storage, checkpoint: Checkpoint, target: Store, *, attempt: int, fence: Fence
+) -> Checkpoint:
+    """Commits a copy of a checkpoint under the same name, and returns it. Verifies the content.
+
+    Args:
+        source: Storage that contains the checkpoint.
+        checkpoint: Content of the manifest.
+        target: Store of the copy.
+        attempt: Attempt that writes the copy.
+        fence: Called before the manifest appears. Its exception cancels the commit.
+
+    Raises:
+        DamagedError: If the content has changed since it was committed.
+        FileNotFoundError: If the checkpoint was deleted.
+        OSError: If the copy cannot be written.
+    """
+    info, sequence = checkpoint.commit_info, checkpoint.sequence
+    if checkpoint.files is not None:
+        return target.commit_shards(
+            lambda folder: copy_shards(source, checkpoint, target.storage, folder),
+            info,
+            attempt=attempt,
+            fence=fence,
+            sequence=sequence,
+        )
+    ((name, file),) = checkpoint.stored_files.items()
+    return target.commit(
+        lambda stream: copy_verified(source, name, file, stream), info, attempt=attempt, fence=fence, sequence=sequence
+    )
