@@ -53,9 +53,12 @@ class CheckpointRecovery(InactiveCopies, Callback):
     """Saves verified checkpoints and finds the newest good one for an exact resume.
 
     A checkpoint is a plain Lightning ``.ckpt`` file and a ``.json`` manifest, which is written last and contains its
-    own checksum. It is captured between two batches after an optimizer step. By then, the hooks of all other callbacks
-    have run, as have a validation and the end of the epoch if they are due. A resumed run ends with bit-identical
-    weights. The checkpoint contains
+    own checksum. If parameters are sharded (``ModelParallelStrategy`` with ``save_distributed_checkpoint=True``), it is
+    a folder to which each rank writes its part.
+
+    It is captured between two batches after an optimizer step. By then, the hooks of all other callbacks have run, as
+    have a validation and the end of the epoch if they are due. A resumed run ends with bit-identical weights. The
+    checkpoint contains
 
     - parameters, optimizer states and learning-rate schedules,
     - random number generators of every rank,

@@ -17,15 +17,17 @@ from stormproof_train.errors import UserError, first_line
 class FullySharded(ModelParallelStrategy):
     """ModelParallelStrategy of Lightning in which all ranks share the data and the parameters.
 
-    A checkpoint is one complete file, which rank 0 gathers in host memory.
+    Args:
+        save_distributed_checkpoint: Whether a checkpoint is a folder, to which each rank writes its part. If False, it
+            is one complete file, which rank 0 gathers in host memory.
 
     Example:
         >>> FullySharded().restore_checkpoint_after_setup
         True
     """
 
-    def __init__(self) -> None:
-        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
+    def __init__(self, save_distributed_checkpoint: bool = True) -> None:
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=save_distributed_checkpoint)
 
     def setup_environment(self) -> None:
         """Starts the process group with all ranks in the data-parallel dimension."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from stormproof.checkpoint import Store
+from stormproof_train.initialization.checkpoint import read_checkpoint
 from stormproof_train.run.metrics_rows import read_metrics
 from tests.support.cases import mark_cases
 from tests.support.forked_command import ROOT, Command
@@ -75,7 +76,7 @@ def final_weights(runs: Path, name: str = "run") -> dict:
     """The last checkpoint of a run."""
     newest = Store(runs / name / "checkpoints").latest_checkpoint()
     assert newest is not None
-    return torch.load(newest.path, weights_only=True)
+    return read_checkpoint(newest.path)
 
 
 def assert_same_end(run: Path, expected_run: Path) -> None:

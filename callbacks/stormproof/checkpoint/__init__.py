@@ -9,6 +9,7 @@ from stormproof.checkpoint.fault_points import (
     reach_fault_point,
 )
 from stormproof.checkpoint.lease import Lease
+from stormproof.checkpoint.loading import load_checkpoint
 from stormproof.checkpoint.manifest import Checkpoint, CommitInfo
 from stormproof.checkpoint.resolution import BadCheckpoint, Resolution
 from stormproof.checkpoint.retention import Retention
@@ -27,6 +28,7 @@ __all__ = [
     "Retention",
     "Store",
     "atomic_write",
+    "load_checkpoint",
     "observe_fault_points",
     "reach_fault_point",
 ]

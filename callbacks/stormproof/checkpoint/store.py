@@ -62,7 +62,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class _Content:
-    """What a commit has written, as in :class:`Checkpoint`."""
+    """Content of a commit, with the fields of :class:`Checkpoint`."""
 
     digest: str
     bytes: int

@@ -105,21 +105,18 @@ def find_resume_problem(checkpoint: Checkpoint) -> str | None:
     """Returns why no run may resume from an unchanged checkpoint. None if it can be loaded."""
     if not checkpoint.finite:
         return "it contains numbers that are not finite"
-    if checkpoint.files is None:
-        return find_load_problem(checkpoint.path)
-    from stormproof.checkpoint.sharding.shard_reader import (  # noqa: PLC0415 (imports torch, see find_load_problem)
-        find_shard_problem,
-    )
-
-    return find_shard_problem(lambda name: (checkpoint.path / name).open("rb"), checkpoint.files)
+    return find_load_problem(checkpoint.path)
 
 
 def find_load_problem(file: Path | BinaryIO) -> str | None:
     """Returns why ``torch.load(file, weights_only=True)`` refuses the file. None if it loads. Runs no code from it.
 
     Args:
-        file: Path, or a seekable file, of which torch 2.13 reads everything except the values of the tensors.
+        file: Path, the folder of a sharded checkpoint, or a seekable file, of which torch 2.13 reads everything except
+            the values of the tensors.
     """
+    if isinstance(file, Path) and file.is_dir():
+        return _find_shard_problem(file)
     if not zipfile.is_zipfile(file):
         return "it is not a complete zip archive, the format of torch.save since torch 1.6"
     import torch  # noqa: PLC0415 (takes a second; not needed to list a folder or write to it)
@@ -140,6 +137,12 @@ def find_load_problem(file: Path | BinaryIO) -> str | None:
             raise OSError(int(match[1]), os.strerror(int(match[1]))) from error
         return f"torch.load(weights_only=True) refuses it: {summarize_refusal(error)}"
     return None
+
+
+def _find_shard_problem(folder: Path) -> str | None:
+    from stormproof.checkpoint.sharding.shard_reader import find_shard_problem  # noqa: PLC0415 (imports torch)
+
+    return find_shard_problem(lambda name: (folder / name).open("rb"), {path.name for path in folder.iterdir()})
 
 
 _REFUSED_TYPE_PATTERN = re.compile(r"unsupported global: GLOBAL (\S+)|unsupported GLOBAL (\S+)", re.IGNORECASE)

@@ -164,7 +164,7 @@ def restore_complete(
     _load_module(module, checkpoint["state_dict"], is_complete=True)
 
 
-def parameter_names(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[torch.Tensor, str]:
+def parameter_names(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[nn.Parameter, str]:
     """Returns the names of an optimizer's parameters in the module, as in torch's sharded checkpoints."""
     for part in module.modules():
         if isinstance(part, FSDPModule):  # after a validation, it may still have the gathered parameters
@@ -173,7 +173,7 @@ def parameter_names(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict
     return {parameter: names[parameter] for parameter in _parameters(optimizer) if parameter in names}
 
 
-def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
@@ -202,10 +202,11 @@ def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, saved_names
     return {name: optimizer.state[parameter] for parameter, name in names.items() if parameter in optimizer.state}
 
 
-def _set_states(optimizer: torch.optim.Optimizer, states: Mapping[torch.Tensor, Any]) -> None:
+def _set_states(optimizer: torch.optim.Optimizer, states: Mapping[nn.Parameter, Any]) -> None:
     """Replaces all states. A parameter without a saved state has none, as before its first gradient."""
     optimizer.state.clear()
-    optimizer.state.update(states)
+    for parameter, state in states.items():
+        optimizer.state[parameter] = state
 
 
 def _set_hyperparameters(optimizer: torch.optim.Optimizer, saved_groups: Sequence[Mapping[str, Any]]) -> None:
@@ -246,7 +247,7 @@ def _distribute(value: Any, current_value: Any) -> Any:
 
 
 def _find(tree: Any, path: Sequence[Any]) -> Any:
-    """Returns the value at ``path``. None if there is none."""
+    """Returns the value at ``path``. None if ``tree`` does not have it."""
     for key in path:
         if isinstance(tree, Mapping):
             tree = tree.get(key)

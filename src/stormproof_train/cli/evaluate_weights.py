@@ -29,6 +29,7 @@ from stormproof_train.evaluation.comparison import compare
 from stormproof_train.evaluation.evaluation_files import save_test_results
 from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.evaluation.records import Comparison
+from stormproof_train.initialization.checkpoint import read_checkpoint
 from stormproof_train.lightning_output import suppress_lightning_output
 from stormproof_train.run.folder import RunFolder
 from stormproof_train.run.trained_weights import TrainedWeights, read_run_plan, resolve_weights
@@ -113,8 +114,13 @@ def _run_test(plan: Plan, task: Task, data: pl.LightningDataModule, checkpoint: 
     trainer: pl.Trainer = plan.trainer.build(logger=False, callbacks=[], enable_checkpointing=False)
     if getattr(trainer, "limit_test_batches", 1) == 0:
         raise UserError("trainer.limit_test_batches must not be 0 for an evaluation. Omit it, or set it above 0.")
+    is_sharded = checkpoint.is_dir()
     try:
-        (results,) = trainer.test(task, datamodule=data, ckpt_path=str(checkpoint), weights_only=True, verbose=False)
+        if is_sharded:  # which Lightning loads only if the strategy shards parameters
+            task.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
+        (results,) = trainer.test(
+            task, datamodule=data, ckpt_path=None if is_sharded else str(checkpoint), weights_only=True, verbose=False
+        )
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning exits this way after Ctrl-C
             raise KeyboardInterrupt from error

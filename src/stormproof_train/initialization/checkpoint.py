@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stormproof.checkpoint import load_checkpoint
 from stormproof.checkpoint.verification import find_load_problem
 from stormproof_train.errors import UserError, first_line
 
@@ -22,7 +23,8 @@ def from_checkpoint(network: nn.Module, path: str, sha256: str | None = None) ->
 
     Args:
         network: Network to initialize.
-        path: Checkpoint of a run, or a file with the ``state_dict`` of one network. Loaded with ``weights_only=True``.
+        path: Checkpoint of a run, which may be sharded, or a file with the ``state_dict`` of one network. Loaded with
+            ``weights_only=True``.
         sha256: Expected SHA-256 of the file in hexadecimal. The identity of the run then depends on this hash and not
             on the path. Not checked if None.
 
@@ -62,20 +64,23 @@ def read_checkpoint(path: Path, sha256: str | None = None) -> dict[str, Any]:
     """Returns the content of a checkpoint without executing code from it.
 
     Args:
-        path: Path of the file.
-        sha256: Expected SHA-256 of the content in hexadecimal. Not checked if None.
+        path: File, or folder of a sharded checkpoint.
+        sha256: Expected SHA-256 of the file in hexadecimal. Not checked if None.
 
     Raises:
-        UserError: If the file does not exist, cannot be loaded with ``weights_only=True``, or has another hash.
+        UserError: If it does not exist, cannot be loaded with ``weights_only=True``, or has another hash. Also if a
+            hash is passed for a folder.
     """
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"checkpoint {path} does not exist")
+    if path.is_dir() and sha256 is not None:
+        raise UserError(f"{path} is the folder of a sharded checkpoint, for which no sha256 can be given. Omit it.")
     problem = find_load_problem(path)
     if problem is not None:
         raise UserError(f"{path} is damaged or not a checkpoint: {problem}")
     if sha256 is not None and compute_digest(path) != sha256:
         raise UserError(f"{path} was replaced or changed: its content does not have the SHA-256 {sha256}")
-    content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    content: Any = load_checkpoint(path)
     if not isinstance(content, Mapping):
         raise UserError(f"{path} contains {type(content).__name__}, expected weights by name")
     return dict(content)

@@ -40,8 +40,9 @@ def upload_checkpoints(run: Any, checkpoints: Sequence[Checkpoint]) -> None:
     name = f"checkpoints-{run.id}"
     artifact = wandb.Artifact(name, "model", metadata={"best_first": checkpoint_metadata})
     for checkpoint in checkpoints:
-        for file in (checkpoint.path, checkpoint.manifest_path):
-            artifact.add_file(str(file), name=file.name, policy="immutable", skip_cache=True)
+        folder = checkpoint.path.parent
+        for file in (*(folder / name for name in checkpoint.stored_files), checkpoint.manifest_path):
+            artifact.add_file(str(file), name=str(file.relative_to(folder)), policy="immutable", skip_cache=True)
     run.log_artifact(artifact, aliases=["latest", "best"])
     if run.offline or run.disabled:
         return

@@ -55,8 +55,8 @@ def resolve_weights(path: Path) -> TrainedWeights:
     """Returns the weights for a path.
 
     Args:
-        path: A ``.ckpt`` file of a run, or the folder of a run. For a folder, these are the weights that the run has
-            validated and tested, or its newest checkpoint if it has not finished.
+        path: A checkpoint of a run (``.ckpt``), or the folder of a run. For the latter, these are the weights that the
+            run has validated and tested, or its newest checkpoint if it has not finished.
 
     Raises:
         UserError: If there are no weights.
@@ -65,7 +65,7 @@ def resolve_weights(path: Path) -> TrainedWeights:
     if (path / "run.json").is_file():
         run = path if path.name else path.resolve()
         return TrainedWeights(run, _resolve_checkpoint(run))
-    if not path.is_file():
+    if not path.exists() or (path.is_dir() and path.suffix != ".ckpt"):
         raise UserError(f"{path} is neither the folder of a run nor a checkpoint")
     run = path.absolute().parent.parent
     if not (run / "run.json").is_file():
@@ -186,7 +186,7 @@ def _resolve_checkpoint(run: Path) -> Path:
     weights = summary and summary.get("weights")
     if weights:
         tested_checkpoint = run / weights
-        if not tested_checkpoint.is_file():
+        if not tested_checkpoint.exists():
             raise UserError(
                 f"{tested_checkpoint}, which the run {run} tested, is missing. Choose another checkpoint of the run."
             )
@@ -196,7 +196,7 @@ def _resolve_checkpoint(run: Path) -> Path:
     if newest_checkpoint is not None:
         return newest_checkpoint.path
     last_checkpoint = run / "checkpoints" / "last.ckpt"  # written by runs without stormproof.CheckpointRecovery
-    if not last_checkpoint.is_file():
+    if not last_checkpoint.exists():
         raise UserError(f"the run {run} has no checkpoint yet")
     return last_checkpoint
 

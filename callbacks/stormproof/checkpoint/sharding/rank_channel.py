@@ -8,12 +8,13 @@ from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]  # public, but not in __all__
 
 from stormproof.distributed.collectives import broadcast
 from stormproof.distributed.rank import main_address
 
 CONNECT_TIMEOUT = timedelta(seconds=300)
-_SERVERS: list[dist.TCPStore] = []
+_SERVERS: list[TCPStore] = []
 """Servers of this process. They live as long as the process, because other ranks may still use them."""
 
 
@@ -30,15 +31,15 @@ class RankChannel:
         is_rank_zero = dist.get_rank() == 0
         host = broadcast(main_address() if is_rank_zero else "")
         if is_rank_zero:
-            self._store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=CONNECT_TIMEOUT)
+            self._store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=CONNECT_TIMEOUT)
             _SERVERS.append(self._store)
         port = broadcast(self._store.port if is_rank_zero else 0)
         if not is_rank_zero:
-            self._store = dist.TCPStore(host, port, wait_for_workers=False, timeout=CONNECT_TIMEOUT)
+            self._store = TCPStore(host, port, wait_for_workers=False, timeout=CONNECT_TIMEOUT)
 
     def send(self, key: str, message: Any) -> None:
         """Sends a picklable object under a key that is used once."""
-        self._store.set(key, pickle.dumps(message))
+        self._store.set(key, pickle.dumps(message))  # type: ignore[arg-type]  # torch's stubs omit bytes
 
     def receive(self, key: str, pause: Callable[[], bool]) -> Any:
         """Waits for a message and returns it.
@@ -47,7 +48,7 @@ class RankChannel:
 
         Args:
             key: Key of the message.
-            pause: Waits until the next look. Returns False to stop.
+            pause: Called while there is no message, before the next check. Returns False to stop.
 
         Raises:
             TimeoutError: If ``pause`` returns False.

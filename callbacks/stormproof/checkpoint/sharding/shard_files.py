@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import torch
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.filesystem import FileSystem
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 from torch.distributed.checkpoint.planner import SavePlan, WriteItem
 from torch.distributed.checkpoint.storage import WriteResult
@@ -83,10 +83,10 @@ class ShardFiles:
         )
 
 
-def _make_writer(folder: str, file: BinaryIO) -> dcp.FileSystemWriter:
+def _make_writer(folder: str, file: BinaryIO) -> FileSystemWriter:
     """Returns torch's writer, which writes to ``file``."""
     # per_thread_copy_ahead=0: the tensors are in host memory, and torch need not use the GPU
-    writer = dcp.FileSystemWriter(folder, sync_files=False, per_thread_copy_ahead=0, thread_count=1)
+    writer = FileSystemWriter(folder, sync_files=False, per_thread_copy_ahead=0, thread_count=1)
     writer.fs = _OneFile(file)
     return writer
 
@@ -108,7 +108,7 @@ class _OneFile(FileSystem):
         return False
 
 
-class _StagedPlanner(dcp.DefaultSavePlanner):
+class _StagedPlanner(DefaultSavePlanner):
     """Planner whose values are already computed."""
 
     def __init__(self, values: Mapping[MetadataIndex, PlannedValue]) -> None:

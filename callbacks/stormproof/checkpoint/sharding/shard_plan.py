@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 from torch.distributed.checkpoint.planner import SavePlan
 
@@ -21,7 +22,7 @@ PlannedValue = torch.Tensor | bytes
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """What one rank writes.
+    """Content that one rank writes.
 
     Attributes:
         items: Plan of torch.
@@ -51,7 +52,7 @@ class ShardPlanner:
         Returns:
             The plan, and the values that this rank writes. The tensors are not copied.
         """
-        planner = dcp.DefaultSavePlanner(dedup_save_to_lowest_rank=True)
+        planner = DefaultSavePlanner(dedup_save_to_lowest_rank=True)
         is_coordinator = world_size() == 1 or dist.get_rank() == 0
         planner.set_up_planner(dict(state), is_coordinator=is_coordinator)
         local_plan = planner.create_local_plan()
@@ -66,14 +67,14 @@ class ShardPlanner:
         return self._plan, values
 
 
-def _exchange(planner: dcp.DefaultSavePlanner, local_plan: SavePlan) -> ShardPlan:
+def _exchange(planner: DefaultSavePlanner, local_plan: SavePlan) -> ShardPlan:
     """Distributes the items among the ranks, and gives each file a name."""
     local_plans, index = gather(local_plan), None
     outputs: list[Any] = [None] * world_size()
     if local_plans is not None:
         try:
             plans, index = planner.create_global_plan(local_plans)
-            named_plans = dcp.FileSystemWriter(".").prepare_global_plan(plans)
+            named_plans = FileSystemWriter(".").prepare_global_plan(plans)
             outputs = [(plan, None) for plan in named_plans]
         except ValueError as error:
             outputs = [(None, error)] * world_size()

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import filesystem
 from torch.distributed.checkpoint import metadata as dcp_metadata
-from torch.distributed.checkpoint.filesystem import FileSystem
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, TensorStorageMetadata
 
 from stormproof.checkpoint.sharding.file_names import INDEX_FILE, REST_FILE
@@ -23,10 +23,10 @@ from stormproof.checkpoint.verification import find_load_problem, summarize_refu
 OpenFile = Callable[[str], BinaryIO]
 
 
-class ShardReader(dcp.FileSystemReader):
+class ShardReader(FileSystemReader):
     """Reads a sharded checkpoint.
 
-    Unlike torch's reader, unpickles nothing but the classes of an index, and opens only the given files.
+    Unlike torch's reader, unpickles only the classes of an index, and opens only the given files.
 
     Args:
         open_file: Opens a file by its name in the checkpoint, for reading.
@@ -81,7 +81,7 @@ class ShardReader(dcp.FileSystemReader):
             ValueError: If a tensor has another shape in the checkpoint.
         """
         self.fs = _Files(self._open_file)
-        planner = dcp.DefaultLoadPlanner(flatten_state_dict=False)
+        planner = DefaultLoadPlanner(flatten_state_dict=False)
         planner.set_up_planner(dict(tensors), index, is_coordinator=True)
         self.set_up_storage_reader(index, is_coordinator=True)
         plan = self.prepare_local_plan(planner.create_local_plan())
@@ -143,23 +143,7 @@ def find_shard_problem(open_file: OpenFile, files: Collection[str]) -> str | Non
 
 
 def load_full(folder: Path) -> dict[str, Any]:
-    """Loads a sharded checkpoint completely, as the dict of a checkpoint in one file.
-
-    Args:
-        folder: Folder of the checkpoint.
-
-    Returns:
-        Lightning checkpoint. The states of an optimizer are numbered in the order of its parameter groups.
-
-    Raises:
-        OSError: If a file cannot be read.
-        Exception: If a file is damaged.
-
-    Example:
-        >>> checkpoint = load_full("runs/large/checkpoints/000012-step-600.ckpt")  # doctest: +SKIP
-        >>> module.load_state_dict(checkpoint["state_dict"])  # doctest: +SKIP
-    """
-    folder = Path(folder)
+    """Loads a sharded checkpoint as :func:`stormproof.checkpoint.load_checkpoint` does."""
     reader = ShardReader.from_folder(folder)
     index = reader.read_metadata()
     tensors = {

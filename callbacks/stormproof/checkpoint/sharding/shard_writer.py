@@ -29,7 +29,7 @@ from stormproof.distributed.collectives import world_size
 from stormproof.long_waits import long_wait
 
 POLL_SECONDS, IDLE_POLL_SECONDS = 0.02, 0.5
-"""Time between two looks for a message: if one is expected, and otherwise."""
+"""Time between two checks for a message, in seconds: if one is expected, and otherwise."""
 STAGE_TIMEOUT_SECONDS = 60.0
 """Maximum time that training waits for the previous write of this rank, in seconds."""
 CLOSE_TIMEOUT_SECONDS = 10.0
@@ -254,7 +254,7 @@ class ShardWriter:
         self._has_checked_loadable = True
 
     def _pause(self) -> bool:
-        """Waits until the next look for a message. Returns False if this rank should stop waiting."""
+        """Waits until the next check for a message. Returns False if this rank should stop waiting."""
         with self._changed:
             # only rank 0 waits for reports, which are expected
             is_expected = self._rank == 0 or (self._shard is not None and self._shard.number > self._reported_number)

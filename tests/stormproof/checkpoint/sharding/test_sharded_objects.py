@@ -15,6 +15,9 @@ from stormproof.errors import DamagedError
 from tests.support.checkpoint_files import file_names, flip_bit
 from tests.support.object_stores import flip_object_bit, object_names
 from tests.support.sharded_checkpoints import commit_shards, make_sharded_state, make_sharded_store
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS
+
+pytestmark = LIGHTNING_WARNING_FILTERS
 
 FILES = [".metadata", "__0_0.distcp", "meta.pt"]
 
