@@ -54,7 +54,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
 
     A checkpoint is a plain Lightning ``.ckpt`` file and a ``.json`` manifest, which is written last and contains its
     own checksum. If parameters are sharded (``ModelParallelStrategy`` with ``save_distributed_checkpoint=True``), it is
-    a folder to which each rank writes its part.
+    a folder to which each rank writes its shard.
 
     It is captured between two batches after an optimizer step. By then, the hooks of all other callbacks have run, as
     have a validation and the end of the epoch if they are due. A resumed run ends with bit-identical weights. The
@@ -354,8 +354,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
         """Checks that all ranks found the same checkpoint, and acquires the folder."""
         self._undo_functions = [
             internals.patch_checkpoint_loading(trainer, self.store.backend.load_folder, retry_read),
-            internals.replace_loading(
-                trainer, self.store.backend.load_folder, partial(sharded_state.load_checkpoint, trainer)
+            internals.redirect_loading(
+                trainer, self.store.backend.load_folder, partial(sharded_state.load_for_strategy, trainer)
             ),
             internals.call_after_loading(trainer, partial(_prepare_checkpoint, trainer)),
             internals.call_on_exception(trainer, self._release),
@@ -363,7 +363,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._is_active = stage == "fit" and not getattr(trainer, "fast_dev_run", False)
         if not self._is_active:
             return
-        check_strategy(trainer, "CheckpointRecovery requires the state of each rank")
+        check_strategy(trainer, "CheckpointRecovery requires the parameters and optimizer states of each rank")
         if self.wrap_loaders:
             self._undo_functions.append(wrap_training_loaders(trainer))
         if self.resume:
@@ -383,10 +383,10 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self.monitored_metric.reset()
         self.save_coordinator.unsaved_attributes = UnsavedAttributes()
         self.schedule.reset()
-        if internals.saves_shards(trainer):
+        if internals.saves_sharded_checkpoints(trainer):
             from stormproof.checkpoint.sharding.shard_writer import ShardWriter  # noqa: PLC0415 (0.3 s)
 
-            self.save_coordinator.shards = ShardWriter(self.store.storage, trainer.global_rank)
+            self.save_coordinator.shard_writer = ShardWriter(self.store.storage, trainer.global_rank)
         verify_shared_store(self.store, run_on_rank_zero(lambda: self._acquire_folder(resolution)))
 
     def on_load_checkpoint(
@@ -586,7 +586,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             async_save=self.async_save,
             storage_timeout_seconds=self.storage_timeout_seconds,
             on_commit=None if self._mirror is None else self._mirror.notify,
-            shards=self.save_coordinator.shards,
+            shard_writer=self.save_coordinator.shard_writer,
         )
         return ownership.token
 
@@ -618,9 +618,9 @@ class CheckpointRecovery(InactiveCopies, Callback):
         if self.save_coordinator.writer is not None:
             self.save_coordinator.writer.close(is_interrupted=is_interrupted)
             self.save_coordinator.writer = None
-        if self.save_coordinator.shards is not None:
-            self.save_coordinator.shards.close(is_interrupted=is_interrupted)
-            self.save_coordinator.shards = None
+        if self.save_coordinator.shard_writer is not None:
+            self.save_coordinator.shard_writer.close(is_interrupted=is_interrupted)
+            self.save_coordinator.shard_writer = None
         if self._mirror is not None:
             self._mirror.close(MIRROR_INTERRUPT_SECONDS if is_interrupted else MIRROR_EXCEPTION_SECONDS)
             self._mirror = None

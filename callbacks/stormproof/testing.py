@@ -57,8 +57,8 @@ class FaultInjector(Callback):
 
     All methods share these arguments and return the injector, so that calls can be chained:
 
-    - ``at``: Position, one of :data:`POSITIONS`. Positions in the commit protocol occur on rank 0 only, except those of
-      a shard.
+    - ``at``: Position, one of :data:`POSITIONS`. Positions in the commit protocol occur on rank 0 only, except
+      ``shard …`` positions, which every rank reaches.
     - ``step``: ``global_step`` at which the fault occurs. In the commit protocol, the step of the checkpoint, which the
       training loop may have passed. If None, the first time that the position is reached.
     - ``rank``: Rank on which the fault occurs. If None, all ranks.

@@ -4,7 +4,7 @@
 
 A corruption damages one file: a checkpoint, its manifest or the commit log. With ``--object-store``, it damages one
 object of an object store in memory, where the log consists of several objects. With ``--sharded``, each checkpoint is
-a folder of three files, one of which is damaged. It counts as detected if:
+a folder of three files, one of which is damaged. A corruption counts as detected if:
 
 - the resolution reports the checkpoint of the file as damaged or lost, or the log as damaged,
 - it chooses the newest undamaged checkpoint, and
@@ -32,7 +32,7 @@ import torch
 from obstore.store import MemoryStore
 
 from stormproof.checkpoint import CommitInfo, Store
-from stormproof.checkpoint.sharding.file_names import REST_FILE
+from stormproof.checkpoint.sharding.shard_file_names import UNSHARDED_FILE
 from stormproof.checkpoint.sharding.shard_writer import ShardWriter
 from stormproof.checkpoint.storage import ObjectStorage
 from stormproof.resume.sharded_state import pop_state
@@ -79,7 +79,7 @@ def commit_steps(store: Store, *, is_sharded: bool = False) -> Store:
             if is_sharded:
                 shards.plan(pop_state(state))
                 shards.stage()
-                store.commit_shards(lambda name, s=state: shards.write(name, s), info, attempt=attempt)
+                store.commit_sharded(lambda name, s=state: shards.write(name, s), info, attempt=attempt)
             else:
                 store.commit(lambda file, s=state: torch.save(s, file), info, attempt=attempt)
     return store
@@ -205,8 +205,10 @@ def _find_corruption(store: Store, damaged: set[str], *, thorough: bool) -> tupl
 
     def recording_load(path: Any, *arguments: Any, **options: Any) -> Any:
         if isinstance(path, Path):
-            loaded.append(path.parent.name if path.name == REST_FILE else path.name)
-        elif not isinstance(path, io.BytesIO):  # a value of a sharded checkpoint, after its rest
+            loaded.append(path.parent.name if path.name == UNSHARDED_FILE else path.name)
+        elif not isinstance(
+            path, io.BytesIO
+        ):  # non-tensor value of a sharded checkpoint; `meta.pt` was recorded before
             loaded.append(path.raw.object_name)
         return load(path, *arguments, **options)
 

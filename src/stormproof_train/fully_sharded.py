@@ -18,8 +18,8 @@ class FullySharded(ModelParallelStrategy):
     """ModelParallelStrategy of Lightning in which all ranks share the data and the parameters.
 
     Args:
-        save_distributed_checkpoint: Whether a checkpoint is a folder, to which each rank writes its part. If False, it
-            is one complete file, which rank 0 gathers in host memory.
+        save_distributed_checkpoint: Whether a checkpoint is a folder, to which each rank writes its shard. If False, it
+            is one file, which rank 0 gathers in host memory.
 
     Example:
         >>> FullySharded().restore_checkpoint_after_setup

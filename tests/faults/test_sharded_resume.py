@@ -156,7 +156,7 @@ def test_an_object_store_resumes_on_empty_nodes(tmp_path: Path, monkeypatch: pyt
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
         recovery = {"dirpath": f"s3://{server.make_bucket()}/run"}
-        for step, (point, rank) in enumerate([("shard half written", 1), ("index written", 0)], 5):
+        for step, (point, rank) in enumerate([("shard half written", 1), ("metadata written", 0)], 5):
             stop = partial(FaultInjector().stop, point, step, rank)
             outcome = run_attempt(CELL, tmp_path, stop, recovery=recovery)
             assert outcome.was_killed, outcome.output

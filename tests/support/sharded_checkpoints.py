@@ -35,7 +35,7 @@ def commit_shards(
     shards.plan(make_sharded_state(step))
     shards.stage()
     rest = {"global_step": step, "epoch": step // 100}
-    return store.commit_shards(
+    return store.commit_sharded(
         lambda folder: shards.write(folder, rest),
         CommitInfo(step=step, epoch=step // 100, world_size=1),
         attempt=attempt,

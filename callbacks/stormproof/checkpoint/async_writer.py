@@ -59,7 +59,7 @@ class CheckpointWriter:
         storage_timeout_seconds: Seconds without a commit, despite failures, after which training stops. Must be above
             0.
         on_commit: Called after each commit, by the thread that writes.
-        shards: Writes the parameters and optimizer states if they are sharded. None if checkpoints are in one file.
+        shard_writer: Writes sharded parameters and optimizer states. None if checkpoints are in one file.
 
     Attributes:
         ownership: Ownership of the folder.
@@ -78,9 +78,9 @@ class CheckpointWriter:
         async_save: bool = True,
         storage_timeout_seconds: float,
         on_commit: Callable[[], object] | None = None,
-        shards: ShardWriter | None = None,
+        shard_writer: ShardWriter | None = None,
     ) -> None:
-        self._shards = shards
+        self._shard_writer = shard_writer
         self._store, self.retention, self.ownership = store, retention, ownership
         self._async_save = async_save
         self._storage_timeout_seconds = storage_timeout_seconds
@@ -158,8 +158,8 @@ class CheckpointWriter:
         reported before any work can be lost.
 
         Args:
-            checkpoint: Lightning checkpoint. The caller may modify it afterwards. With ``shards``, without parameters
-                and optimizer states, for which ``shards.plan`` was called.
+            checkpoint: Lightning checkpoint. The caller may modify it afterwards. If ``shard_writer`` is set, it has no
+                parameters and optimizer states. The caller passes them to ``shard_writer.plan`` first.
             state_keys: Top-level keys with training state.
             info: Description of the checkpoint.
 
@@ -168,7 +168,7 @@ class CheckpointWriter:
             OSError: If the first checkpoint cannot be written.
             StorageError: If the previous write hangs, or nothing could be committed for too long.
         """
-        self._require_write_finished()
+        self.require_write_finished()
         self.check_last_write()
         checkpoint = self._converter.convert(checkpoint, state_keys)
         is_first = not self._has_baseline
@@ -177,8 +177,8 @@ class CheckpointWriter:
         self.submitted_step, self._last_try_time = info.step, time.monotonic()
         # also if training waits for the write, which may hang and continue after the wait
         staged_checkpoint = self._stager.stage(checkpoint)
-        if self._shards is not None:
-            self._shards.stage()
+        if self._shard_writer is not None:
+            self._shard_writer.stage()
         self._retry_write = lambda: self._commit(staged_checkpoint, info, should_read_back=is_first)
         self._write_job = BackgroundJob(self._retry_write, "checkpoint-writer")
         if is_first:
@@ -246,7 +246,7 @@ class CheckpointWriter:
         while True:
             if not self.wait_for_previous(deadline - time.monotonic()):
                 return TimeoutError(errno.ETIMEDOUT, "storage is slow or fails")
-            self._require_write_finished()
+            self.require_write_finished()
             failure, delay = self._pop_failure(), next(delays, None)
             if not isinstance(failure, OSError) or failure.errno in permanent_errnos or delay is None:
                 return failure
@@ -270,8 +270,8 @@ class CheckpointWriter:
             is_interrupted: Whether to wait for at most ``INTERRUPT_WAIT_SECONDS`` for the last write.
         """
         timeout_seconds = INTERRUPT_WAIT_SECONDS if is_interrupted else HANG_TIMEOUT_SECONDS
-        if self._shards is not None:
-            self._shards.stop_waiting_soon()
+        if self._shard_writer is not None:
+            self._shard_writer.start_close_timeout()
         if self._wait_for_write(0.0 if self._is_hanging else timeout_seconds):
             release_job = BackgroundJob(self.ownership.release, "lease-release")
             with long_wait("storage"):
@@ -294,7 +294,12 @@ class CheckpointWriter:
         failure, self._write_job = self._write_job.exception(), None
         return failure
 
-    def _require_write_finished(self) -> None:
+    def require_write_finished(self) -> None:
+        """Waits for the previous write.
+
+        Raises:
+            StorageError: If it hangs.
+        """
         if not self._wait_for_write(min(self._storage_timeout_seconds, MAX_WRITE_WAIT_SECONDS)):
             self._is_hanging = True
             raise StorageError(
@@ -308,17 +313,11 @@ class CheckpointWriter:
             self._storage_problem = None  # storage is not the cause
             return
         try:
-            committed_checkpoint = self._write_checkpoint(checkpoint, info)
+            committed_checkpoint = self._write_or_make_room(checkpoint, info)
         except NonFiniteError as error:
             self._finite_check.warn(info.step, error.names)
             self._storage_problem = None  # storage is not the cause
             return
-        except OSError as error:
-            if error.errno not in DISK_FULL_ERRNOS or not self._store.free_disk_space(
-                self.retention, fence=self.ownership.fence
-            ):
-                raise
-            committed_checkpoint = self._write_checkpoint(checkpoint, info)
         if should_read_back:
             self._store.read_back(committed_checkpoint)
         self.committed_step = committed_checkpoint.step
@@ -336,11 +335,21 @@ class CheckpointWriter:
             )
         self.write_seconds = time.monotonic() - start_time
 
+    def _write_or_make_room(self, checkpoint: Mapping[str, Any], info: CommitInfo) -> Checkpoint:
+        try:
+            return self._write_checkpoint(checkpoint, info)
+        except OSError as error:
+            if error.errno not in DISK_FULL_ERRNOS or not self._store.free_disk_space(
+                self.retention, fence=self.ownership.fence
+            ):
+                raise
+            return self._write_checkpoint(checkpoint, info)
+
     def _write_checkpoint(self, checkpoint: Mapping[str, Any], info: CommitInfo) -> Checkpoint:
-        shards = self._shards
-        if shards is not None:
-            return self._store.commit_shards(
-                lambda folder: shards.write(folder, checkpoint),
+        shard_writer = self._shard_writer
+        if shard_writer is not None:
+            return self._store.commit_sharded(
+                lambda folder: shard_writer.write(folder, checkpoint),
                 info,
                 attempt=self.ownership.attempt,
                 fence=self.ownership.fence,

@@ -24,17 +24,17 @@ SHARD_POINTS = (
     "shard written",
     "shard synced",
     "shard renamed",
-    "rest half written",
-    "rest written",
-    "rest synced",
-    "rest renamed",
-    "index half written",
-    "index written",
-    "index synced",
-    "index renamed",
+    "unsharded state half written",
+    "unsharded state written",
+    "unsharded state synced",
+    "unsharded state renamed",
+    "metadata half written",
+    "metadata written",
+    "metadata synced",
+    "metadata renamed",
 )
-"""Fault points of a sharded commit, instead of those of the checkpoint: the folder exists, a shard, ``meta.pt`` and
-``.metadata`` are written. All ranks reach those of a shard, and only rank 0 the others."""
+"""Fault points of a sharded commit. They replace the ``checkpoint …`` points. All ranks reach the ``shard …`` points.
+Only rank 0 reaches the others."""
 
 PRUNING_POINTS = ("pruning", "manifest pruned", "pruned")
 """Fault points of a deletion: the log line is written, a manifest is deleted, all checkpoints are deleted."""

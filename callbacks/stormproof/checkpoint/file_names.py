@@ -11,7 +11,6 @@ import re
 _STEM_PATTERN = r"([0-9]{6,})-step-(0|[1-9][0-9]*)"
 _FILE_PATTERN = re.compile(rf"({_STEM_PATTERN})\.(ckpt|json)")
 _TEMPORARY_PATTERN = re.compile(rf"\.{_STEM_PATTERN}\.(ckpt|json)\.[0-9a-f]{{8}}\.tmp")
-_SHARD_PATTERN = re.compile(r"__[0-9]+_[0-9]+\.distcp|\.metadata|meta\.pt")
 
 LOG_FILE_NAME = "commits.log"
 QUARANTINE_FOLDER_NAME = "quarantine"
@@ -66,23 +65,3 @@ def parse_sequence(file: str) -> int:
 def is_temporary(file: str) -> bool:
     """Returns whether ``file`` is the temporary name of a checkpoint or manifest."""
     return _TEMPORARY_PATTERN.fullmatch(file) is not None
-
-
-def is_shard_file(name: str) -> bool:
-    """Returns whether ``name`` is the name of a file of a sharded checkpoint.
-
-    Example:
-        >>> is_shard_file("__3_0.distcp"), is_shard_file(".metadata"), is_shard_file("../meta.pt")
-        (True, True, False)
-    """
-    return _SHARD_PATTERN.fullmatch(name) is not None
-
-
-def is_unfinished_shard_file(name: str) -> bool:
-    """Returns whether ``name`` is the name of a file of a sharded checkpoint, or its temporary name.
-
-    Example:
-        >>> is_unfinished_shard_file(".__3_0.distcp.0123abcd.tmp"), is_unfinished_shard_file("notes.txt")
-        (True, False)
-    """
-    return is_shard_file(re.sub(r"\A\.(.+)\.[0-9a-f]{8}\.tmp\Z", r"\1", name))

@@ -77,7 +77,7 @@ def put_hashed(
     on_stage: StageCallback | None = None,
     on_first_write: Callable[[], object] | None = None,
 ) -> StoredFile:
-    """Writes a name and returns its size and hash.
+    """Writes a file to a storage and returns its size and hash.
 
     Args:
         storage: Storage to write to.

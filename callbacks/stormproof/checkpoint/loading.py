@@ -1,27 +1,30 @@
-"""Loads complete checkpoints."""
+"""Loads checkpoints, in one file or sharded."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from stormproof.checkpoint.file_names import parse_file_name
+from stormproof.checkpoint.verification import find_damage, find_load_problem, read_manifest, summarize_refusal
+from stormproof.errors import DamagedError
+
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
-    """Loads a checkpoint into host memory, also a sharded one. Executes no code from it.
+    """Loads a full or sharded checkpoint into host memory. Executes no code from it.
 
-    Does not verify the content. :meth:`Store.verify` does.
+    First verifies the hashes if the manifest is next to the checkpoint.
 
     Args:
         path: File, or folder of a sharded checkpoint.
 
     Returns:
-        Lightning checkpoint. Parameters and optimizer states are complete. The states of an optimizer are numbered in
-        the order of its parameter groups.
+        Lightning checkpoint with the full parameters and optimizer states. Optimizer states are keyed by parameter ID,
+        as in ``Optimizer.state_dict``.
 
     Raises:
+        DamagedError: If the content has changed since it was committed, or cannot be loaded.
         OSError: If a file cannot be read.
-        ValueError: If the index of a sharded checkpoint is damaged.
-        pickle.UnpicklingError: If ``torch.load(weights_only=True)`` refuses the content.
 
     Example:
         >>> checkpoint = load_checkpoint("runs/large/000012-step-600.ckpt")  # doctest: +SKIP
@@ -29,9 +32,28 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     """
     import torch  # noqa: PLC0415 (takes a second; not needed to list a folder or write to it)
 
-    path = Path(path)
-    if not path.is_dir():
-        return torch.load(path, map_location="cpu", weights_only=True)
     from stormproof.checkpoint.sharding.shard_reader import load_full  # noqa: PLC0415 (as above)
 
-    return load_full(path)
+    path = Path(path)
+    problem = _find_problem(path)
+    if problem is not None:
+        raise DamagedError(f"{path} cannot be loaded: {problem}. Choose another checkpoint.")
+    try:
+        return load_full(path) if path.is_dir() else torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch raises any exception if a tensor is damaged
+        raise DamagedError(
+            f"{path} cannot be loaded: {summarize_refusal(error)}. Choose another checkpoint."
+        ) from error
+
+
+def _find_problem(path: Path) -> str | None:
+    """Returns why a checkpoint is bad, according to its manifest if it has one."""
+    if parse_file_name(path.name) is None or not path.with_suffix(".json").exists():
+        return find_load_problem(path)
+    try:
+        checkpoint, _ = read_manifest(path)
+    except ValueError as error:
+        return str(error)
+    return find_damage(checkpoint)

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from stormproof.checkpoint.digest import ALGORITHMS
-from stormproof.checkpoint.file_names import format_stem, is_shard_file
+from stormproof.checkpoint.file_names import format_stem
+from stormproof.checkpoint.sharding.shard_file_names import is_shard_file
 from stormproof.errors import NotResumableError
 
-FILE_FORMAT, FOLDER_FORMAT = 2, 3
-"""Formats of new manifests: of a checkpoint in one file, and of a sharded one, with the field ``files``. Format 1 has
-the field ``sha256`` instead of ``digest``."""
+FILE_FORMAT = 2
+"""Format of new manifests of checkpoints in one file. Format 1 has the field ``sha256`` instead of ``digest``."""
+FOLDER_FORMAT = 3
+"""Format of new manifests of sharded checkpoints, with the field ``files``."""
 
 ABORTED_PREFIX = b'{"aborted": '
 """First bytes of the manifest of an aborted commit."""
@@ -224,7 +226,7 @@ def _check_digests(digests: Iterable[str], path: Path) -> None:
 
 def _parse_files(value: object) -> dict[str, StoredFile]:
     if not isinstance(value, dict) or not value:
-        raise ValueError("the field files of its manifest has a wrong type")
+        raise ValueError("the field files of its manifest is empty or not an object")
     files = {}
     for name, file in value.items():
         # a name with a slash could lead out of the folder

@@ -8,13 +8,9 @@ from functools import partial
 
 from stormproof.checkpoint.backends import Backend, Source, get_backend
 from stormproof.checkpoint.commit_log import CommitLog, read_log
-from stormproof.checkpoint.file_names import (
-    is_temporary,
-    is_unfinished_shard_file,
-    parse_file_name,
-    parse_sequence,
-)
+from stormproof.checkpoint.file_names import is_temporary, parse_file_name, parse_sequence
 from stormproof.checkpoint.manifest import AbortedCommitError, Checkpoint, LogPrefix
+from stormproof.checkpoint.sharding.shard_file_names import is_unfinished_shard_file
 from stormproof.checkpoint.verification import describe_read_error
 
 

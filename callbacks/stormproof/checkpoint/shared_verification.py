@@ -20,7 +20,7 @@ import filelock
 
 from stormproof.checkpoint.manifest import Checkpoint, StoredFile
 from stormproof.checkpoint.read_retry import retry_read
-from stormproof.checkpoint.verification import find_changed_file, find_damage, find_resume_problem, find_size_problem
+from stormproof.checkpoint.verification import find_content_change, find_damage, find_resume_problem, find_size_problem
 from stormproof.distributed.rank import is_launched, local_rank
 from stormproof.long_waits import long_wait
 
@@ -77,7 +77,7 @@ def _verify_file(path: Path, size: int, content: list[object], checkpoint: Check
     def find_problem() -> str | None:
         if checkpoint is not None:
             return find_damage(checkpoint)
-        return retry_read(lambda: find_changed_file(path, StoredFile(size, str(content[0]))))
+        return retry_read(lambda: find_content_change(path, StoredFile(size, str(content[0]))))
 
     with ExitStack() as stack:
         try:

@@ -61,7 +61,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class _Content:
+class _WrittenFiles:
     """Content of a commit, with the fields of :class:`Checkpoint`."""
 
     digest: str
@@ -325,15 +325,15 @@ class Store:
             OSError: If the folder cannot be written or the disk is full.
         """
 
-        def write_file(name: str, on_stage: Callable[[str], None]) -> _Content:
+        def write_file(name: str, on_stage: Callable[[str], None]) -> _WrittenFiles:
             file = put_hashed(
                 self.storage, f"{name}.ckpt", write, on_stage, lambda: reach_fault_point("checkpoint half written")
             )
-            return _Content(file.digest, file.bytes)
+            return _WrittenFiles(file.digest, file.bytes)
 
         return self._commit(write_file, info, attempt=attempt, fence=fence, sequence=sequence)
 
-    def commit_shards(
+    def commit_sharded(
         self,
         write: Callable[[str], Mapping[str, StoredFile]],
         info: CommitInfo,
@@ -345,7 +345,7 @@ class Store:
         """Commits a sharded checkpoint, which is a folder of files.
 
         Creates the folder, lets ``write`` fill it, and then writes the manifest, which contains the hashes of all
-        files. A folder without a manifest does not count.
+        files. A folder without a manifest is ignored.
 
         Args:
             write: Takes the name of the folder. Returns the files in it after they are durable. Other processes may
@@ -363,7 +363,7 @@ class Store:
             OSError: If the folder cannot be written or the disk is full.
         """
 
-        def write_folder(name: str, _: Callable[[str], None]) -> _Content:
+        def write_folder(name: str, _: Callable[[str], None]) -> _WrittenFiles:
             folder = f"{name}.ckpt"
             self.backend.make_checkpoint_folder(folder)
             reach_fault_point("folder created")
@@ -376,13 +376,13 @@ class Store:
             digest = compute_combined_digest(
                 f"{file.digest} {file.bytes} {file_name}" for file_name, file in sorted(files.items())
             )
-            return _Content(digest, sum(file.bytes for file in files.values()), dict(sorted(files.items())))
+            return _WrittenFiles(digest, sum(file.bytes for file in files.values()), dict(sorted(files.items())))
 
         return self._commit(write_folder, info, attempt=attempt, fence=fence, sequence=sequence)
 
     def _commit(
         self,
-        write: Callable[[str, Callable[[str], None]], _Content],
+        write: Callable[[str, Callable[[str], None]], _WrittenFiles],
         info: CommitInfo,
         *,
         attempt: int,

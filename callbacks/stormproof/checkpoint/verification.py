@@ -87,7 +87,7 @@ def compare_size(size: int, file: StoredFile, subject: str = "it") -> str | None
     return None if size == file.bytes else f"{subject} has {size} bytes but was committed with {file.bytes}"
 
 
-def find_changed_file(path: Path, file: StoredFile) -> str | None:
+def find_content_change(path: Path, file: StoredFile) -> str | None:
     """Returns :data:`CHANGED` if the content of a file differs from its hash. None if it is unchanged."""
     return None if compute_file_digest(path, file.digest.partition(":")[0]) == file.digest else CHANGED
 
@@ -97,7 +97,7 @@ def _find_content_problem(checkpoint: Checkpoint) -> str | None:
     if problem is not None:
         return problem
     folder = checkpoint.path.parent
-    problems = (find_changed_file(folder / name, file) for name, file in checkpoint.stored_files.items())
+    problems = (find_content_change(folder / name, file) for name, file in checkpoint.stored_files.items())
     return next((problem for problem in problems if problem is not None), None)
 
 
@@ -112,8 +112,8 @@ def find_load_problem(file: Path | BinaryIO) -> str | None:
     """Returns why ``torch.load(file, weights_only=True)`` refuses the file. None if it loads. Runs no code from it.
 
     Args:
-        file: Path, the folder of a sharded checkpoint, or a seekable file, of which torch 2.13 reads everything except
-            the values of the tensors.
+        file: Path of a file or of a sharded checkpoint's folder, or a seekable file object. From a file object, torch
+            2.13 reads everything except the values of the tensors.
     """
     if isinstance(file, Path) and file.is_dir():
         return _find_shard_problem(file)

@@ -40,13 +40,11 @@ def local_rank(environ: Mapping[str, str] = os.environ) -> int:
     return int(environ.get("LOCAL_RANK", environ.get("SLURM_LOCALID", "0")))
 
 
-def main_address(environ: Mapping[str, str] = os.environ) -> str:
-    """Returns the host name or IP address of rank 0, by which the other ranks reach it. Call it on rank 0.
-
-    torch reads the same variable. Without it, returns the host name.
+def rank_zero_address(environ: Mapping[str, str] = os.environ) -> str:
+    """Returns the address of rank 0: ``MASTER_ADDR``, which torch also reads, or the host name. Call it on rank 0.
 
     Example:
-        >>> main_address({"MASTER_ADDR": "node-7"})
+        >>> rank_zero_address({"MASTER_ADDR": "node-7"})
         'node-7'
     """
     return environ.get("MASTER_ADDR") or socket.gethostname()

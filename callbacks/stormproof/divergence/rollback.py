@@ -14,7 +14,7 @@ from stormproof.checkpoint import Checkpoint, Store
 from stormproof.checkpoint.async_writer import CheckpointWriter
 from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.retention import select_for_deletion
-from stormproof.checkpoint.sharding.file_names import REST_FILE
+from stormproof.checkpoint.sharding.shard_file_names import UNSHARDED_FILE
 from stormproof.distributed.collectives import all_gather, assert_equal, run_on_rank_zero
 from stormproof.errors import DivergedError, StorageError
 from stormproof.resume import model_state, snapshot
@@ -61,6 +61,9 @@ def roll_back(
         )
     checkpoint, folder = _load_checkpoint(store, selected_checkpoint)
     restore_state(trainer, module, checkpoint, callbacks, folder)
+    if folder is not None:
+        all_gather(None)  # all ranks have read it
+    store.backend.discard_copy(selected_checkpoint)
     return checkpoint
 
 
@@ -122,14 +125,14 @@ def _load_checkpoint(store: Store, selected_checkpoint: Checkpoint) -> tuple[dic
     """Loads the checkpoint on every rank and verifies that all ranks loaded the same one.
 
     Returns:
-        The checkpoint, and None. Of a sharded checkpoint, the part that is not sharded, and the folder.
+        The full checkpoint and None, or the unsharded state and the folder of a sharded checkpoint.
     """
     checkpoint: dict[str, Any] = {}
     failure = folder = None
     try:
         path = store.fetch(selected_checkpoint)
         if selected_checkpoint.files is not None:
-            folder, path = path, path / REST_FILE
+            folder, path = path, path / UNSHARDED_FILE
         checkpoint = retry_read(lambda: torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # noqa: BLE001 (the other ranks wait for the outcome)
         failure = f"{store.storage.locate(selected_checkpoint.path.name)}: {error}"
@@ -137,7 +140,6 @@ def _load_checkpoint(store: Store, selected_checkpoint: Checkpoint) -> tuple[dic
     if failures:
         raise StorageError(f"rank {failures[0][0]} cannot read the checkpoint for a rollback: {failures[0][1]}")
     assert_equal("the checkpoint to roll back to", str(checkpoint[snapshot.KEY]["id"]))
-    store.backend.discard_copy(selected_checkpoint)
     return checkpoint, folder
 
 

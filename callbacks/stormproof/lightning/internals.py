@@ -242,8 +242,8 @@ def shards_parameters(trainer: pl.Trainer) -> bool:
     return strategy._tensor_parallel_size == 1 if mesh is None else mesh["tensor_parallel"].size() == 1
 
 
-def saves_shards(trainer: pl.Trainer) -> bool:
-    """Returns whether the strategy shards parameters and each rank saves its part."""
+def saves_sharded_checkpoints(trainer: pl.Trainer) -> bool:
+    """Returns whether the strategy shards parameters and each rank saves its shard."""
     strategy: Any = trainer.strategy
     return shards_parameters(trainer) and strategy._save_distributed_checkpoint
 
@@ -274,7 +274,7 @@ def dump_sharded_checkpoint(trainer: pl.Trainer) -> dict[str, Any]:
             undo()
 
 
-def replace_loading(
+def redirect_loading(
     trainer: pl.Trainer, folder: Path, load: Callable[[Path, bool | None, Callable[[], dict[str, Any]]], dict[str, Any]]
 ) -> Callable[[], None]:
     """Replaces the loading of checkpoints in ``folder`` by ``load(path, weights_only, original)``.

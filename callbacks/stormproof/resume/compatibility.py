@@ -33,7 +33,7 @@ def has_unsharded_state(trainer: pl.Trainer) -> bool:
 
 
 def check_strategy(trainer: pl.Trainer, requirement: str) -> None:
-    """Raises NotResumableError for a strategy that shards gradients and parameters in an unknown way.
+    """Raises NotResumableError for an unsupported strategy that shards parameters or gradients.
 
     Args:
         trainer: Trainer before training.

@@ -33,8 +33,8 @@ def clear_optimizer_states(trainer: pl.Trainer, optimizer_indices: Iterable[int]
 def dump_checkpoint(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
     """Returns the checkpoint that ``trainer.save_checkpoint`` would write. All ranks call it.
 
-    Leaves the state of the trainer unchanged. If the strategy shards parameters and saves complete checkpoints, only
-    the one on rank 0 is complete. If it saves sharded checkpoints, parameters and optimizer states are not copied.
+    Leaves the state of the trainer unchanged. If the strategy shards parameters and saves full checkpoints, only the
+    one on rank 0 is full. If it saves sharded checkpoints, parameters and optimizer states are not copied.
 
     Args:
         trainer: Trainer between two batches or at the end of training, with or without sharded parameters.
@@ -53,7 +53,7 @@ def dump_checkpoint(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str
     gradients = [parameter.grad for parameter in parameters]
     for parameter in parameters:  # torch initializes the state only without gradients
         parameter.grad = None
-    if internals.saves_shards(trainer):
+    if internals.saves_sharded_checkpoints(trainer):
         checkpoint = internals.dump_sharded_checkpoint(trainer)
     else:
         checkpoint = internals.dump_checkpoint(trainer)
@@ -170,7 +170,7 @@ def restore_model(
         folder: Folder of a sharded checkpoint. None if ``checkpoint`` is complete.
     """
     if folder is not None:
-        sharded_state.restore_folder(trainer, module, folder, with_hyperparameters=False)
+        sharded_state.restore_sharded(trainer, module, folder, with_hyperparameters=False)
         return
     if not internals.shards_parameters(trainer):
         trainer.strategy.load_model_state_dict(checkpoint, strict=module.strict_loading)
@@ -180,7 +180,7 @@ def restore_model(
         for optimizer, dtypes in zip(trainer.optimizers, collect_state_dtypes(checkpoint, unsaved), strict=True):
             dtypes.restore(optimizer)
         return
-    sharded_state.restore_complete(trainer, module, checkpoint, with_hyperparameters=False)
+    sharded_state.restore_full(trainer, module, checkpoint, with_hyperparameters=False)
 
 
 def _check_loadable(trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -192,7 +192,7 @@ def _check_loadable(trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if isinstance(optimizer, torch.optim.LBFGS):
             raise _make_error(trainer, f"{name} cannot step without a closure. Use another optimizer")
         if len(sharded_state.parameter_names(module, optimizer)) < len(_optimizer_parameters(optimizer)):
-            raise _make_error(trainer, f"{name} has a parameter outside the module. Make it part of the module")
+            raise _make_error(trainer, f"{name} optimizes a parameter that is not in the module. Register it there")
 
 
 def _optimizer_parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:

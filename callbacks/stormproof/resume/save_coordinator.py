@@ -37,7 +37,7 @@ class SaveCoordinator(InactiveCopies):
 
     Attributes:
         writer: Writer on rank 0 during training, otherwise None.
-        shards: Writer of this rank's part of sharded checkpoints during training. None for checkpoints in one file.
+        shard_writer: Writer of this rank's shard during training. None if checkpoints are in one file.
         unsaved_attributes: Warns about attributes that are in no checkpoint.
     """
 
@@ -57,7 +57,7 @@ class SaveCoordinator(InactiveCopies):
         )
         self._identity = identity
         self.writer: CheckpointWriter | None = None
-        self.shards: ShardWriter | None = None
+        self.shard_writer: ShardWriter | None = None
         self.unsaved_attributes = UnsavedAttributes()
         self._exchanged_attention: ExchangedNumbers | None = None
 
@@ -116,18 +116,20 @@ class SaveCoordinator(InactiveCopies):
         checkpoint = snapshot.capture(trainer, module, has_validated=has_validated, has_ended=has_ended)
         if trainer.is_global_zero:
             self.unsaved_attributes.check(trainer, checkpoint)
-        if self.shards is not None:
-            self.shards.plan(sharded_state.pop_state(checkpoint))
+        if self.shard_writer is not None:
+            # before any rank overwrites the copy that is being written
+            run_on_rank_zero(lambda: self._require_writer().require_write_finished())
+            self.shard_writer.plan(sharded_state.pop_state(checkpoint))
             if not trainer.is_global_zero:  # rank 0 does so in submit
-                self.shards.stage()
+                self.shard_writer.stage()
         stall = run_on_rank_zero(lambda: self._submit(checkpoint, trainer, stall_start, has_ended))
         self._schedule.record_save(trainer.global_step, time.monotonic(), stall)
         return stall
 
     def set_baseline(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Accepts the sharded tensors that are not finite after a resume. Does nothing without sharded checkpoints."""
-        if self.shards is not None:
-            self.shards.set_baseline(sharded_state.collect_state(trainer, module))
+        """Records which sharded tensors are not finite after a resume. They do not prevent later commits."""
+        if self.shard_writer is not None:
+            self.shard_writer.set_baseline(sharded_state.collect_state(trainer, module))
 
     def wait_for_previous(self, seconds: float) -> bool:
         """Waits for the previous write if storage has a problem. Returns False if it takes longer than ``seconds``."""
@@ -154,7 +156,7 @@ class SaveCoordinator(InactiveCopies):
         return run_on_rank_zero(finish)
 
     def _inactive_state(self) -> dict[str, Any]:
-        return {"writer": None, "shards": None, "_exchanged_attention": None}
+        return {"writer": None, "shard_writer": None, "_exchanged_attention": None}
 
     def _require_writer(self) -> CheckpointWriter:
         assert self.writer is not None

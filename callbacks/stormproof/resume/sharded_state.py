@@ -1,11 +1,12 @@
 """Restores parameters and optimizer states that are sharded over the ranks.
 
-A sharded or a complete checkpoint can be restored, saved with any strategy and number of ranks. Each rank reads and
-keeps only its own part.
+Restores sharded and full checkpoints, whichever strategy and world size saved them. From a sharded checkpoint, each
+rank reads only its shard of each ``DTensor``.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,26 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from stormproof.checkpoint.sharding.file_names import REST_FILE
-from stormproof.checkpoint.sharding.parameter_numbers import number_parameters
+from stormproof.checkpoint.sharding.parameter_ids import rekey_to_parameter_ids
+from stormproof.checkpoint.sharding.shard_file_names import UNSHARDED_FILE
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals
+from stormproof.resume.snapshot_state import CHECKPOINT_KEY
+
+_WRAPPER_PATTERN = re.compile(r"(?:_orig_mod|_checkpoint_wrapped_module)\.")
+"""Parts of parameter names that torch omits in sharded checkpoints."""
 
 
 def pop_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Removes parameters and optimizer states from a checkpoint and returns them, named as in Lightning's format."""
+    """Removes parameters and optimizer states from a checkpoint and returns them, named as in Lightning's format.
+
+    torch changes the keys of nested dicts. Values of the ``state_dict`` that are not tensors therefore also stay in the
+    checkpoint.
+    """
     state = {"state_dict": checkpoint.pop("state_dict")}
+    objects = {name: value for name, value in state["state_dict"].items() if not isinstance(value, torch.Tensor)}
+    if objects:
+        checkpoint[CHECKPOINT_KEY]["objects"] = objects
     for index, optimizer_state in enumerate(checkpoint.pop("optimizer_states", [])):
         state[f"optimizer_{index}"] = optimizer_state
     return state
@@ -42,7 +54,7 @@ def collect_state(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, 
     return state
 
 
-def load_checkpoint(
+def load_for_strategy(
     trainer: pl.Trainer, path: Path, weights_only: bool | None, load_original: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
     """Loads a checkpoint of any strategy for the strategy of this trainer.
@@ -50,7 +62,7 @@ def load_checkpoint(
     Args:
         trainer: Trainer that loads the checkpoint.
         path: File or folder.
-        weights_only: As for ``Trainer.fit``. The values of a sharded checkpoint are never unpickled.
+        weights_only: As for ``Trainer.fit``. Sharded checkpoints are always loaded with ``weights_only=True``.
         load_original: Loads the checkpoint as Lightning would.
 
     Returns:
@@ -60,24 +72,24 @@ def load_checkpoint(
     if not internals.shards_parameters(trainer):
         if not path.is_dir():
             checkpoint = load_original()
-            if checkpoint.get("stormproof", {}).get("is_sharded"):
-                checkpoint["optimizer_states"] = [*map(number_parameters, checkpoint["optimizer_states"])]
+            if checkpoint.get(CHECKPOINT_KEY, {}).get("shared", {}).get("is_sharded"):
+                checkpoint["optimizer_states"] = [*map(rekey_to_parameter_ids, checkpoint["optimizer_states"])]
             return checkpoint
         from stormproof.checkpoint.sharding.shard_reader import load_full  # noqa: PLC0415 (0.3 s)
 
         return load_full(path)
     module = trainer.lightning_module
     if path.is_dir():
-        return restore_folder(trainer, module, path, with_hyperparameters=True)
+        return restore_sharded(trainer, module, path, with_hyperparameters=True)
     checkpoint = torch.load(
         path, map_location="cpu", mmap=True, weights_only=True if weights_only is None else weights_only
     )
-    restore_complete(trainer, module, checkpoint, with_hyperparameters=True)
+    restore_full(trainer, module, checkpoint, with_hyperparameters=True)
     del checkpoint["state_dict"]
     return checkpoint
 
 
-def restore_folder(
+def restore_sharded(
     trainer: pl.Trainer, module: pl.LightningModule, folder: Path, *, with_hyperparameters: bool
 ) -> dict[str, Any]:
     """Restores parameters and optimizer states from a sharded checkpoint.
@@ -89,11 +101,11 @@ def restore_folder(
         with_hyperparameters: Whether to restore the hyperparameters of the optimizers, such as the learning rate.
 
     Returns:
-        The rest of the checkpoint.
+        The unsharded state.
 
     Raises:
         OSError: If a file cannot be read.
-        NotResumableError: If the optimizers have other parameter groups.
+        NotResumableError: If the module has other parameters or the optimizers have other parameter groups.
     """
     from torch.distributed.checkpoint.metadata import (  # noqa: PLC0415 (0.3 s at the start of unsharded runs too)
         TensorStorageMetadata,
@@ -103,24 +115,35 @@ def restore_folder(
     from stormproof.checkpoint.sharding.shard_reader import ShardReader, get_path, unflatten  # noqa: PLC0415
 
     reader = ShardReader.from_folder(folder)
-    index = reader.read_metadata()
+    metadata = reader.read_metadata()
+    unsharded_state = torch.load(folder / UNSHARDED_FILE, map_location="cpu", weights_only=True)
+    objects = reader.read_objects(metadata)
+    saved_tree = unflatten(dict.fromkeys(metadata.state_dict_metadata) | objects, metadata)  # without tensors
     current_state: dict[str, Any] = {"state_dict": get_model_state_dict(module)}
+    if module.strict_loading:
+        _check_names(current_state["state_dict"], saved_tree.get("state_dict", {}))
     for number, optimizer in enumerate(trainer.optimizers):
-        paths = [get_path(name, index) for name in index.state_dict_metadata]
-        saved_names = {str(path[2]) for path in paths if path[:2] == (f"optimizer_{number}", "state")}
-        current_state[f"optimizer_{number}"] = {"state": _initialize(module, optimizer, saved_names)}
+        saved_optimizer = saved_tree.get(f"optimizer_{number}", {})
+        _check_groups(optimizer, saved_optimizer.get("param_groups", []))
+        states = _initialize(module, optimizer, saved_optimizer.get("state", {}))
+        current_state[f"optimizer_{number}"] = {"state": states}
     tensors = {}
-    for name, description in index.state_dict_metadata.items():
-        path = get_path(name, index)
-        if isinstance(description, TensorStorageMetadata) and path[0] in current_state:
-            target = _find(current_state, path)
-            if path[0] == "state_dict" and target is None:
-                continue  # the module does not have it
-            is_target = isinstance(target, torch.Tensor) and target.shape == description.size
-            tensors[name] = target if is_target else torch.empty(description.size, dtype=description.properties.dtype)
-    reader.read_tensors(index, tensors)
-    saved_state = unflatten({**tensors, **reader.read_objects(index)}, index)
-    _load_module(module, saved_state.get("state_dict", {}))
+    for name, description in metadata.state_dict_metadata.items():
+        path = get_path(name, metadata)
+        target = _find(current_state, path)
+        if isinstance(target, torch.Tensor) and target.shape == getattr(description, "size", None):
+            tensors[name] = target
+        elif path[0] == "state_dict" and isinstance(target, torch.Tensor):
+            raise NotResumableError(
+                f"{path[1]} has the shape {[*target.shape]} in the module, but "
+                f"{[*getattr(description, 'size', [])]} in the checkpoint. Use the same model."
+            )
+        elif isinstance(description, TensorStorageMetadata) and path[0] in current_state and path[0] != "state_dict":
+            tensors[name] = torch.empty(description.size, dtype=description.properties.dtype)
+    reader.read_tensors(metadata, tensors)
+    saved_state = unflatten({**tensors, **objects}, metadata)
+    model_state = saved_state.get("state_dict", {}) | unsharded_state.get(CHECKPOINT_KEY, {}).get("objects", {})
+    _load_module(module, model_state)
     for number, optimizer in enumerate(trainer.optimizers):
         optimizer_state = saved_state.get(f"optimizer_{number}", {})
         states = optimizer_state.get("state", {})
@@ -128,13 +151,13 @@ def restore_folder(
         _set_states(optimizer, {parameter: states[name] for parameter, name in names.items() if name in states})
         if with_hyperparameters:
             _set_hyperparameters(optimizer, optimizer_state.get("param_groups", []))
-    return torch.load(folder / REST_FILE, map_location="cpu", weights_only=True)
+    return unsharded_state
 
 
-def restore_complete(
+def restore_full(
     trainer: pl.Trainer, module: pl.LightningModule, checkpoint: Mapping[str, Any], *, with_hyperparameters: bool
 ) -> None:
-    """Restores parameters and optimizer states from a complete checkpoint, which every rank has.
+    """Restores parameters and optimizer states from a full checkpoint, which every rank has.
 
     Args:
         trainer: Trainer with sharded parameters.
@@ -146,6 +169,7 @@ def restore_complete(
         NotResumableError: If the optimizers have other parameter groups.
     """
     for optimizer, saved_state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=False):
+        _check_groups(optimizer, saved_state.get("param_groups", []))
         states = saved_state.get("state", {})
         groups = saved_state.get("param_groups", [])
         keys = dict(zip(_parameters(optimizer), (key for group in groups for key in group["params"]), strict=False))
@@ -161,7 +185,7 @@ def restore_complete(
         )
         if with_hyperparameters:
             _set_hyperparameters(optimizer, groups)
-    _load_module(module, checkpoint["state_dict"], is_complete=True)
+    _load_module(module, checkpoint["state_dict"], is_full=True)
 
 
 def parameter_names(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[nn.Parameter, str]:
@@ -169,7 +193,7 @@ def parameter_names(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict
     for part in module.modules():
         if isinstance(part, FSDPModule):  # after a validation, it may still have the gathered parameters
             part.reshard()
-    names = {parameter: name.replace("_orig_mod.", "") for name, parameter in module.named_parameters()}
+    names = {parameter: _WRAPPER_PATTERN.sub("", name) for name, parameter in module.named_parameters()}
     return {parameter: names[parameter] for parameter in _parameters(optimizer) if parameter in names}
 
 
@@ -184,6 +208,12 @@ def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, saved_names
     learning rate of zero, as torch does. Only the optimizer knows how its states are sharded.
     """
     names = parameter_names(module, optimizer)
+    unknown_names = sorted({*saved_names} - {*names.values()})
+    if unknown_names:
+        raise NotResumableError(
+            f"The checkpoint contains the state of {unknown_names[0]}, which {type(optimizer).__name__} does not "
+            "optimize. Use the same model and configure_optimizers."
+        )
     if any(name in saved_names and not optimizer.state.get(parameter) for parameter, name in names.items()):
         parameters = _parameters(optimizer)
         gradients = [parameter.grad for parameter in parameters]
@@ -209,14 +239,27 @@ def _set_states(optimizer: torch.optim.Optimizer, states: Mapping[nn.Parameter, 
         optimizer.state[parameter] = state
 
 
-def _set_hyperparameters(optimizer: torch.optim.Optimizer, saved_groups: Sequence[Mapping[str, Any]]) -> None:
+def _check_names(current_names: Collection[str], saved_names: Collection[str]) -> None:
+    missing_names, unknown_names = sorted({*current_names} - {*saved_names}), sorted({*saved_names} - {*current_names})
+    if missing_names or unknown_names:
+        problem = f"does not contain {missing_names[0]}" if missing_names else f"contains {unknown_names[0]}"
+        others = "the module has" if missing_names else "the module does not have"
+        raise NotResumableError(
+            f"The checkpoint {problem}, which {others}. Use the same model, or set strict_loading=False in the module."
+        )
+
+
+def _check_groups(optimizer: torch.optim.Optimizer, saved_groups: Sequence[Mapping[str, Any]]) -> None:
     sizes = [len(group["params"]) for group in optimizer.param_groups]
     saved_sizes = [len(group["params"]) for group in saved_groups]
     if sizes != saved_sizes:
         raise NotResumableError(
-            f"The parameter groups of {type(optimizer).__name__} have {sizes} parameters, but {saved_sizes} in the "
-            "checkpoint. Use the same model and configure_optimizers."
+            f"{type(optimizer).__name__} has parameter groups of sizes {sizes}, but the checkpoint has {saved_sizes}. "
+            "Use the same model and configure_optimizers."
         )
+
+
+def _set_hyperparameters(optimizer: torch.optim.Optimizer, saved_groups: Sequence[Mapping[str, Any]]) -> None:
     for group, saved_group in zip(optimizer.param_groups, saved_groups, strict=True):
         for key, value in saved_group.items():
             if isinstance(value, torch.Tensor) and isinstance(group.get(key), torch.Tensor):
@@ -225,11 +268,11 @@ def _set_hyperparameters(optimizer: torch.optim.Optimizer, saved_groups: Sequenc
                 group[key] = value
 
 
-def _load_module(module: nn.Module, state: Mapping[str, Any], *, is_complete: bool = False) -> None:
+def _load_module(module: nn.Module, state: Mapping[str, Any], *, is_full: bool = False) -> None:
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict  # noqa: PLC0415
 
     strict = getattr(module, "strict_loading", True)
-    set_model_state_dict(module, dict(state), options=StateDictOptions(full_state_dict=is_complete, strict=strict))
+    set_model_state_dict(module, dict(state), options=StateDictOptions(full_state_dict=is_full, strict=strict))
 
 
 def _distribute(value: Any, current_value: Any) -> Any:

@@ -33,9 +33,9 @@ from stormproof.resume import (
     swa_state,
     world_size_change,
 )
-from stormproof.resume.snapshot_state import FORMAT, JobState, RankState, Snapshot
+from stormproof.resume.snapshot_state import CHECKPOINT_KEY, FORMAT, JobState, RankState, Snapshot
 
-KEY = "stormproof"
+KEY = CHECKPOINT_KEY
 
 
 @dataclass(frozen=True)
@@ -176,11 +176,11 @@ def check_world_size(trainer: pl.Trainer, rank_snapshot: RankSnapshot) -> None:
         len(rank_snapshot.snapshot.rank_states),
     )
     if job_state.is_sharded != is_sharded:
-        words = ("sharded", "complete") if job_state.is_sharded else ("complete", "sharded")
+        words = ("with", "without") if job_state.is_sharded else ("without", "with")
         rank_zero_warn(
-            f"The checkpoint was saved with {words[0]} parameters on each rank and this job has {words[1]} ones, so "
-            "that this resume is not exact. Parameters and optimizer states are equal. Gradients that were accumulated "
-            "over several steps are lost."
+            f"The checkpoint was saved {words[0]} sharded parameters, and this run trains {words[1]} them. The resume "
+            "is not exact. Parameters and optimizer states are restored. Gradients that were not zeroed before the "
+            "checkpoint are lost."
         )
     if ranks == trainer.world_size:
         return

@@ -11,6 +11,8 @@ from stormproof.resume.extra_tensors import Tensors
 from stormproof.resume.frozen_modules import FrozenState
 from stormproof.resume.rank_entries import Entry
 
+CHECKPOINT_KEY = "stormproof"
+"""Key of the snapshot in a Lightning checkpoint."""
 FORMAT = 1
 
 

@@ -16,7 +16,8 @@ _IGNORED_KEYS = (
     "name", "runs_dir", "resume", "max_restarts_without_progress", "test", "report", "debug", "logger", "logger.*",
     "checkpoints", "checkpoints.*",
     "callbacks",  # a leaf if there are no callbacks
-    "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.log_every_n_steps", "trainer.enable_*",
+    "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.strategy.*",
+    "trainer.log_every_n_steps", "trainer.enable_*",
     "trainer.logger", "trainer.profiler", "trainer.default_root_dir", "trainer.barebones",
 )  # fmt: skip
 

@@ -55,7 +55,10 @@ def from_checkpoint(network: nn.Module, path: str, sha256: str | None = None) ->
 
 
 def compute_digest(path: Path) -> str:
-    """Returns the SHA-256 of the content of a file in hexadecimal."""
+    """Returns the SHA-256 of the content of a file in hexadecimal. Of a folder, of its file names and their SHA-256."""
+    if path.is_dir():
+        lines = [f"{compute_digest(file)} {file.name}\n" for file in sorted(path.iterdir())]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -65,16 +68,13 @@ def read_checkpoint(path: Path, sha256: str | None = None) -> dict[str, Any]:
 
     Args:
         path: File, or folder of a sharded checkpoint.
-        sha256: Expected SHA-256 of the file in hexadecimal. Not checked if None.
+        sha256: Expected result of :func:`compute_digest`. Not checked if None.
 
     Raises:
-        UserError: If it does not exist, cannot be loaded with ``weights_only=True``, or has another hash. Also if a
-            hash is passed for a folder.
+        UserError: If it does not exist, cannot be loaded with ``weights_only=True``, or has another hash.
     """
     if not path.exists():
         raise UserError(f"checkpoint {path} does not exist")
-    if path.is_dir() and sha256 is not None:
-        raise UserError(f"{path} is the folder of a sharded checkpoint, for which no sha256 can be given. Omit it.")
     problem = find_load_problem(path)
     if problem is not None:
         raise UserError(f"{path} is damaged or not a checkpoint: {problem}")

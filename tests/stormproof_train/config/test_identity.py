@@ -50,6 +50,7 @@ UNCHANGED = [
     ["data.num_workers=4"],
     ["trainer.devices=8"],
     ["trainer.num_nodes=2", "trainer.strategy=ddp"],
+    ["trainer=fsdp", "trainer.strategy.save_distributed_checkpoint=false"],
     ["trainer.log_every_n_steps=1"],
     ["trainer.enable_model_summary=true"],
     ["trainer.profiler=simple"],

@@ -128,7 +128,7 @@ class FolderBackend:
         fsync_folder(self.folder)
 
     def delete(self, names: Iterable[str]) -> None:
-        """Deletes files, and folders with their content, in this order."""
+        """Deletes ``names`` in the given order. A folder is deleted with its files."""
         self.storage.delete(names)
 
     def discard(self, file: str) -> None:

@@ -200,7 +200,7 @@ class ObjectBackend:
         """Does nothing, because the claim of the name excludes other writers."""
 
     def delete(self, names: Iterable[str]) -> None:
-        """Deletes objects, and the objects of sharded checkpoints, in this order."""
+        """Deletes ``names`` in the given order. A sharded checkpoint is deleted with its objects."""
         for name in names:
             if name.endswith(".ckpt"):
                 self.storage.delete(f"{name}/{entry.name}" for entry in self.storage.list(name))

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]  # public, but not in __all__
 
 from stormproof.distributed.collectives import broadcast
-from stormproof.distributed.rank import main_address
+from stormproof.distributed.rank import rank_zero_address
 
 CONNECT_TIMEOUT = timedelta(seconds=300)
 _SERVERS: list[TCPStore] = []
@@ -29,7 +29,7 @@ class RankChannel:
 
     def __init__(self) -> None:
         is_rank_zero = dist.get_rank() == 0
-        host = broadcast(main_address() if is_rank_zero else "")
+        host = broadcast(rank_zero_address() if is_rank_zero else "")
         if is_rank_zero:
             self._store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=CONNECT_TIMEOUT)
             _SERVERS.append(self._store)
@@ -38,8 +38,15 @@ class RankChannel:
             self._store = TCPStore(host, port, wait_for_workers=False, timeout=CONNECT_TIMEOUT)
 
     def send(self, key: str, message: Any) -> None:
-        """Sends a picklable object under a key that is used once."""
-        self._store.set(key, pickle.dumps(message))  # type: ignore[arg-type]  # torch's stubs omit bytes
+        """Sends a picklable object under a key that is used once.
+
+        Raises:
+            ConnectionError: If rank 0 has ended.
+        """
+        try:
+            self._store.set(key, pickle.dumps(message))  # type: ignore[arg-type]  # torch's stubs omit bytes
+        except dist.DistNetworkError as error:
+            raise ConnectionError(f"rank 0 cannot be reached: {error}") from error
 
     def receive(self, key: str, pause: Callable[[], bool]) -> Any:
         """Waits for a message and returns it.
@@ -63,6 +70,6 @@ class RankChannel:
             raise ConnectionError(f"rank 0 cannot be reached: {error}") from error
         return pickle.loads(message)  # noqa: S301 (sent by a rank of this job)
 
-    def forget(self, key: str) -> None:
-        """Frees the memory of a message that every rank has received."""
+    def delete(self, key: str) -> None:
+        """Deletes a message that every rank has received."""
         self._store.delete_key(key)

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from stormproof.checkpoint.fault_points import reach_fault_point
 from stormproof.checkpoint.hashing_file import put_hashed
 from stormproof.checkpoint.manifest import StoredFile
-from stormproof.checkpoint.sharding.file_names import INDEX_FILE, REST_FILE
+from stormproof.checkpoint.sharding.shard_file_names import METADATA_FILE, UNSHARDED_FILE, format_shard_name
 from stormproof.checkpoint.sharding.shard_plan import PlannedValue
 from stormproof.checkpoint.storage import Storage
 
@@ -38,7 +38,7 @@ class ShardFiles:
         self.files: dict[str, StoredFile] = {}
 
     def write_shard(self, rank: int, plan: SavePlan, values: Mapping[MetadataIndex, PlannedValue]) -> list[WriteResult]:
-        """Writes the part of one rank to one file.
+        """Writes the shard of one rank.
 
         Args:
             rank: Rank of this process.
@@ -46,7 +46,7 @@ class ShardFiles:
             values: Their values, in host memory.
 
         Returns:
-            Where the items are, for :meth:`write_index`.
+            Positions of the items, for :meth:`write_metadata`.
 
         Raises:
             OSError: If the storage fails.
@@ -57,21 +57,21 @@ class ShardFiles:
             writer = _make_writer(self._folder, file)
             results.extend(writer.write_data(plan, _StagedPlanner(values)).wait())
 
-        self._put(f"__{rank}_0.distcp", write, "shard")
+        self._put(format_shard_name(rank), write, "shard")
         return results
 
-    def write_rest(self, checkpoint: Mapping[str, Any]) -> None:
+    def write_unsharded_state(self, checkpoint: Mapping[str, Any]) -> None:
         """Writes the checkpoint without parameters and optimizer states."""
-        self._put(REST_FILE, lambda file: torch.save(checkpoint, file), "rest")
+        self._put(UNSHARDED_FILE, lambda file: torch.save(checkpoint, file), "unsharded state")
 
-    def write_index(self, index: Metadata, results: Collection[list[WriteResult]]) -> None:
-        """Writes the index.
+    def write_metadata(self, metadata: Metadata, results: Collection[list[WriteResult]]) -> None:
+        """Writes the file ``.metadata``.
 
         Args:
-            index: Names and shapes of all tensors.
+            metadata: Names and shapes of all tensors.
             results: From :meth:`write_shard` of each rank.
         """
-        self._put(INDEX_FILE, lambda file: _make_writer(self._folder, file).finish(index, [*results]), "index")
+        self._put(METADATA_FILE, lambda file: _make_writer(self._folder, file).finish(metadata, [*results]), "metadata")
 
     def _put(self, name: str, write: Any, label: str) -> None:
         self.files[name] = put_hashed(

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.planner import SavePlan
 from stormproof.distributed.collectives import all_gather, gather, world_size
 
 PlannedValue = torch.Tensor | bytes
-"""This rank's part of a tensor, or a pickled value."""
+"""This rank's shard of a tensor, or a pickled value."""
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,18 @@ class ShardPlan:
     """Content that one rank writes.
 
     Attributes:
-        items: Plan of torch.
-        index: Names and shapes of the whole checkpoint, on rank 0.
+        items: torch's ``SavePlan`` for this rank.
+        metadata: Names and shapes of all tensors, on rank 0.
     """
 
     items: SavePlan
-    index: Metadata | None
+    metadata: Metadata | None
 
 
 class ShardPlanner:
     """Plans a sharded checkpoint. Reuses the plan as long as no rank's state changes its names or shapes.
 
-    If several ranks have the same part, such as a buffer, the lowest rank writes it.
+    If several ranks have the same shard or a replicated tensor, the lowest rank writes it.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class ShardPlanner:
         local_plan = planner.create_local_plan()
         is_changed = self._local_plan is None or local_plan.items != self._local_plan.items
         if self._plan is None or any(all_gather(is_changed)):
-            self._local_plan, self._plan = local_plan, _exchange(planner, local_plan)
+            self._local_plan, self._plan = local_plan, _create_global_plan(planner, local_plan)
         planner.finish_plan(self._plan.items)
         values = {}
         for item in self._plan.items.items:
@@ -67,13 +67,13 @@ class ShardPlanner:
         return self._plan, values
 
 
-def _exchange(planner: DefaultSavePlanner, local_plan: SavePlan) -> ShardPlan:
-    """Distributes the items among the ranks, and gives each file a name."""
-    local_plans, index = gather(local_plan), None
+def _create_global_plan(planner: DefaultSavePlanner, local_plan: SavePlan) -> ShardPlan:
+    """Distributes the items among the ranks, and names the file of each rank."""
+    local_plans, metadata = gather(local_plan), None
     outputs: list[Any] = [None] * world_size()
     if local_plans is not None:
         try:
-            plans, index = planner.create_global_plan(local_plans)
+            plans, metadata = planner.create_global_plan(local_plans)
             named_plans = FileSystemWriter(".").prepare_global_plan(plans)
             outputs = [(plan, None) for plan in named_plans]
         except ValueError as error:
@@ -85,4 +85,4 @@ def _exchange(planner: DefaultSavePlanner, local_plan: SavePlan) -> ShardPlan:
     plan, error = outputs[0]
     if error is not None:
         raise error
-    return ShardPlan(plan, index)
+    return ShardPlan(plan, metadata)

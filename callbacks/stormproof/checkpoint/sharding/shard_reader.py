@@ -16,17 +16,18 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, TensorStorageMetadata
 
-from stormproof.checkpoint.sharding.file_names import INDEX_FILE, REST_FILE
-from stormproof.checkpoint.sharding.parameter_numbers import number_parameters
+from stormproof.checkpoint.sharding.parameter_ids import rekey_to_parameter_ids
+from stormproof.checkpoint.sharding.shard_file_names import METADATA_FILE, UNSHARDED_FILE
 from stormproof.checkpoint.verification import find_load_problem, summarize_refusal
 
 OpenFile = Callable[[str], BinaryIO]
+_INVALID_METADATA = f"its file {METADATA_FILE} is not valid metadata of torch.distributed.checkpoint"
 
 
 class ShardReader(FileSystemReader):
     """Reads a sharded checkpoint.
 
-    Unlike torch's reader, unpickles only the classes of an index, and opens only the given files.
+    Unlike torch's reader, unpickles only the classes of an metadata, and opens only the given files.
 
     Args:
         open_file: Opens a file by its name in the checkpoint, for reading.
@@ -44,35 +45,41 @@ class ShardReader(FileSystemReader):
 
     # torch's own reader takes any arguments
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
-        """Reads the index.
+        """Reads the metadata.
 
         Raises:
             ValueError: If it contains anything else, or refers to a file that is not in the checkpoint.
             OSError: If it cannot be read.
         """
-        with self._open_file(INDEX_FILE) as file:
+        with self._open_file(METADATA_FILE) as file:
             content = file.read()
         try:
-            index = _IndexUnpickler(io.BytesIO(content)).load()
+            metadata = _MetadataUnpickler(io.BytesIO(content)).load()
+            used_files = {str(info.relative_path) for info in metadata.storage_data.values()}
+            missing_name = _find_missing(metadata)
         except Exception as error:  # a crafted file can make pickle raise any exception
-            raise ValueError(f"its file {INDEX_FILE} is not an index: {error}") from error
-        if not isinstance(index, Metadata) or not isinstance(index.storage_data, dict):
-            raise ValueError(f"its file {INDEX_FILE} is not an index")  # noqa: TRY004 (the type comes from the file)
-        unknown_files = {str(info.relative_path) for info in index.storage_data.values()} - set(self._files)
+            raise ValueError(f"{_INVALID_METADATA}: {error}") from error
+        if not isinstance(metadata, Metadata):
+            raise ValueError(_INVALID_METADATA)  # noqa: TRY004 (the type comes from the file)
+        if missing_name is not None:
+            raise ValueError(f"its file {METADATA_FILE} has no position for a part of {missing_name}")
+        unknown_files = used_files - set(self._files)
         if unknown_files:
-            raise ValueError(f"its index refers to the missing file {min(unknown_files)!r:.60}")
-        return index
+            name = min(unknown_files)
+            raise ValueError(f"its file {METADATA_FILE} refers to {name!r:.60}, which is not a file of this checkpoint")
+        return metadata
 
-    def read_objects(self, index: Metadata) -> dict[str, Any]:
+    def read_objects(self, metadata: Metadata) -> dict[str, Any]:
         """Returns all values that are not tensors, by name.
 
         Raises:
-            Exception: If ``torch.load(weights_only=True)`` refuses one.
+            ValueError: If ``torch.load(weights_only=True)`` refuses one.
+            OSError: If a file cannot be read.
         """
-        return {name: torch.load(content, weights_only=True) for name, content in self._open_objects(index)}
+        return {name: _load_object(name, content) for name, content in self._open_objects(metadata)}
 
-    def read_tensors(self, index: Metadata, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Reads tensors in place, by name. Of a ``DTensor``, reads only the part of this rank.
+    def read_tensors(self, metadata: Metadata, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Reads tensors in place, by name. Reads only this rank's shard of a ``DTensor``.
 
         Uses no collective, so that no rank waits for one that failed.
 
@@ -82,20 +89,31 @@ class ShardReader(FileSystemReader):
         """
         self.fs = _Files(self._open_file)
         planner = DefaultLoadPlanner(flatten_state_dict=False)
-        planner.set_up_planner(dict(tensors), index, is_coordinator=True)
-        self.set_up_storage_reader(index, is_coordinator=True)
+        planner.set_up_planner(dict(tensors), metadata, is_coordinator=True)
+        self.set_up_storage_reader(metadata, is_coordinator=True)
         plan = self.prepare_local_plan(planner.create_local_plan())
         (plan,) = self.prepare_global_plan(planner.create_global_plan([plan]))
         self.read_data(planner.finish_plan(plan), planner).wait()
 
-    def _open_objects(self, index: Metadata) -> Iterator[tuple[str, io.BytesIO]]:
-        infos = {key.fqn: info for key, info in index.storage_data.items()}
-        for name, description in index.state_dict_metadata.items():
+    def _open_objects(self, metadata: Metadata) -> Iterator[tuple[str, io.BytesIO]]:
+        infos = {key.fqn: info for key, info in metadata.storage_data.items()}
+        for name, description in metadata.state_dict_metadata.items():
             if isinstance(description, BytesStorageMetadata):
                 info = infos[name]
                 with self._open_file(info.relative_path) as file:
                     file.seek(info.offset)
                     yield name, io.BytesIO(file.read(info.length))
+
+
+def _find_missing(metadata: Metadata) -> str | None:
+    """Returns the name of a value of which a part was not written. None if all parts were."""
+    positions = {(key.fqn, None if key.offset is None else tuple(key.offset)) for key in (metadata.storage_data or {})}
+    for name, description in metadata.state_dict_metadata.items():
+        chunks = description.chunks if isinstance(description, TensorStorageMetadata) else []
+        parts = {(name, tuple(chunk.offsets)) for chunk in chunks} or {(name, None)}
+        if (name, None) not in positions and not parts <= positions:
+            return name
+    return None
 
 
 class _Files(FileSystem):
@@ -121,65 +139,60 @@ def find_shard_problem(open_file: OpenFile, files: Collection[str]) -> str | Non
     Raises:
         OSError: If a file cannot be read.
     """
-    missing_files = {INDEX_FILE, REST_FILE} - set(files)
+    missing_files = {METADATA_FILE, UNSHARDED_FILE} - set(files)
     if missing_files:
         return f"it has no file {min(missing_files)}"
-    with open_file(REST_FILE) as file:
+    with open_file(UNSHARDED_FILE) as file:
         problem = find_load_problem(file)
     if problem is not None:
-        return f"{REST_FILE}: {problem}"
+        return f"{UNSHARDED_FILE}: {problem}"
     reader = ShardReader(open_file, files)
     try:
-        index = reader.read_metadata()
+        reader.read_objects(reader.read_metadata())
     except ValueError as error:
         return str(error)
-    try:
-        reader.read_objects(index)
-    except OSError:
-        raise
-    except Exception as error:  # noqa: BLE001 (a crafted file can make torch raise any exception)
-        return f"torch.load(weights_only=True) refuses a value in it: {summarize_refusal(error)}"
     return None
 
 
 def load_full(folder: Path) -> dict[str, Any]:
     """Loads a sharded checkpoint as :func:`stormproof.checkpoint.load_checkpoint` does."""
     reader = ShardReader.from_folder(folder)
-    index = reader.read_metadata()
+    metadata = reader.read_metadata()
     tensors = {
         name: torch.empty(description.size, dtype=description.properties.dtype)
-        for name, description in index.state_dict_metadata.items()
+        for name, description in metadata.state_dict_metadata.items()
         if isinstance(description, TensorStorageMetadata)
     }
-    reader.read_tensors(index, tensors)
-    state = unflatten({**tensors, **reader.read_objects(index)}, index)
-    checkpoint = torch.load(folder / REST_FILE, map_location="cpu", weights_only=True)
-    checkpoint["state_dict"] = state.get("state_dict", {})
+    reader.read_tensors(metadata, tensors)
+    state = unflatten({**tensors, **reader.read_objects(metadata)}, metadata)
+    checkpoint = torch.load(folder / UNSHARDED_FILE, map_location="cpu", weights_only=True)
+    objects = checkpoint.get("stormproof", {}).get("objects", {})  # unchanged, unlike in the shards
+    checkpoint["state_dict"] = state.get("state_dict", {}) | objects
     optimizers = sorted((name for name in state if name.startswith("optimizer_")), key=lambda name: int(name[10:]))
-    checkpoint["optimizer_states"] = [number_parameters(state[name]) for name in optimizers]
+    checkpoint["optimizer_states"] = [rekey_to_parameter_ids(state[name]) for name in optimizers]
     return checkpoint
 
 
-def get_path(name: str, index: Metadata) -> tuple[str | int, ...]:
+def get_path(name: str, metadata: Metadata) -> tuple[str | int, ...]:
     """Returns the keys that lead to a value, such as ``("optimizer_0", "state", "weight", "step")``.
 
     Args:
-        name: Name in the index.
-        index: Index of the checkpoint.
+        name: Name in the metadata.
+        metadata: Metadata of the checkpoint.
     """
-    return tuple((index.planner_data or {}).get(name, (name,)))
+    return tuple((metadata.planner_data or {}).get(name, (name,)))
 
 
-def unflatten(values: Mapping[str, Any], index: Metadata) -> dict[str, Any]:
+def unflatten(values: Mapping[str, Any], metadata: Metadata) -> dict[str, Any]:
     """Returns nested dicts and lists of the values of a checkpoint.
 
     Args:
-        values: Values by the names in the index.
-        index: Index of the checkpoint.
+        values: Values by the names in the metadata.
+        metadata: Metadata of the checkpoint.
     """
     tree: dict[Any, Any] = {}
     for name, value in values.items():
-        *parents, key = get_path(name, index)
+        *parents, key = get_path(name, metadata)
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
@@ -195,18 +208,25 @@ def _make_lists(tree: Any) -> Any:
     return [values[position] for position in range(len(values))] if is_list else values
 
 
-class _IndexUnpickler(pickle.Unpickler):
-    """Unpickles only the classes of which an index consists."""
+def _load_object(name: str, content: io.BytesIO) -> Any:
+    try:
+        return torch.load(content, weights_only=True)
+    except Exception as error:  # a crafted file can make torch raise any exception
+        raise ValueError(f"torch.load(weights_only=True) refuses {name}: {summarize_refusal(error)}") from error
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    """Unpickles only the classes of which torch's ``Metadata`` consists."""
 
     def find_class(self, module_name: str, name: str) -> Any:
         if module_name == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
-        if (module_name, name) in _INDEX_CLASSES:
+        if (module_name, name) in _METADATA_CLASSES:
             return super().find_class(module_name, name)
         raise pickle.UnpicklingError(f"it contains {module_name}.{name}")
 
 
-_INDEX_CLASSES = {
+_METADATA_CLASSES = {
     ("torch", "Size"),
     ("torch.serialization", "_get_layout"),
     ("pathlib", "PosixPath"),  # path of the folder when it was written

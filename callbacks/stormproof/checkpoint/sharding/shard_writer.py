@@ -1,4 +1,4 @@
-"""Writes each rank's part of a sharded checkpoint in a background thread."""
+"""Writes each rank's shard of a checkpoint in a background thread."""
 
 from __future__ import annotations
 
@@ -32,21 +32,23 @@ POLL_SECONDS, IDLE_POLL_SECONDS = 0.02, 0.5
 """Time between two checks for a message, in seconds: if one is expected, and otherwise."""
 STAGE_TIMEOUT_SECONDS = 60.0
 """Maximum time that training waits for the previous write of this rank, in seconds."""
-CLOSE_TIMEOUT_SECONDS = 10.0
+JOIN_TIMEOUT_SECONDS = 10.0
+"""Maximum time to wait for the end of the thread, in seconds. A thread in torch aborts the process at its end."""
+CLOSE_TIMEOUT_SECONDS = 60.0
 """Maximum time to wait for the other ranks at the end, in seconds."""
 
 
 @dataclass(frozen=True)
 class _Shard:
-    """Copy of this rank's part of one checkpoint.
+    """Copy of this rank's shard of one checkpoint.
 
     Attributes:
-        number: Number of the checkpoint among those of this process, from 1.
+        save_id: Number of the checkpoint among those of this process, from 1.
         plan: What this rank writes.
         values: The values, in host memory. None if the previous write is still using that memory.
     """
 
-    number: int
+    save_id: int
     plan: ShardPlan
     values: Mapping[MetadataIndex, PlannedValue] | None
 
@@ -57,7 +59,7 @@ class _Report:
 
     Attributes:
         files: The written files.
-        results: Where the items are.
+        results: Positions of the items.
         non_finite_names: Tensors that have become NaN or infinite. No file is written then.
         error: Why the shard could not be written. None if it was.
     """
@@ -69,7 +71,10 @@ class _Report:
 
 
 class ShardWriter:
-    """Writes the shards of all ranks. Each rank has one, and its thread waits for commands of rank 0.
+    """Writes this rank's shard of each checkpoint.
+
+    On rank 0, also collects the results of the other ranks. On other ranks, a background thread waits for requests of
+    rank 0.
 
     Args:
         storage: Storage of the checkpoints, the same on all ranks.
@@ -78,32 +83,36 @@ class ShardWriter:
 
     def __init__(self, storage: Storage, rank: int) -> None:
         self._storage, self._rank = storage, rank
+        self._world_size = world_size()  # the process group may be destroyed while a thread is still writing
         self._planner, self._stager = ShardPlanner(), HostStager()
         self._planned: tuple[ShardPlan, Mapping[MetadataIndex, PlannedValue]] | None = None
         self._shard: _Shard | None = None
         self._baseline_names: set[str] | None = None
-        self._numbers, self._commands = itertools.count(1), itertools.count(1)
-        self._number = 0  # of the last planned checkpoint
-        self._reported_number = 0  # of the last checkpoint that this rank wrote, or failed to write
+        self._save_ids, self._request_ids = itertools.count(1), itertools.count(1)
+        self._save_id = 0  # of the last planned checkpoint
+        self._reported_id = 0  # of the last checkpoint that this rank wrote, or failed to write
         self._has_checked_loadable = False
-        self._has_ended = False  # the thread
+        self._has_thread_ended = False
         self._deadline = inf  # by time.monotonic, for messages
-        self._is_writing = threading.Lock()
-        self._changed = threading.Condition()
-        self._channel = RankChannel() if world_size() > 1 else None
+        self._write_lock = threading.Lock()
+        self._condition = threading.Condition()
+        self._channel = RankChannel() if self._world_size > 1 else None
         self._thread = None if rank == 0 else BackgroundJob(self._serve, "shard-writer")
 
     def set_baseline(self, state: Mapping[str, Any]) -> None:
-        """Accepts the tensors of a loaded state that are not finite, also later. All ranks call it together."""
+        """Records which loaded tensors are not finite. They do not prevent later commits.
+
+        All ranks call it together.
+        """
         self._baseline_names = set(_find_non_finite(self._planner.plan(state)[1]))
 
     def plan(self, state: Mapping[str, Any]) -> None:
-        """Decides which rank writes which part of ``state``. All ranks call it together, before :meth:`stage`."""
+        """Decides which rank writes which shards of ``state``. All ranks call it together, before :meth:`stage`."""
         self._planned = self._planner.plan(state)
-        self._number = next(self._numbers)
+        self._save_id = next(self._save_ids)
 
     def stage(self) -> None:
-        """Copies this rank's part into host memory, so that training can continue.
+        """Copies this rank's shard into host memory, so that training can continue.
 
         If the previous write is still using that memory after 60 s, this rank reports an error, and the checkpoint is
         not committed.
@@ -115,112 +124,120 @@ class ShardWriter:
         plan, values = self._planned
         self._planned = None
         with long_wait("storage"):
-            is_free = self._is_writing.acquire(timeout=STAGE_TIMEOUT_SECONDS)
-        staged_values = None
+            is_free = self._write_lock.acquire(timeout=STAGE_TIMEOUT_SECONDS)
         if is_free:
             try:
                 self._check_loadable(plan, values)
                 staged_values = self._stager.stage(values)
+                self._set_shard(_Shard(self._save_id, plan, staged_values))
             finally:
-                self._is_writing.release()
-        with self._changed:
-            self._shard = _Shard(self._number, plan, staged_values)
-            self._changed.notify_all()
+                self._write_lock.release()
+        else:
+            self._set_shard(_Shard(self._save_id, plan, None))
 
-    def write(self, folder: str, rest: Mapping[str, Any]) -> dict[str, StoredFile]:
-        """Lets all ranks write the staged checkpoint, and returns all files. Runs in a background thread of rank 0.
+    def write(self, folder: str, unsharded_state: Mapping[str, Any]) -> dict[str, StoredFile]:
+        """Writes the staged checkpoint on all ranks and returns its files. Runs in a background thread of rank 0.
 
         Args:
             folder: Name of the checkpoint's folder, which exists.
-            rest: The checkpoint without parameters and optimizer states.
+            unsharded_state: The checkpoint without parameters and optimizer states.
 
         Raises:
             NonFiniteError: If a tensor has become NaN or infinite.
             OSError: If a rank cannot write.
         """
         assert self._shard is not None, "stage comes first"
-        shard, command = self._shard, next(self._commands)
+        shard, request_id = self._shard, next(self._request_ids)
         if self._channel is not None:
-            self._channel.send(f"command/{command}", (shard.number, folder))
+            self._channel.send(f"request/{request_id}", (shard.save_id, folder))
         reports = [self._write_shard(shard, folder)]
-        _raise_error(0, reports[0])
-        files = ShardFiles(self._storage, folder)
-        files.write_rest(rest)
-        for rank in range(1, world_size()):
-            reports.append(self._receive_report(command, rank))
-            _raise_error(rank, reports[-1])
+        # also after an error: no rank writes to the folder, or reads the copy, once this method has returned
+        reports += [self._receive_report(request_id, rank) for rank in range(1, self._world_size)]
         if self._channel is not None:
-            self._channel.forget(f"command/{command}")
+            self._channel.delete(f"request/{request_id}")
         non_finite_names = [name for report in reports for name in report.non_finite_names]
         if non_finite_names:
             raise NonFiniteError(sorted(set(non_finite_names)))
-        assert shard.plan.index is not None
-        files.write_index(shard.plan.index, [[*report.results] for report in reports])
+        for rank, report in enumerate(reports):
+            _raise_error(rank, report)
+        files = ShardFiles(self._storage, folder)
+        files.write_unsharded_state(unsharded_state)
+        assert shard.plan.metadata is not None
+        files.write_metadata(shard.plan.metadata, [[*report.results] for report in reports])
         for report in reports:
             files.files.update(report.files)
         return files.files
 
-    def stop_waiting_soon(self) -> None:
-        """Makes rank 0 give up on the other ranks after 10 s, because the run ends."""
+    def start_close_timeout(self) -> None:
+        """Limits the wait for the other ranks to 60 s, because the run ends."""
         self._deadline = time.monotonic() + CLOSE_TIMEOUT_SECONDS
 
     def close(self, *, is_interrupted: bool = False) -> None:
-        """Ends the threads. On ranks other than 0, first waits for the last write, for at most 10 s.
+        """Ends the threads. On ranks other than 0, first waits for the last write, for at most 60 s.
 
         Args:
             is_interrupted: Whether not to wait.
         """
         if self._thread is None:
             if self._channel is not None:
-                self._channel.send(f"command/{next(self._commands)}", None)
+                self._channel.send(f"request/{next(self._request_ids)}", None)
             return
-        self.stop_waiting_soon()
-        with self._changed:
+        self.start_close_timeout()
+        with self._condition:
             if self._shard is not None and not is_interrupted:
-                number = self._shard.number
-                self._changed.wait_for(
-                    lambda: self._reported_number >= number or self._has_ended, CLOSE_TIMEOUT_SECONDS
+                save_id = self._shard.save_id
+                self._condition.wait_for(
+                    lambda: self._reported_id >= save_id or self._has_thread_ended, CLOSE_TIMEOUT_SECONDS
                 )
             self._deadline = time.monotonic()
-            self._changed.notify_all()
-        self._thread.join(2 * IDLE_POLL_SECONDS)
+            self._condition.notify_all()
+        self._thread.join(JOIN_TIMEOUT_SECONDS)
 
     def _serve(self) -> None:
-        """Writes this rank's shard whenever rank 0 commands it."""
+        """Writes this rank's shard on each request of rank 0."""
         try:
-            for command in itertools.count(1):
-                self._follow_command(command)
+            for request_id in itertools.count(1):
+                self._handle_request(request_id)
         except (StopIteration, TimeoutError, ConnectionError):  # rank 0 or this rank ends
-            with self._changed:
-                self._has_ended = True
-                self._changed.notify_all()
+            pass
+        finally:
+            with self._condition:
+                self._has_thread_ended = True
+                self._condition.notify_all()
 
-    def _follow_command(self, command: int) -> None:
+    def _handle_request(self, request_id: int) -> None:
         assert self._channel is not None
-        message = self._channel.receive(f"command/{command}", self._pause)
+        message = self._channel.receive(f"request/{request_id}", self._pause)
         if message is None:
             raise StopIteration
-        number, folder = message
-        report = self._write_when_staged(number, folder)
-        self._channel.send(f"report/{command}/{self._rank}", report)
-        with self._changed:
-            self._reported_number = number
-            self._changed.notify_all()
+        save_id, folder = message
+        report = self._write_when_staged(save_id, folder)
+        self._channel.send(f"report/{request_id}/{self._rank}", report)
+        with self._condition:
+            self._reported_id = save_id
+            self._condition.notify_all()
 
-    def _write_when_staged(self, number: int, folder: str) -> _Report:
-        with self._changed:
-            self._changed.wait_for(
-                lambda: (self._shard is not None and self._shard.number >= number) or self._should_stop()
+    def _write_when_staged(self, save_id: int, folder: str) -> _Report:
+        with self._condition:
+            self._condition.wait_for(
+                lambda: (self._shard is not None and self._shard.save_id >= save_id) or self._should_stop()
             )
             shard = self._shard
-        if shard is None or shard.number != number:
-            return _Report(error=OSError(errno.EBUSY, "its copy of the checkpoint was replaced by a newer one"))
+        if shard is None or shard.save_id != save_id:
+            return _Report(error=OSError(errno.EBUSY, "its copy of the checkpoint was overwritten by a newer one"))
         return self._write_shard(shard, folder)
 
+    def _set_shard(self, shard: _Shard) -> None:
+        with self._condition:
+            self._shard = shard
+            self._condition.notify_all()
+
     def _write_shard(self, shard: _Shard, folder: str) -> _Report:
-        with self._is_writing:
+        with self._write_lock:
+            if self._shard is not shard:
+                return _Report(error=OSError(errno.EBUSY, "its copy of the checkpoint was overwritten by a newer one"))
             if shard.values is None:
-                return _Report(error=OSError(errno.EBUSY, "it is still writing the previous checkpoint"))
+                return _Report(error=OSError(errno.EBUSY, "its previous write is still running after 60 s"))
             try:
                 non_finite_names = _find_non_finite(shard.values)
                 if self._baseline_names is None:
@@ -234,14 +251,15 @@ class ShardWriter:
             except Exception as error:  # noqa: BLE001 (rank 0 raises it)
                 return _Report(error=_make_picklable(error))
 
-    def _receive_report(self, command: int, rank: int) -> _Report:
-        channel, key = self._channel, f"report/{command}/{rank}"
+    def _receive_report(self, request_id: int, rank: int) -> _Report:
+        channel, key = self._channel, f"report/{request_id}/{rank}"
         assert channel is not None
         try:
             report: _Report = channel.receive(key, self._pause)
         except TimeoutError as error:
-            raise TimeoutError(errno.ETIMEDOUT, f"rank {rank} has not written its part") from error
-        channel.forget(key)
+            reason = f"rank {rank} did not write its shard within 60 s after the end of training"
+            raise TimeoutError(errno.ETIMEDOUT, reason) from error
+        channel.delete(key)
         return report
 
     def _check_loadable(self, plan: ShardPlan, values: Mapping[MetadataIndex, PlannedValue]) -> None:
@@ -255,11 +273,11 @@ class ShardWriter:
 
     def _pause(self) -> bool:
         """Waits until the next check for a message. Returns False if this rank should stop waiting."""
-        with self._changed:
+        with self._condition:
             # only rank 0 waits for reports, which are expected
-            is_expected = self._rank == 0 or (self._shard is not None and self._shard.number > self._reported_number)
+            is_expected = self._rank == 0 or (self._shard is not None and self._shard.save_id > self._reported_id)
             if not self._should_stop():
-                self._changed.wait(POLL_SECONDS if is_expected else IDLE_POLL_SECONDS)
+                self._condition.wait(POLL_SECONDS if is_expected else IDLE_POLL_SECONDS)
         return not self._should_stop()
 
     def _should_stop(self) -> bool:
@@ -281,4 +299,4 @@ def _raise_error(rank: int, report: _Report) -> None:
     if isinstance(error, OSError):
         raise OSError(error.errno, f"rank {rank}: {error.strerror}", error.filename)
     if error is not None:
-        raise RuntimeError(f"rank {rank} could not write its part of the checkpoint: {error}")
+        raise RuntimeError(f"rank {rank} could not write its shard of the checkpoint: {error}")

@@ -12,6 +12,7 @@ from typing import BinaryIO
 import filelock
 
 from stormproof.checkpoint.atomic import atomic_write, fsync_folder
+from stormproof.checkpoint.sharding.shard_file_names import is_unfinished_shard_file
 from stormproof.checkpoint.storage.protocol import Entry, StageCallback
 
 _CHUNK_BYTES = 1 << 20
@@ -63,7 +64,10 @@ class PosixStorage:
         return [_describe(path) for path in (self.folder / folder).iterdir()]
 
     def delete(self, names: Iterable[str]) -> None:
-        """Deletes names in order, folders with their content, and then fsyncs the folder."""
+        """Deletes ``names`` in the given order, and then fsyncs the folder of the storage.
+
+        From a folder, only the files of a sharded checkpoint are deleted, and the folder itself if it is empty then.
+        """
         for name in names:
             path = self.folder / name
             if path.is_dir() and not path.is_symlink():
@@ -84,11 +88,16 @@ class PosixStorage:
 
 
 def _delete_folder(folder: Path) -> None:
-    """Deletes a folder without subfolders. Another process may be deleting it, too."""
+    """Deletes the files of a sharded checkpoint, and their folder unless it contains other files.
+
+    Another process may be deleting it, too.
+    """
     with suppress(FileNotFoundError):
         for path in folder.iterdir():
-            path.unlink(missing_ok=True)
-        folder.rmdir()
+            if is_unfinished_shard_file(path.name):
+                path.unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _describe(path: Path) -> Entry:

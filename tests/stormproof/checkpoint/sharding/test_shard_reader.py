@@ -44,7 +44,7 @@ def test_a_good_one_has_no_problem(checkpoint: Checkpoint):
 def test_an_index_with_code_is_refused_and_not_run(checkpoint: Checkpoint, harm: Path):
     (checkpoint.path / ".metadata").write_bytes(pickle.dumps(_Harmful()))
     assert find_shard_problem(_opener(checkpoint), FILES) == (
-        "its file .metadata is not an index: it contains posix.mkdir"
+        "its file .metadata is not valid metadata of torch.distributed.checkpoint: it contains posix.mkdir"
     )
     assert not harm.exists()
 
@@ -52,7 +52,7 @@ def test_an_index_with_code_is_refused_and_not_run(checkpoint: Checkpoint, harm:
 @pytest.mark.parametrize("content", [b"", b"x", pickle.dumps({"a": 1})])
 def test_an_index_that_is_something_else_is_refused(content: bytes, checkpoint: Checkpoint):
     (checkpoint.path / ".metadata").write_bytes(content)
-    assert "its file .metadata is not an index" in str(find_shard_problem(_opener(checkpoint), FILES))
+    assert "its file .metadata is not valid metadata" in str(find_shard_problem(_opener(checkpoint), FILES))
 
 
 def test_a_rest_with_code_is_refused_and_not_run(checkpoint: Checkpoint, harm: Path):
@@ -83,7 +83,7 @@ def test_a_value_with_code_is_refused_and_not_run(checkpoint: Checkpoint, harm: 
 
     _change_index(checkpoint, add_value)
     assert find_shard_problem(_opener(checkpoint), FILES) == (
-        "torch.load(weights_only=True) refuses a value in it: it contains posix.mkdir, which is code and not data"
+        "torch.load(weights_only=True) refuses hook: it contains posix.mkdir, which is code and not data"
     )
     assert not harm.exists()
 
@@ -94,8 +94,10 @@ def test_an_index_that_leads_out_of_the_checkpoint_is_refused(path: str, checkpo
         next(iter(index.storage_data.values())).relative_path = path
 
     _change_index(checkpoint, lead_out)
-    assert find_shard_problem(_opener(checkpoint), FILES) == f"its index refers to the missing file {path!r}"
-    with pytest.raises(ValueError, match="missing file"):
+    assert find_shard_problem(_opener(checkpoint), FILES) == (
+        f"its file .metadata refers to {path!r}, which is not a file of this checkpoint"
+    )
+    with pytest.raises(ValueError, match="not a file of this checkpoint"):
         load_full(checkpoint.path)
 
 

@@ -27,7 +27,7 @@ def copy_checkpoint(
     """
     info, sequence = checkpoint.commit_info, checkpoint.sequence
     if checkpoint.files is not None:
-        return target.commit_shards(
+        return target.commit_sharded(
             lambda folder: copy_shards(source, checkpoint, target.storage, folder),
             info,
             attempt=attempt,

@@ -1,4 +1,4 @@
-"""Numbers the parameters of saved optimizer states."""
+"""Keys of saved optimizer states."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def number_parameters(optimizer_state: Mapping[str, Any]) -> dict[str, Any]:
-    """Replaces the keys of parameters by numbers in the order of the groups, as ``Optimizer.state_dict`` does.
+def rekey_to_parameter_ids(optimizer_state: Mapping[str, Any]) -> dict[str, Any]:
+    """Replaces parameter names by parameter IDs in the order of the groups, as in ``Optimizer.state_dict``.
 
     Args:
         optimizer_state: State of one optimizer, with any keys.
 
     Example:
-        >>> number_parameters({"state": {"bias": {"step": 1}}, "param_groups": [{"params": ["weight", "bias"]}]})
+        >>> rekey_to_parameter_ids({"state": {"bias": {"step": 1}}, "param_groups": [{"params": ["weight", "bias"]}]})
         {'state': {1: {'step': 1}}, 'param_groups': [{'params': [0, 1]}]}
     """
     groups = optimizer_state.get("param_groups", [])
