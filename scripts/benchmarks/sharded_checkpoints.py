@@ -169,6 +169,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "500000"  # for the ranks: freed memory is returned to the system
     shard_bytes = arguments.megabytes * 2**20 / arguments.ranks
     results: dict[str, dict[str, list[float]]] = {
         kind: {"pause": [], "seconds": [], "ratio": [], "memory": []} for kind in KINDS

@@ -221,9 +221,18 @@ class _MetadataUnpickler(pickle.Unpickler):
     def find_class(self, module_name: str, name: str) -> Any:
         if module_name == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
+        if (module_name, name) == ("builtins", "getattr"):  # Python 3.11.0 to 3.11.3, for a member of an enumeration
+            return _get_memory_format
         if (module_name, name) in _METADATA_CLASSES:
             return super().find_class(module_name, name)
         raise pickle.UnpicklingError(f"it contains {module_name}.{name}")
+
+
+def _get_memory_format(enumeration: object, name: str) -> Any:
+    """Returns a member of torch's enumeration of memory formats."""
+    if enumeration is not dcp_metadata._MEM_FORMAT_ENCODING:  # noqa: SLF001 (a part of the format)
+        raise pickle.UnpicklingError("it contains builtins.getattr")
+    return dcp_metadata._MEM_FORMAT_ENCODING[name]  # noqa: SLF001 (as above)
 
 
 _METADATA_CLASSES = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, BytesStorageMetadata, MetadataIndex
 
 from stormproof.checkpoint import Checkpoint
 from stormproof.checkpoint.sharding.shard_reader import ShardReader, find_shard_problem, load_full, unflatten
@@ -110,3 +110,33 @@ def test_lists_and_dicts_are_put_together_again(checkpoint: Checkpoint):
     index.planner_data = {"a.0.b": ("a", 0, "b"), "a.1.b": ("a", 1, "b"), "c": ("c",), "d.0": ("d", "0")}
     tree = unflatten({"a.0.b": 1, "a.1.b": 2, "c": 3, "d.0": 4, "e": 5}, index)
     assert tree == {"a": [{"b": 1}, {"b": 2}], "c": 3, "d": {"0": 4}, "e": 5}
+
+
+class _ByAttribute:
+    """Pickled as Python 3.11.0 to 3.11.3 pickles a member of an enumeration."""
+
+    def __init__(self, owner: Any, name: str) -> None:
+        self.owner, self.name = owner, name
+
+    def __reduce__(self) -> Any:
+        return getattr, (self.owner, self.name)
+
+
+def test_a_memory_format_is_read_as_any_python_writes_it(checkpoint: Checkpoint):
+    def write_as_attribute(metadata: Any) -> None:
+        metadata.planner_data["format"] = _ByAttribute(_MEM_FORMAT_ENCODING, "TORCH_CONTIGUOUS_FORMAT")
+
+    _change_index(checkpoint, write_as_attribute)
+    metadata = ShardReader.from_folder(checkpoint.path).read_metadata()
+    assert metadata.planner_data is not None
+    assert metadata.planner_data["format"] is _MEM_FORMAT_ENCODING.TORCH_CONTIGUOUS_FORMAT
+
+
+@pytest.mark.parametrize(("owner", "name"), [(MetadataIndex, "__subclasses__"), (torch.Size, "numel")])
+def test_no_other_attribute_is_read(owner: Any, name: str, checkpoint: Checkpoint):
+    def write_as_attribute(metadata: Any) -> None:
+        metadata.planner_data["format"] = _ByAttribute(owner, name)
+
+    _change_index(checkpoint, write_as_attribute)
+    problem = find_shard_problem(_opener(checkpoint), FILES)
+    assert str(problem).endswith("it contains builtins.getattr")
