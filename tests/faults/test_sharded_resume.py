@@ -1,4 +1,4 @@
-"""Trainings whose parameters are sharded, and killed anywhere in a sharded commit: they end like one left alone."""
+"""Runs with sharded parameters that are killed anywhere end with the same weights as an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_kills_of_another_rank_that_is_writing_its_shard_cost_nothing(tmp_path: 
 
 
 @pytest.mark.parametrize("file", ["__0_0.distcp", "__1_0.distcp", ".metadata", "meta.pt"])
-def test_a_damaged_file_of_any_rank_sends_all_ranks_to_the_checkpoint_before(file: str, tmp_path: Path):
+def test_all_ranks_resume_from_the_previous_checkpoint_if_any_file_is_damaged(file: str, tmp_path: Path):
     stop = lambda: FaultInjector().stop("on_train_batch_start", 6)  # noqa: E731
     assert run_attempt(CELL, tmp_path, stop, recovery=SYNC_SAVE).was_killed
     newest = Store(tmp_path / "checkpoints").read_checkpoints()[-1]
@@ -63,7 +63,7 @@ def test_a_damaged_file_of_any_rank_sends_all_ranks_to_the_checkpoint_before(fil
     assert_bitwise_equal(outcome, train_uninterrupted(CELL))
 
 
-class OddModule(StatefulModule):
+class PartlyTrainedModule(StatefulModule):
     """Its optimizer keeps no state, a parameter is frozen, and another is never used."""
 
     def __init__(self, cell: Cell) -> None:
@@ -75,22 +75,39 @@ class OddModule(StatefulModule):
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
-class OddMomentumModule(OddModule):
+class PartlyTrainedModuleWithMomentum(PartlyTrainedModule):
     """Its optimizer keeps a state for some parameters."""
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9, weight_decay=0.1)
 
 
-def train_odd(cell: Cell, folder: Path, kind: type[OddModule] = OddModule, **options: Any) -> Any:
+class ModuleWithExtraState(StatefulModule):
+    """It saves a value that is not a tensor, with keys that torch changes in a sharded checkpoint."""
+
+    def __init__(self, cell: Cell) -> None:
+        super().__init__(cell)
+        self.counts: dict[Any, Any] = {"empty": {}, 0: 0}
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.counts[0] += 1
+
+    def get_extra_state(self) -> dict[Any, Any]:
+        return dict(self.counts)
+
+    def set_extra_state(self, state: dict[Any, Any]) -> None:
+        self.counts = dict(state)
+
+
+def train_partly(cell: Cell, folder: Path, kind: type[StatefulModule] = PartlyTrainedModule, **options: Any) -> Any:
     return train(cell, folder, module=kind(cell), **options)
 
 
-@pytest.mark.parametrize("kind", [OddModule, OddMomentumModule])
+@pytest.mark.parametrize("kind", [PartlyTrainedModule, PartlyTrainedModuleWithMomentum, ModuleWithExtraState])
 @pytest.mark.parametrize("saves_shards", [False, True])
-def test_parameters_without_a_state_are_resumed_too(kind: type[OddModule], saves_shards: bool, tmp_path: Path):
+def test_unusual_states_are_resumed_too(kind: type[StatefulModule], saves_shards: bool, tmp_path: Path):
     cell = Cell(sharded=True, saves_shards=saves_shards, ranks=2)
-    options = {"function": train_odd, "kind": kind}
+    options = {"function": train_partly, "kind": kind}
     for step in (3, 20):
         stop = partial(FaultInjector().stop, step=step)
         assert run_attempt(cell, tmp_path / "killed", stop, **options).was_killed
@@ -113,7 +130,7 @@ def test_stock_lightning_resumes_from_the_folder_of_a_sharded_checkpoint(tmp_pat
     assert {float(state["step"]) for state in result["optimizer"]["state"].values()} == {float(CELL.steps)}
 
 
-def test_a_full_checkpoint_is_made_of_shards(tmp_path: Path):
+def test_load_full_assembles_the_full_state(tmp_path: Path):
     assert run_attempt(CELL, tmp_path).results is not None
     newest = Store(tmp_path / "checkpoints").latest_checkpoint()
     assert newest is not None
@@ -125,7 +142,7 @@ def test_a_full_checkpoint_is_made_of_shards(tmp_path: Path):
     assert checkpoint["global_step"] == newest.step
 
 
-def test_storage_that_fails_for_another_rank_keeps_the_checkpoint_before_and_the_training(tmp_path: Path):
+def test_a_storage_error_of_another_rank_skips_the_checkpoint_and_training_continues(tmp_path: Path):
     fault = lambda: FaultInjector().fail(OSError(5, "Input/output error"), "shard written", 6, 1)  # noqa: E731
     outcome = run_attempt(CELL, tmp_path, fault, recovery={"keep_last": 50})
     assert "The checkpoint of step 6 was not saved: rank 1: Input/output error" in outcome.output
@@ -151,7 +168,7 @@ def test_a_nan_on_another_rank_is_not_committed(tmp_path: Path):
     assert steps[-1] == 8
 
 
-def test_an_object_store_resumes_on_empty_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_resumes_from_an_object_store_on_empty_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with run_s3_server() as server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)

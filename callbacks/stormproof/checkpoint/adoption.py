@@ -61,11 +61,6 @@ def adopt(source: Path, folder: Path | Store | None = None) -> Checkpoint:
 
 
 def _read_step_and_epoch(source: Path) -> tuple[int, int]:
-    if source.is_dir():
-        raise NotResumableError(
-            f"{source} is a folder. Only .ckpt files can be adopted. To start from a sharded checkpoint, pass it as "
-            "ckpt_path once."
-        )
     problem = find_load_problem(source)
     if problem is not None:
         raise NotResumableError(f"{source} cannot be adopted: {problem}")

@@ -32,20 +32,21 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     """
     import torch  # noqa: PLC0415 (takes a second; not needed to list a folder or write to it)
 
-    from stormproof.checkpoint.sharding.shard_reader import load_full  # noqa: PLC0415 (as above)
-
     path = Path(path)
     problem = _find_problem(path)
     if problem is not None:
-        raise DamagedError(f"{path} cannot be loaded: {problem}. Choose another checkpoint.")
+        raise DamagedError(f"{path} is damaged or not a checkpoint: {problem}. Choose another checkpoint.")
     try:
-        return load_full(path) if path.is_dir() else torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
+        if not path.is_dir():
+            return torch.load(path, map_location="cpu", weights_only=True)
+        from stormproof.checkpoint.sharding.shard_reader import load_full  # noqa: PLC0415 (0.3 s)
+
+        return load_full(path)
+    except (OSError, MemoryError):
         raise
     except Exception as error:  # torch raises any exception if a tensor is damaged
-        raise DamagedError(
-            f"{path} cannot be loaded: {summarize_refusal(error)}. Choose another checkpoint."
-        ) from error
+        reason = summarize_refusal(error)
+        raise DamagedError(f"{path} is damaged or not a checkpoint: {reason}. Choose another checkpoint.") from error
 
 
 def _find_problem(path: Path) -> str | None:

@@ -73,6 +73,11 @@ class StoredFile:
     bytes: int
     digest: str
 
+    @property
+    def algorithm(self) -> str:
+        """Algorithm of :attr:`digest`."""
+        return self.digest.partition(":")[0]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint(CommitInfo):
@@ -114,11 +119,6 @@ class Checkpoint(CommitInfo):
     def name(self) -> str:
         """Name of the file or folder without ``.ckpt``."""
         return self.path.stem
-
-    @property
-    def hash_algorithm(self) -> str:
-        """Algorithm of :attr:`digest`."""
-        return self.digest.partition(":")[0]
 
     @property
     def manifest_path(self) -> Path:
@@ -192,7 +192,7 @@ def decode_manifest(content: bytes, path: Path) -> tuple[Checkpoint, LogPrefix]:
     checkpoint = Checkpoint(path=path, files=files, **{name: fields[name] for name in _FIELD_TYPES})
     if format_stem(checkpoint.sequence, checkpoint.step) != path.stem:
         raise ValueError("its manifest has another sequence or step than its name")
-    _check_digests([checkpoint.digest, *(file.digest for file in (files or {}).values())], path)
+    _check_digests([StoredFile(checkpoint.bytes, checkpoint.digest), *(files or {}).values()], path)
     return checkpoint, LogPrefix(fields["log_bytes"], fields["log_sha256"])
 
 
@@ -215,13 +215,12 @@ _FIELD_TYPES: Mapping[str, tuple[type | None, ...]] = {
 }
 
 
-def _check_digests(digests: Iterable[str], path: Path) -> None:
-    for digest in digests:
-        if not re.fullmatch("[a-z0-9_]+:[0-9a-f]+", digest):  # also without a sha256 in format 1
-            raise ValueError(f"its manifest has an invalid digest, {digest!r:.60}")
-        algorithm = digest.partition(":")[0]
-        if algorithm not in ALGORITHMS:
-            raise _make_update_error(path, f"the hash algorithm {algorithm!r:.60}")
+def _check_digests(files: Iterable[StoredFile], path: Path) -> None:
+    for file in files:
+        if not re.fullmatch("[a-z0-9_]+:[0-9a-f]+", file.digest):  # also without a sha256 in format 1
+            raise ValueError(f"its manifest has an invalid digest, {file.digest!r:.60}")
+        if file.algorithm not in ALGORITHMS:
+            raise _make_update_error(path, f"the hash algorithm {file.algorithm!r:.60}")
 
 
 def _parse_files(value: object) -> dict[str, StoredFile]:

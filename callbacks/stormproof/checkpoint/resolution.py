@@ -168,20 +168,23 @@ def list_files(backend: Backend) -> set[str]:
         entries = backend.list_entries()
     except FileNotFoundError:
         return set()
-    return {
+    files = {entry.name for entry in entries if not entry.is_folder}
+    return files | {
         entry.name
         for entry in entries
-        if not entry.is_folder
-        or not entry.name.endswith((".ckpt", ".json", ".tmp"))
-        or _is_shard_folder(backend, entry.name)
+        if entry.is_folder
+        and (not entry.name.endswith((".ckpt", ".json", ".tmp")) or _is_sharded_checkpoint(backend, entry.name, files))
     }
 
 
-def _is_shard_folder(backend: Backend, name: str) -> bool:
-    """Returns whether a folder contains only files of a sharded checkpoint, so that it may be deleted."""
-    if not name.endswith(".ckpt") or parse_file_name(name) is None:
+def _is_sharded_checkpoint(backend: Backend, name: str, files: Collection[str]) -> bool:
+    """Returns whether a folder has a manifest, or contains only files of a sharded checkpoint and may be deleted."""
+    name_parts = parse_file_name(name) if name.endswith(".ckpt") else None
+    if name_parts is None:
         return False
-    return all(is_unfinished_shard_file(entry.name) for entry in backend.list_folder(name))
+    return f"{name_parts[0]}.json" in files or all(
+        is_unfinished_shard_file(entry.name) for entry in backend.list_folder(name)
+    )
 
 
 def read_manifests(backend: Backend, names: Sequence[str]) -> FolderManifests:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -370,8 +369,7 @@ class Store:
             try:
                 files = write(folder)
             except BaseException:
-                with suppress(OSError):  # another rank may still be writing to it; the next attempt deletes it
-                    self.backend.discard(folder)
+                self.backend.discard(folder)
                 raise
             digest = compute_combined_digest(
                 f"{file.digest} {file.bytes} {file_name}" for file_name, file in sorted(files.items())

@@ -89,7 +89,7 @@ def compare_size(size: int, file: StoredFile, subject: str = "it") -> str | None
 
 def find_content_change(path: Path, file: StoredFile) -> str | None:
     """Returns :data:`CHANGED` if the content of a file differs from its hash. None if it is unchanged."""
-    return None if compute_file_digest(path, file.digest.partition(":")[0]) == file.digest else CHANGED
+    return None if compute_file_digest(path, file.algorithm) == file.digest else CHANGED
 
 
 def _find_content_problem(checkpoint: Checkpoint) -> str | None:

@@ -167,7 +167,7 @@ def restore_model(
         module: Module that it trains.
         checkpoint: From :func:`dump_checkpoint`.
         unsaved: Optimized parameters that are not in its ``state_dict``.
-        folder: Folder of a sharded checkpoint. None if ``checkpoint`` is complete.
+        folder: Folder of a sharded checkpoint. None if ``checkpoint`` is full.
     """
     if folder is not None:
         sharded_state.restore_sharded(trainer, module, folder, with_hyperparameters=False)

@@ -173,8 +173,8 @@ def restore_full(
         states = saved_state.get("state", {})
         groups = saved_state.get("param_groups", [])
         keys = dict(zip(_parameters(optimizer), (key for group in groups for key in group["params"]), strict=False))
-        parameters = {parameter: states[key] for parameter, key in keys.items() if key in states}
-        names = parameter_names(module, optimizer)
+        names = parameter_names(module, optimizer)  # without parameters outside the module, refused at the next save
+        parameters = {parameter: states[keys[parameter]] for parameter in names if keys.get(parameter) in states}
         current_states = _initialize(module, optimizer, {names[parameter] for parameter in parameters})
         _set_states(
             optimizer,
@@ -276,7 +276,7 @@ def _load_module(module: nn.Module, state: Mapping[str, Any], *, is_full: bool =
 
 
 def _distribute(value: Any, current_value: Any) -> Any:
-    """Returns this rank's part of a saved state, sharded and placed as the current one."""
+    """Returns this rank's shard of a saved state, sharded and placed as the current one."""
     if isinstance(value, Mapping) and isinstance(current_value, Mapping):
         return {key: _distribute(item, current_value.get(key)) for key, item in value.items()}
     if not isinstance(value, torch.Tensor) or not isinstance(current_value, torch.Tensor):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from stormproof.checkpoint import load_checkpoint
-from stormproof.checkpoint.verification import find_load_problem
+from stormproof.errors import DamagedError
 from stormproof_train.errors import UserError, first_line
 
 NETWORK_PREFIX = "network."
@@ -75,12 +75,12 @@ def read_checkpoint(path: Path, sha256: str | None = None) -> dict[str, Any]:
     """
     if not path.exists():
         raise UserError(f"checkpoint {path} does not exist")
-    problem = find_load_problem(path)
-    if problem is not None:
-        raise UserError(f"{path} is damaged or not a checkpoint: {problem}")
     if sha256 is not None and compute_digest(path) != sha256:
         raise UserError(f"{path} was replaced or changed: its content does not have the SHA-256 {sha256}")
-    content: Any = load_checkpoint(path)
+    try:
+        content: Any = load_checkpoint(path)
+    except DamagedError as error:
+        raise UserError(str(error)) from error
     if not isinstance(content, Mapping):
         raise UserError(f"{path} contains {type(content).__name__}, expected weights by name")
     return dict(content)

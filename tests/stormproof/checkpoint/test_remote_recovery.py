@@ -5,7 +5,6 @@ import errno
 import os
 import pickle
 import signal
-import tempfile
 import threading
 import warnings
 from functools import partial
@@ -30,21 +29,12 @@ from tests.support.object_stores import S3Server, flip_object_bit, make_object_s
 from tests.support.recovery_fits import fit_with_recovery
 from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, RegressionModule, make_loader, make_module, make_trainer
 
-pytestmark = LIGHTNING_WARNING_FILTERS
+pytestmark = [*LIGHTNING_WARNING_FILTERS, pytest.mark.usefixtures("node")]
 
 
 @pytest.fixture
 def storage(s3_url: str) -> ObjectStorage:
     return ObjectStorage(s3_url, retry_seconds=5)
-
-
-@pytest.fixture(autouse=True)
-def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Empty temporary folder, as on a new node."""
-    folder = tmp_path / "node"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
 
 
 def _copies(node: Path) -> list[Path]:

@@ -25,13 +25,12 @@ def copy_verified(source: Storage, name: str, file: StoredFile, target: BinaryIO
         DamagedError: If the content has changed since it was committed.
         FileNotFoundError: If the file was deleted.
     """
-    algorithm = file.digest.partition(":")[0]
-    content_hash = ALGORITHMS[algorithm]()
+    content_hash = ALGORITHMS[file.algorithm]()
     for chunk in source.get(name):
         content_hash.update(chunk)
         if target is not None:
             target.write(chunk)
-    if f"{algorithm}:{content_hash.hexdigest()}" != file.digest:
+    if f"{file.algorithm}:{content_hash.hexdigest()}" != file.digest:
         raise DamagedError(f"{source.locate(name)} has changed since it was committed. It is not copied.")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +133,9 @@ class FolderBackend:
         self.storage.delete(names)
 
     def discard(self, file: str) -> None:
-        """Deletes the file or folder of a failed commit."""
-        self.storage.delete([file])
+        """Deletes the file or folder of a failed commit. Ignores errors, because the next attempt deletes it, too."""
+        with suppress(OSError):
+            self.delete([file])
 
     def list_claimed_sequences(self) -> list[int]:
         """Returns an empty list, because the lease makes claims unnecessary."""

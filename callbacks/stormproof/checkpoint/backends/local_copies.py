@@ -90,14 +90,12 @@ class LocalCopies:
         partial_path = path.with_suffix(".partial")
         target.delete([partial_path.name, path.name])  # of a killed process, or damaged
         try:
-            if checkpoint.files is None:
-                with partial_path.open("wb") as file:
-                    copy_verified(self._storage, *next(iter(checkpoint.stored_files.items())), file)
-            else:
+            if checkpoint.files is not None:
                 partial_path.mkdir()
-                for name, stored_file in checkpoint.files.items():
-                    with (partial_path / name).open("wb") as file:
-                        copy_verified(self._storage, f"{checkpoint.path.name}/{name}", stored_file, file)
+            for name, stored_file in checkpoint.stored_files.items():
+                # the name of a single file is the name of the checkpoint, so that its path is partial_path
+                with (partial_path / Path(name).relative_to(path.name)).open("wb") as file:
+                    copy_verified(self._storage, name, stored_file, file)
             partial_path.replace(path)
         except BaseException:
             target.delete([partial_path.name])

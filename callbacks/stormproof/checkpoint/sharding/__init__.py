@@ -1,1 +1,1 @@
-"""Sharded checkpoints: folders to which each rank writes its part of the parameters and optimizer states."""
+"""Sharded checkpoints: folders to which each rank writes its shard of the parameters and optimizer states."""

@@ -25,11 +25,11 @@ class ShardPlan:
     """Content that one rank writes.
 
     Attributes:
-        items: torch's ``SavePlan`` for this rank.
+        save_plan: torch's ``SavePlan`` for this rank.
         metadata: Names and shapes of all tensors, on rank 0.
     """
 
-    items: SavePlan
+    save_plan: SavePlan
     metadata: Metadata | None
 
 
@@ -59,9 +59,9 @@ class ShardPlanner:
         is_changed = self._local_plan is None or local_plan.items != self._local_plan.items
         if self._plan is None or any(all_gather(is_changed)):
             self._local_plan, self._plan = local_plan, _create_global_plan(planner, local_plan)
-        planner.finish_plan(self._plan.items)
+        planner.finish_plan(self._plan.save_plan)
         values = {}
-        for item in self._plan.items.items:
+        for item in self._plan.save_plan.items:
             value = planner.resolve_data(item)
             values[item.index] = value.getvalue() if isinstance(value, io.BytesIO) else value.detach()
         return self._plan, values
@@ -76,7 +76,7 @@ def _create_global_plan(planner: DefaultSavePlanner, local_plan: SavePlan) -> Sh
             plans, metadata = planner.create_global_plan(local_plans)
             named_plans = FileSystemWriter(".").prepare_global_plan(plans)
             outputs = [(plan, None) for plan in named_plans]
-        except ValueError as error:
+        except Exception as error:  # noqa: BLE001 (raised on every rank)
             outputs = [(None, error)] * world_size()
     if world_size() > 1:
         received: list[Any] = [None]

@@ -27,7 +27,7 @@ _INVALID_METADATA = f"its file {METADATA_FILE} is not valid metadata of torch.di
 class ShardReader(FileSystemReader):
     """Reads a sharded checkpoint.
 
-    Unlike torch's reader, unpickles only the classes of an metadata, and opens only the given files.
+    Unlike torch's reader, unpickles only the classes of which ``Metadata`` consists, and opens only the given files.
 
     Args:
         open_file: Opens a file by its name in the checkpoint, for reading.
@@ -45,7 +45,7 @@ class ShardReader(FileSystemReader):
 
     # torch's own reader takes any arguments
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
-        """Reads the metadata.
+        """Reads the file ``.metadata``.
 
         Raises:
             ValueError: If it contains anything else, or refers to a file that is not in the checkpoint.

@@ -26,12 +26,9 @@ from stormproof.checkpoint.sharding.shard_files import ShardFiles
 from stormproof.checkpoint.sharding.shard_plan import PlannedValue, ShardPlan, ShardPlanner
 from stormproof.checkpoint.storage import Storage
 from stormproof.distributed.collectives import world_size
-from stormproof.long_waits import long_wait
 
 POLL_SECONDS, IDLE_POLL_SECONDS = 0.02, 0.5
 """Time between two checks for a message, in seconds: if one is expected, and otherwise."""
-STAGE_TIMEOUT_SECONDS = 60.0
-"""Maximum time that training waits for the previous write of this rank, in seconds."""
 JOIN_TIMEOUT_SECONDS = 10.0
 """Maximum time to wait for the end of the thread, in seconds. A thread in torch aborts the process at its end."""
 CLOSE_TIMEOUT_SECONDS = 60.0
@@ -45,12 +42,12 @@ class _Shard:
     Attributes:
         save_id: Number of the checkpoint among those of this process, from 1.
         plan: What this rank writes.
-        values: The values, in host memory. None if the previous write is still using that memory.
+        values: The values, in host memory.
     """
 
     save_id: int
     plan: ShardPlan
-    values: Mapping[MetadataIndex, PlannedValue] | None
+    values: Mapping[MetadataIndex, PlannedValue]
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ class ShardWriter:
         self._planned: tuple[ShardPlan, Mapping[MetadataIndex, PlannedValue]] | None = None
         self._shard: _Shard | None = None
         self._baseline_names: set[str] | None = None
-        self._save_ids, self._request_ids = itertools.count(1), itertools.count(1)
+        self._request_ids = itertools.count(1)
         self._save_id = 0  # of the last planned checkpoint
         self._reported_id = 0  # of the last checkpoint that this rank wrote, or failed to write
         self._has_checked_loadable = False
@@ -109,13 +106,12 @@ class ShardWriter:
     def plan(self, state: Mapping[str, Any]) -> None:
         """Decides which rank writes which shards of ``state``. All ranks call it together, before :meth:`stage`."""
         self._planned = self._planner.plan(state)
-        self._save_id = next(self._save_ids)
+        self._save_id += 1
 
     def stage(self) -> None:
         """Copies this rank's shard into host memory, so that training can continue.
 
-        If the previous write is still using that memory after 60 s, this rank reports an error, and the checkpoint is
-        not committed.
+        Rank 0 must have no write in progress on any rank.
 
         Raises:
             NotResumableError: If torch would refuse to load a value that is not a tensor.
@@ -123,17 +119,12 @@ class ShardWriter:
         assert self._planned is not None, "plan comes first"
         plan, values = self._planned
         self._planned = None
-        with long_wait("storage"):
-            is_free = self._write_lock.acquire(timeout=STAGE_TIMEOUT_SECONDS)
-        if is_free:
-            try:
-                self._check_loadable(plan, values)
-                staged_values = self._stager.stage(values)
-                self._set_shard(_Shard(self._save_id, plan, staged_values))
-            finally:
-                self._write_lock.release()
-        else:
-            self._set_shard(_Shard(self._save_id, plan, None))
+        self._check_loadable(plan, values)
+        with self._write_lock:
+            shard = _Shard(self._save_id, plan, self._stager.stage(values))
+            with self._condition:
+                self._shard = shard
+                self._condition.notify_all()
 
     def write(self, folder: str, unsharded_state: Mapping[str, Any]) -> dict[str, StoredFile]:
         """Writes the staged checkpoint on all ranks and returns its files. Runs in a background thread of rank 0.
@@ -150,7 +141,7 @@ class ShardWriter:
         shard, request_id = self._shard, next(self._request_ids)
         if self._channel is not None:
             self._channel.send(f"request/{request_id}", (shard.save_id, folder))
-        reports = [self._write_shard(shard, folder)]
+        reports = [self._write_shard(shard.save_id, folder)]
         # also after an error: no rank writes to the folder, or reads the copy, once this method has returned
         reports += [self._receive_report(request_id, rank) for rank in range(1, self._world_size)]
         if self._channel is not None:
@@ -211,34 +202,23 @@ class ShardWriter:
         if message is None:
             raise StopIteration
         save_id, folder = message
-        report = self._write_when_staged(save_id, folder)
+        with self._condition:
+            self._condition.wait_for(lambda: self._has_staged(save_id) or self._should_stop())
+        report = self._write_shard(save_id, folder)
         self._channel.send(f"report/{request_id}/{self._rank}", report)
         with self._condition:
             self._reported_id = save_id
             self._condition.notify_all()
 
-    def _write_when_staged(self, save_id: int, folder: str) -> _Report:
-        with self._condition:
-            self._condition.wait_for(
-                lambda: (self._shard is not None and self._shard.save_id >= save_id) or self._should_stop()
-            )
-            shard = self._shard
-        if shard is None or shard.save_id != save_id:
-            return _Report(error=OSError(errno.EBUSY, "its copy of the checkpoint was overwritten by a newer one"))
-        return self._write_shard(shard, folder)
+    def _has_staged(self, save_id: int) -> bool:
+        return self._shard is not None and self._shard.save_id >= save_id
 
-    def _set_shard(self, shard: _Shard) -> None:
-        with self._condition:
-            self._shard = shard
-            self._condition.notify_all()
-
-    def _write_shard(self, shard: _Shard, folder: str) -> _Report:
+    def _write_shard(self, save_id: int, folder: str) -> _Report:
         with self._write_lock:
-            if self._shard is not shard:
-                return _Report(error=OSError(errno.EBUSY, "its copy of the checkpoint was overwritten by a newer one"))
-            if shard.values is None:
-                return _Report(error=OSError(errno.EBUSY, "its previous write is still running after 60 s"))
             try:
+                shard = self._shard
+                assert shard is not None, "no checkpoint was copied"
+                assert shard.save_id == save_id, f"checkpoint {shard.save_id} was copied instead of {save_id}"
                 non_finite_names = _find_non_finite(shard.values)
                 if self._baseline_names is None:
                     self._baseline_names = set(non_finite_names)
@@ -246,7 +226,7 @@ class ShardWriter:
                 if new_names:
                     return _Report(non_finite_names=new_names)
                 files = ShardFiles(self._storage, folder)
-                results = files.write_shard(self._rank, shard.plan.items, shard.values)
+                results = files.write_shard(self._rank, shard.plan.save_plan, shard.values)
                 return _Report(files.files, results)
             except Exception as error:  # noqa: BLE001 (rank 0 raises it)
                 return _Report(error=_make_picklable(error))
@@ -265,7 +245,7 @@ class ShardWriter:
     def _check_loadable(self, plan: ShardPlan, values: Mapping[MetadataIndex, PlannedValue]) -> None:
         if self._has_checked_loadable:
             return
-        for item in plan.items.items:
+        for item in plan.save_plan.items:
             value = values[item.index]
             if item.type == WriteItemType.BYTE_IO and isinstance(value, bytes):
                 check_loadable(value, item.index.fqn)

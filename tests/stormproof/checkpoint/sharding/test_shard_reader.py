@@ -37,11 +37,11 @@ def harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "harm"
 
 
-def test_a_good_one_has_no_problem(checkpoint: Checkpoint):
+def test_a_good_checkpoint_has_no_problem(checkpoint: Checkpoint):
     assert find_shard_problem(_opener(checkpoint), FILES) is None
 
 
-def test_an_index_with_code_is_refused_and_not_run(checkpoint: Checkpoint, harm: Path):
+def test_metadata_with_code_is_refused_and_not_run(checkpoint: Checkpoint, harm: Path):
     (checkpoint.path / ".metadata").write_bytes(pickle.dumps(_Harmful()))
     assert find_shard_problem(_opener(checkpoint), FILES) == (
         "its file .metadata is not valid metadata of torch.distributed.checkpoint: it contains posix.mkdir"
@@ -50,12 +50,12 @@ def test_an_index_with_code_is_refused_and_not_run(checkpoint: Checkpoint, harm:
 
 
 @pytest.mark.parametrize("content", [b"", b"x", pickle.dumps({"a": 1})])
-def test_an_index_that_is_something_else_is_refused(content: bytes, checkpoint: Checkpoint):
+def test_metadata_of_another_type_is_refused(content: bytes, checkpoint: Checkpoint):
     (checkpoint.path / ".metadata").write_bytes(content)
     assert "its file .metadata is not valid metadata" in str(find_shard_problem(_opener(checkpoint), FILES))
 
 
-def test_a_rest_with_code_is_refused_and_not_run(checkpoint: Checkpoint, harm: Path):
+def test_an_unsharded_state_with_code_is_refused_and_not_run(checkpoint: Checkpoint, harm: Path):
     torch.save({"hook": _Harmful()}, checkpoint.path / "meta.pt")
     assert "meta.pt: torch.load(weights_only=True) refuses it: it contains posix.mkdir" in str(
         find_shard_problem(_opener(checkpoint), FILES)
@@ -63,10 +63,10 @@ def test_a_rest_with_code_is_refused_and_not_run(checkpoint: Checkpoint, harm: P
     assert not harm.exists()
 
 
-def _change_index(checkpoint: Checkpoint, change: Any) -> None:
-    index = ShardReader.from_folder(checkpoint.path).read_metadata()
-    change(index)
-    (checkpoint.path / ".metadata").write_bytes(pickle.dumps(index))
+def _change_metadata(checkpoint: Checkpoint, change: Any) -> None:
+    metadata = ShardReader.from_folder(checkpoint.path).read_metadata()
+    change(metadata)
+    (checkpoint.path / ".metadata").write_bytes(pickle.dumps(metadata))
 
 
 def test_a_value_with_code_is_refused_and_not_run(checkpoint: Checkpoint, harm: Path):
@@ -76,12 +76,12 @@ def test_a_value_with_code_is_refused_and_not_run(checkpoint: Checkpoint, harm: 
     offset = shard.stat().st_size
     shard.write_bytes(shard.read_bytes() + content.getvalue())
 
-    def add_value(index: Any) -> None:
-        index.state_dict_metadata["hook"] = BytesStorageMetadata()
-        info = next(iter(index.storage_data.values()))
-        index.storage_data[MetadataIndex("hook")] = type(info)("__0_0.distcp", offset, len(content.getvalue()))
+    def add_value(metadata: Any) -> None:
+        metadata.state_dict_metadata["hook"] = BytesStorageMetadata()
+        info = next(iter(metadata.storage_data.values()))
+        metadata.storage_data[MetadataIndex("hook")] = type(info)("__0_0.distcp", offset, len(content.getvalue()))
 
-    _change_index(checkpoint, add_value)
+    _change_metadata(checkpoint, add_value)
     assert find_shard_problem(_opener(checkpoint), FILES) == (
         "torch.load(weights_only=True) refuses hook: it contains posix.mkdir, which is code and not data"
     )
@@ -89,11 +89,11 @@ def test_a_value_with_code_is_refused_and_not_run(checkpoint: Checkpoint, harm: 
 
 
 @pytest.mark.parametrize("path", ["../other.distcp", "/etc/passwd", "__7_0.distcp"])
-def test_an_index_that_leads_out_of_the_checkpoint_is_refused(path: str, checkpoint: Checkpoint):
-    def lead_out(index: Any) -> None:
-        next(iter(index.storage_data.values())).relative_path = path
+def test_metadata_that_refers_to_a_file_outside_the_checkpoint_is_refused(path: str, checkpoint: Checkpoint):
+    def lead_out(metadata: Any) -> None:
+        next(iter(metadata.storage_data.values())).relative_path = path
 
-    _change_index(checkpoint, lead_out)
+    _change_metadata(checkpoint, lead_out)
     assert find_shard_problem(_opener(checkpoint), FILES) == (
         f"its file .metadata refers to {path!r}, which is not a file of this checkpoint"
     )
@@ -101,14 +101,14 @@ def test_an_index_that_leads_out_of_the_checkpoint_is_refused(path: str, checkpo
         load_full(checkpoint.path)
 
 
-def test_a_checkpoint_without_an_index_or_a_rest_is_refused(checkpoint: Checkpoint):
+def test_a_checkpoint_without_an_unsharded_state_is_refused(checkpoint: Checkpoint):
     assert find_shard_problem(_opener(checkpoint), FILES - {"meta.pt"}) == "it has no file meta.pt"
 
 
-def test_lists_and_dicts_are_put_together_again(checkpoint: Checkpoint):
-    index = ShardReader.from_folder(checkpoint.path).read_metadata()
-    index.planner_data = {"a.0.b": ("a", 0, "b"), "a.1.b": ("a", 1, "b"), "c": ("c",), "d.0": ("d", "0")}
-    tree = unflatten({"a.0.b": 1, "a.1.b": 2, "c": 3, "d.0": 4, "e": 5}, index)
+def test_unflatten_restores_lists_and_dicts(checkpoint: Checkpoint):
+    metadata = ShardReader.from_folder(checkpoint.path).read_metadata()
+    metadata.planner_data = {"a.0.b": ("a", 0, "b"), "a.1.b": ("a", 1, "b"), "c": ("c",), "d.0": ("d", "0")}
+    tree = unflatten({"a.0.b": 1, "a.1.b": 2, "c": 3, "d.0": 4, "e": 5}, metadata)
     assert tree == {"a": [{"b": 1}, {"b": 2}], "c": 3, "d": {"0": 4}, "e": 5}
 
 
@@ -126,7 +126,7 @@ def test_a_memory_format_is_read_as_any_python_writes_it(checkpoint: Checkpoint)
     def write_as_attribute(metadata: Any) -> None:
         metadata.planner_data["format"] = _ByAttribute(_MEM_FORMAT_ENCODING, "TORCH_CONTIGUOUS_FORMAT")
 
-    _change_index(checkpoint, write_as_attribute)
+    _change_metadata(checkpoint, write_as_attribute)
     metadata = ShardReader.from_folder(checkpoint.path).read_metadata()
     assert metadata.planner_data is not None
     assert metadata.planner_data["format"] is _MEM_FORMAT_ENCODING.TORCH_CONTIGUOUS_FORMAT
@@ -137,6 +137,6 @@ def test_no_other_attribute_is_read(owner: Any, name: str, checkpoint: Checkpoin
     def write_as_attribute(metadata: Any) -> None:
         metadata.planner_data["format"] = _ByAttribute(owner, name)
 
-    _change_index(checkpoint, write_as_attribute)
+    _change_metadata(checkpoint, write_as_attribute)
     problem = find_shard_problem(_opener(checkpoint), FILES)
     assert str(problem).endswith("it contains builtins.getattr")

@@ -1,6 +1,5 @@
 """Sharded checkpoints in an object store, as the store and as the mirror of a folder."""
 
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from tests.support.object_stores import flip_object_bit, object_names
 from tests.support.sharded_checkpoints import commit_shards, make_sharded_state, make_sharded_store
 from tests.support.small_fits import LIGHTNING_WARNING_FILTERS
 
-pytestmark = LIGHTNING_WARNING_FILTERS
+pytestmark = [*LIGHTNING_WARNING_FILTERS, pytest.mark.usefixtures("node")]
 
 FILES = [".metadata", "__0_0.distcp", "meta.pt"]
 
@@ -29,15 +28,6 @@ def storage(request: pytest.FixtureRequest) -> ObjectStorage:
     return ObjectStorage(request.getfixturevalue("s3_url"), retry_seconds=5)
 
 
-@pytest.fixture(autouse=True)
-def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Empty temporary folder, as on a new node."""
-    folder = tmp_path / "node"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
-
-
 def _assert_holds(path: Path, step: int) -> None:
     weight = load_full(path)["state_dict"]["weight"]
     assert torch.equal(weight, make_sharded_state(step)["state_dict"]["weight"])
@@ -47,7 +37,7 @@ def _shard_names(storage: ObjectStorage, checkpoint: Checkpoint) -> list[str]:
     return sorted(entry.name for entry in storage.list(checkpoint.path.name))
 
 
-def test_it_is_committed_found_and_copied_to_the_node(storage: ObjectStorage, node: Path):
+def test_a_sharded_checkpoint_is_committed_found_and_copied_to_the_node(storage: ObjectStorage, node: Path):
     store = make_sharded_store(storage)
     resolution = store.resolve(fetch=True)
     newest = resolution.chosen_checkpoint

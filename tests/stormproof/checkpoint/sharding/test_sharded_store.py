@@ -45,7 +45,7 @@ def test_what_was_saved_is_what_is_loaded(store: Store):
     assert (checkpoint["global_step"], checkpoint["epoch"]) == (30, 0)
 
 
-def test_torch_itself_loads_it(store: Store):
+def test_torch_loads_a_sharded_checkpoint(store: Store):
     target = {"state_dict": {"weight": torch.zeros(40)}}
     with pytest.warns(match="assuming the intent is to load in a single process"):
         dcp.load(target, checkpoint_id=store.read_checkpoints()[-1].path)
