@@ -122,6 +122,7 @@ def restore_sharded(
     current_state: dict[str, Any] = {"state_dict": get_model_state_dict(module)}
     if module.strict_loading:
         _check_names(current_state["state_dict"], saved_tree.get("state_dict", {}))
+    _check_optimizer_count(trainer, sum(str(key).startswith("optimizer_") for key in saved_tree))
     for number, optimizer in enumerate(trainer.optimizers):
         saved_optimizer = saved_tree.get(f"optimizer_{number}", {})
         _check_groups(optimizer, saved_optimizer.get("param_groups", []))
@@ -168,6 +169,8 @@ def restore_full(
     Raises:
         NotResumableError: If the optimizers have other parameter groups.
     """
+    _check_optimizer_count(trainer, len(checkpoint["optimizer_states"]))
+    # no optimizers if the trainer only validates
     for optimizer, saved_state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=False):
         _check_groups(optimizer, saved_state.get("param_groups", []))
         states = saved_state.get("state", {})
@@ -246,6 +249,15 @@ def _check_names(current_names: Collection[str], saved_names: Collection[str]) -
         others = "the module has" if missing_names else "the module does not have"
         raise NotResumableError(
             f"The checkpoint {problem}, which {others}. Use the same model, or set strict_loading=False in the module."
+        )
+
+
+def _check_optimizer_count(trainer: pl.Trainer, saved_count: int) -> None:
+    count = len(trainer.optimizers)
+    if count not in {0, saved_count}:
+        raise NotResumableError(
+            f"configure_optimizers returns {count} optimizers, but the checkpoint has {saved_count}. Use the same "
+            "model and configure_optimizers."
         )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import pickle
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -57,6 +59,8 @@ class ShardReader(FileSystemReader):
             metadata = _MetadataUnpickler(io.BytesIO(content)).load()
             used_files = {str(info.relative_path) for info in metadata.storage_data.values()}
             missing_name = _find_missing(metadata)
+        except MemoryError as error:  # says nothing about the checkpoint
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from error
         except Exception as error:  # a crafted file can make pickle raise any exception
             raise ValueError(f"{_INVALID_METADATA}: {error}") from error
         if not isinstance(metadata, Metadata):
@@ -97,10 +101,14 @@ class ShardReader(FileSystemReader):
 
     def _open_objects(self, metadata: Metadata) -> Iterator[tuple[str, io.BytesIO]]:
         infos = {key.fqn: info for key, info in metadata.storage_data.items()}
-        for name, description in metadata.state_dict_metadata.items():
-            if isinstance(description, BytesStorageMetadata):
-                info = infos[name]
-                with self._open_file(info.relative_path) as file:
+        with ExitStack() as stack:
+            files: dict[str, BinaryIO] = {}  # an object store sends a request for each file that is opened
+            for name, description in metadata.state_dict_metadata.items():
+                if isinstance(description, BytesStorageMetadata):
+                    info = infos[name]
+                    if info.relative_path not in files:
+                        files[info.relative_path] = stack.enter_context(self._open_file(info.relative_path))
+                    file = files[info.relative_path]
                     file.seek(info.offset)
                     yield name, io.BytesIO(file.read(info.length))
 
@@ -204,13 +212,15 @@ def _make_lists(tree: Any) -> Any:
     if not isinstance(tree, dict):
         return tree
     values = {key: _make_lists(value) for key, value in tree.items()}
-    is_list = bool(values) and sorted(map(repr, values)) == sorted(map(repr, range(len(values))))
+    is_list = bool(values) and values.keys() == set(range(len(values)))
     return [values[position] for position in range(len(values))] if is_list else values
 
 
 def _load_object(name: str, content: io.BytesIO) -> Any:
     try:
         return torch.load(content, weights_only=True)
+    except MemoryError as error:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from error
     except Exception as error:  # a crafted file can make torch raise any exception
         raise ValueError(f"torch.load(weights_only=True) refuses {name}: {summarize_refusal(error)}") from error
 

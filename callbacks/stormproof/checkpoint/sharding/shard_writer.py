@@ -188,19 +188,21 @@ class ShardWriter:
         """Writes this rank's shard on each request of rank 0."""
         try:
             for request_id in itertools.count(1):
-                self._handle_request(request_id)
-        except (StopIteration, TimeoutError, ConnectionError):  # rank 0 or this rank ends
+                if not self._handle_request(request_id):
+                    return
+        except (TimeoutError, ConnectionError):  # this rank or rank 0 ends
             pass
         finally:
             with self._condition:
                 self._has_thread_ended = True
                 self._condition.notify_all()
 
-    def _handle_request(self, request_id: int) -> None:
+    def _handle_request(self, request_id: int) -> bool:
+        """Writes this rank's shard. Returns False if rank 0 ends."""
         assert self._channel is not None
         message = self._channel.receive(f"request/{request_id}", self._pause)
         if message is None:
-            raise StopIteration
+            return False
         save_id, folder = message
         with self._condition:
             self._condition.wait_for(lambda: self._has_staged(save_id) or self._should_stop())
@@ -209,6 +211,7 @@ class ShardWriter:
         with self._condition:
             self._reported_id = save_id
             self._condition.notify_all()
+        return True
 
     def _has_staged(self, save_id: int) -> bool:
         return self._shard is not None and self._shard.save_id >= save_id

@@ -11,6 +11,7 @@ import torch
 from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, BytesStorageMetadata, MetadataIndex
 
 from stormproof.checkpoint import Checkpoint
+from stormproof.checkpoint.sharding import shard_reader
 from stormproof.checkpoint.sharding.shard_reader import ShardReader, find_shard_problem, load_full, unflatten
 from tests.support.sharded_checkpoints import make_sharded_store
 
@@ -140,3 +141,33 @@ def test_no_other_attribute_is_read(owner: Any, name: str, checkpoint: Checkpoin
     _change_metadata(checkpoint, write_as_attribute)
     problem = find_shard_problem(_opener(checkpoint), FILES)
     assert str(problem).endswith("it contains builtins.getattr")
+
+
+@pytest.mark.parametrize("reader", ["pickle.Unpickler.load", "torch.load"])
+def test_too_little_memory_is_not_a_damaged_checkpoint(
+    reader: str, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_: Any, **__: Any) -> Any:
+        raise MemoryError
+
+    if reader == "torch.load":
+        monkeypatch.setattr(torch, "load", fail)
+    else:
+        monkeypatch.setattr(shard_reader._MetadataUnpickler, "load", fail, raising=False)
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        find_shard_problem(_opener(checkpoint), FILES)
+    monkeypatch.undo()
+    assert find_shard_problem(_opener(checkpoint), FILES) is None
+
+
+def test_values_are_read_from_one_open_file(checkpoint: Checkpoint):
+    opened: list[str] = []
+
+    def open_file(name: str) -> Any:
+        opened.append(name)
+        return (checkpoint.path / name).open("rb")
+
+    reader = ShardReader(open_file, FILES)
+    objects = reader.read_objects(reader.read_metadata())
+    assert objects["optimizer_0.param_groups.0.lr"] == 0.1
+    assert opened == [".metadata", "__0_0.distcp"]
