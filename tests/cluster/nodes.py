@@ -1,4 +1,4 @@
-"""Two nodes on one machine: network namespaces, joined by a cable that can be pulled."""
+"""Two nodes on one machine: network namespaces, joined by a cable that can be pulled, each with its own /dev/shm."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,7 +21,11 @@ class Nodes:
         if shutil.which("ip") is None or os.geteuid() != 0:
             raise RuntimeError("these tests need iproute2 and root, for network namespaces")
         self._running: list[subprocess.Popen[bytes]] = []
+        self._memories: list[Path] = []
         self.remove()
+        for _ in NAMES:
+            self._memories.append(Path(tempfile.mkdtemp(prefix="memory")))
+            subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(self._memories[-1])], check=True)
         for name in NAMES:
             _ip("netns", "add", name)
             _ip("-n", name, "link", "set", "lo", "up")
@@ -32,7 +37,8 @@ class Nodes:
     def start(self, node: int, command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
         """Starts ``command`` there, its output in ``node<number>.txt``."""
         with (cwd / f"node{node}.txt").open("ab") as output:
-            namespace_command = ["ip", "netns", "exec", NAMES[node], *command]
+            mount = f'mount --bind "{self._memories[node]}" /dev/shm && exec "$@"'  # in a mount namespace of its own
+            namespace_command = ["ip", "netns", "exec", NAMES[node], "sh", "-c", mount, "sh", *command]
             process = subprocess.Popen(
                 namespace_command, cwd=cwd, env=env, stdout=output, stderr=output, start_new_session=True
             )
@@ -45,13 +51,20 @@ class Nodes:
         return [int(pid) for pid in result.stdout.split()]
 
     def kill(self, node: int) -> None:
-        """The power goes off: every process there dies at once."""
+        """The power goes off: every process there dies at once, and the memory is lost."""
         while pids := self.pids(node):
             for pid in pids:
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     continue
+        if self._memories:
+            for path in self._memories[node].iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def list_memory(self, node: int) -> list[Path]:
+        """All files in the memory of a node."""
+        return [path for path in self._memories[node].rglob("*") if path.is_file()]
 
     def set_cable(self, state: str) -> None:
         """Pulls the cable (``down``) or puts it back (``up``)."""
@@ -66,6 +79,10 @@ class Nodes:
                 _ip("netns", "delete", name)
         for process in self._running:
             process.wait(timeout=20)
+        while self._memories:
+            memory = self._memories.pop()
+            subprocess.run(["umount", str(memory)], check=True)
+            memory.rmdir()
 
 
 def _ip(*overrides: str) -> None:

@@ -117,6 +117,11 @@ def wait_until(reached: Callable[[], bool], seconds: float, here: Path) -> float
     return time.monotonic() - start_time
 
 
+def has_copies(both_nodes: Nodes) -> list[bool]:
+    """Whether each node has a copy of the state in its memory."""
+    return [any(path.suffix == ".json" for path in both_nodes.list_memory(node)) for node in (0, 1)]
+
+
 def latest_step(folder: Path) -> int:
     return max(checkpoint.step for checkpoint in Store(folder / "runs" / "run" / "checkpoints").read_checkpoints())
 
@@ -182,6 +187,24 @@ def test_the_node_of_the_rendezvous_dies_all_end_and_started_again_they_lose_no_
     assert [agent.wait(timeout=150) for agent in repeated] == [0, 0]
     assert read_ranks(here) == [2, 2]
     assert all(torch.equal(value, whole[name]) for name, value in load_weights(here).items())
+
+
+def test_a_run_that_lost_the_node_of_rank_0_resumes_from_the_memory_of_the_other_node(
+    nodes: Nodes, here: Path, whole: dict[str, torch.Tensor]
+):
+    words = ("callbacks.recovery.every_n_train_steps=100000", "callbacks.recovery.memory_tier=true")
+    _, second = [start_agent(nodes, node, here, *words) for node in (0, 1)]
+    wait_until(lambda: has_copies(nodes) == [True, True], 90, here)
+    nodes.kill(0)
+    second.kill()  # the scheduler starts the job again
+    wait_until(lambda: not nodes.pids(1), 60, here)
+    (here / "fast").touch()
+    repeated = [start_agent(nodes, node, here, *words) for node in (0, 1)]
+    assert [agent.wait(timeout=150) for agent in repeated] == [0, 0]
+    attempts = Store(here / "runs" / "run" / "checkpoints").read_attempts()
+    assert attempts[1].step > 0
+    assert all(torch.equal(value, whole[name]) for name, value in load_weights(here).items())
+    assert [nodes.list_memory(node) for node in (0, 1)] == [[], []]
 
 
 def test_an_agent_dies_and_its_workers_do_not_go_on_without_it(

@@ -17,6 +17,7 @@ from stormproof.checkpoint.finite_check import FiniteCheck, NonFiniteError
 from stormproof.checkpoint.folder_ownership import FolderOwnership
 from stormproof.checkpoint.host_staging import HostStager
 from stormproof.checkpoint.loadable import LoadableConverter
+from stormproof.checkpoint.memory.memory_tier import MemoryTier
 from stormproof.checkpoint.storage import DISK_FULL_ERRNOS
 from stormproof.errors import StorageError
 from stormproof.event_log import log_event
@@ -62,6 +63,7 @@ class CheckpointWriter:
         shard_writer: Writes sharded parameters and optimizer states. None if checkpoints are in one file.
 
     Attributes:
+        memory_tier: Copies of the newest state in memory. None if disabled. :meth:`close` closes it.
         ownership: Ownership of the folder.
         retention: Checkpoints to keep.
         submitted_step: Step of the last submitted checkpoint. None before the first.
@@ -94,6 +96,7 @@ class CheckpointWriter:
         self._storage_problem: str | None = None  # since the last commit
         self._problem_since = self._last_try_time = time.monotonic()
         self._is_hanging = False
+        self.memory_tier: MemoryTier | None = None
         self.submitted_step: int | None = None
         self.committed_step: int | None = None
         self.write_seconds: float | None = None
@@ -190,6 +193,21 @@ class CheckpointWriter:
             self.wait_until_free()
             self.check_last_write()
 
+    def copy_to_memory(self, checkpoint: Mapping[str, Any], state_keys: Collection[str], info: CommitInfo) -> None:
+        """Copies a checkpoint to :attr:`memory_tier`, which is due. It is not committed.
+
+        Args:
+            checkpoint: Lightning checkpoint. The caller may modify it afterwards.
+            state_keys: Top-level keys with training state.
+            info: Description of the checkpoint.
+
+        Raises:
+            NotResumableError: If torch would refuse to load the checkpoint.
+        """
+        assert self.memory_tier is not None
+        loadable_checkpoint = self._converter.convert(checkpoint, state_keys)
+        self.memory_tier.save(loadable_checkpoint, info, self._finite_check.has_new_non_finite)
+
     def check_last_write(self) -> None:
         """Warns if the last write failed because of storage.
 
@@ -279,6 +297,8 @@ class CheckpointWriter:
                     release_job.result()
         elif self._write_job is not None:
             self._write_job.add_done_callback(lambda _: self.ownership.release())
+        if self.memory_tier is not None:
+            self.memory_tier.close(self.committed_step)
 
     def _wait_for_write(self, timeout_seconds: float) -> bool:
         """Waits for the last write for at most ``timeout_seconds``. Returns whether it has ended."""

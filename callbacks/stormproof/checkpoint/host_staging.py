@@ -32,6 +32,11 @@ class HostStager:
     def __init__(self) -> None:
         self._buffers: list[torch.Tensor] = []
 
+    @property
+    def staged_bytes(self) -> int:
+        """Size of the buffers of the last copy, in bytes."""
+        return sum(buffer.numel() for buffer in self._buffers)
+
     @torch.no_grad()
     def stage(self, tree: Any) -> Any:
         """Returns a copy of ``tree`` that is valid until the next call.

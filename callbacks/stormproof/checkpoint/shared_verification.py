@@ -122,13 +122,17 @@ def lock_file(path: Path, file_bytes: int) -> Generator[None]:
         lock.release()
 
 
-def make_private_folder(name: str) -> Path:
-    """Returns the folder ``<name>-<user ID>`` in the temporary folder. Creates it if it does not exist.
+def make_private_folder(name: str, parent: Path | None = None) -> Path:
+    """Returns the folder ``<name>-<user ID>``. Creates it if it does not exist.
+
+    Args:
+        name: Name of the folder, without the user ID.
+        parent: Folder that contains it. The temporary folder if None.
 
     Raises:
         PermissionError: If it is not a folder, belongs to another user, or others can write to it.
     """
-    folder = Path(tempfile.gettempdir(), f"{name}-{os.getuid()}")
+    folder = (parent or Path(tempfile.gettempdir())) / f"{name}-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     folder_stat = os.lstat(folder)
     if not stat.S_ISDIR(folder_stat.st_mode) or folder_stat.st_uid != os.getuid() or folder_stat.st_mode & 0o022:

@@ -118,6 +118,8 @@ def _select_checkpoint(
         store.quarantine(later_checkpoints, f"training diverged at step {since_step}", fence=writer.ownership.fence)
     except OSError as error:
         rank_zero_warn(f"Checkpoints of diverged weights could not be moved to quarantine/: {error}")
+    if writer.memory_tier is not None:
+        writer.memory_tier.clear()
     return selected_checkpoint
 
 

@@ -298,6 +298,21 @@ def redirect_loading(
     return replace(trainer.strategy, "load_checkpoint", load_checkpoint)
 
 
+def replace_loaded_path(trainer: pl.Trainer, old_path: str, new_path: str) -> Callable[[], None]:
+    """Loads the checkpoint ``new_path`` where the trainer loads ``old_path``.
+
+    Returns:
+        Function that undoes this.
+    """
+    original_load = trainer.strategy.load_checkpoint
+
+    def load_checkpoint(checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        is_old = Path(checkpoint_path).resolve() == Path(old_path).resolve()
+        return original_load(new_path if is_old else checkpoint_path, weights_only)
+
+    return replace(trainer.strategy, "load_checkpoint", load_checkpoint)
+
+
 def list_launched_rank_pids(trainer: pl.Trainer) -> list[int]:
     """Returns the process ids of the ranks that this process started with Lightning's launcher."""
     return [process.pid for process in getattr(trainer.strategy.launcher, "procs", [])]

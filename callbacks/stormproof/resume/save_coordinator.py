@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytorch_lightning as pl
 
@@ -23,6 +23,9 @@ from stormproof.resume.unsaved_attributes import UnsavedAttributes
 
 if TYPE_CHECKING:  # imports torch.distributed.checkpoint, which takes 0.3 s
     from stormproof.checkpoint.sharding.shard_writer import ShardWriter
+
+Destination = Literal["storage", "memory"]
+"""Where the state is saved."""
 
 
 class SaveCoordinator(InactiveCopies):
@@ -62,12 +65,12 @@ class SaveCoordinator(InactiveCopies):
         self._exchanged_attention: ExchangedNumbers | None = None
 
     def start(self, trainer: pl.Trainer) -> Callable[[], None]:
-        """Prepares :meth:`is_due`. Returns a function that undoes this."""
+        """Prepares :meth:`find_due`. Returns a function that undoes this."""
         self._exchanged_attention = StepExchange.of(trainer).add(lambda: [float(self._needs_attention(trainer))])
         return self._exchanged_attention.remove
 
-    def is_due(self, trainer: pl.Trainer, last_step: int) -> bool:
-        """Returns whether to save now, between two batches after an optimizer step.
+    def find_due(self, trainer: pl.Trainer, last_step: int) -> Destination | None:
+        """Returns where to save the state now, between two batches after an optimizer step. None if nothing is due.
 
         Args:
             trainer: Running trainer.
@@ -77,20 +80,45 @@ class SaveCoordinator(InactiveCopies):
             StormproofError: On every rank, if the last write failed for another reason than storage. With exit code 74
                 if no checkpoint could be saved for too long.
         """
-        step, is_due_by_clock = trainer.global_step, False
+        step = trainer.global_step
+        due_by_clock: Destination | None = None
         if trainer.world_size == 1:
-            is_due_by_clock = self._is_due_by_clock()
+            due_by_clock = self._find_due_by_clock()
         elif step // SYNC_EVERY_N_STEPS > last_step // SYNC_EVERY_N_STEPS:
             assert self._exchanged_attention is not None, "start comes first"
             rank_zero_needs_attention = self._exchanged_attention.read()[0] == [1.0]
-            is_due_by_clock = rank_zero_needs_attention and run_on_rank_zero(self._is_due_by_clock)
-        is_scheduled = is_due_by_clock or self._schedule.is_due_by_step(step)
+            due_by_clock = run_on_rank_zero(self._find_due_by_clock) if rank_zero_needs_attention else None
+        is_scheduled = due_by_clock == "storage" or self._schedule.is_due_by_step(step)
         has_fresh_metric = self._monitored_metric.is_fresh(trainer)
         if not (is_scheduled or has_fresh_metric):
-            return False
-        return run_on_rank_zero(
+            return due_by_clock
+        should_save = run_on_rank_zero(
             lambda: (is_scheduled or self._is_among_best(trainer)) and self._require_writer().wait_until_free()
         )
+        if should_save:
+            return "storage"
+        return "memory" if due_by_clock == "memory" else None
+
+    def copy_to_memory(
+        self, trainer: pl.Trainer, module: pl.LightningModule, stall_start: float, *, has_validated: bool
+    ) -> None:
+        """Captures the state and copies it to memory.
+
+        Args:
+            trainer: Trainer between two batches.
+            module: Module that it trains.
+            stall_start: Time at which training paused, by ``time.monotonic``.
+            has_validated: Whether the validation loaders have been iterated in this run.
+        """
+        checkpoint = snapshot.capture(trainer, module, has_validated=has_validated, has_ended=False)
+
+        def copy() -> None:
+            writer = self._require_writer()
+            writer.copy_to_memory(checkpoint, _collect_state_keys(trainer), self._describe(trainer))
+            assert writer.memory_tier is not None
+            writer.memory_tier.record_pause(time.monotonic() - stall_start)
+
+        run_on_rank_zero(copy)
 
     def save(
         self,
@@ -162,17 +190,22 @@ class SaveCoordinator(InactiveCopies):
         assert self.writer is not None
         return self.writer
 
-    def _is_due_by_clock(self) -> bool:
-        """Returns whether the time interval has passed. Reports a failure of the last write."""
+    def _find_due_by_clock(self) -> Destination | None:
+        """Returns where to save according to the time since the last save. Reports a failure of the last write."""
         writer = self._require_writer()
         writer.check_last_write()
-        return self._schedule.is_due_by_clock(time.monotonic()) or writer.should_retry
+        now = time.monotonic()
+        if self._schedule.is_due_by_clock(now) or writer.should_retry:
+            return "storage"
+        return "memory" if writer.memory_tier is not None and writer.memory_tier.is_due(now) else None
 
     def _needs_attention(self, trainer: pl.Trainer) -> bool:
         """Returns whether a checkpoint may be due or the last write may have failed. False on ranks other than 0."""
         if not trainer.is_global_zero or not self._schedule.has_saved:
             return False
-        return self._schedule.is_due_by_clock(time.monotonic()) or self._require_writer().may_have_failed
+        writer, now = self._require_writer(), time.monotonic()
+        is_memory_due = writer.memory_tier is not None and writer.memory_tier.is_due(now)
+        return self._schedule.is_due_by_clock(now) or writer.may_have_failed or is_memory_due
 
     def _is_among_best(self, trainer: pl.Trainer) -> bool:
         score = self._monitored_metric.value(trainer)
@@ -186,14 +219,20 @@ class SaveCoordinator(InactiveCopies):
 
     def _submit(self, checkpoint: Mapping[str, Any], trainer: pl.Trainer, stall_start: float, has_ended: bool) -> float:
         writer = self._require_writer()
-        info = CommitInfo(
+        writer.submit(checkpoint, _collect_state_keys(trainer), self._describe(trainer))
+        if has_ended:
+            writer.finish()
+        return time.monotonic() - stall_start
+
+    def _describe(self, trainer: pl.Trainer) -> CommitInfo:
+        return CommitInfo(
             step=trainer.global_step,
             epoch=trainer.current_epoch,
             world_size=trainer.world_size,
             score=self._monitored_metric.value(trainer),
             identity=self._identity,
         )
-        writer.submit(checkpoint, {*internals.state_keys(trainer), snapshot.KEY}, info)
-        if has_ended:
-            writer.finish()
-        return time.monotonic() - stall_start
+
+
+def _collect_state_keys(trainer: pl.Trainer) -> set[str]:
+    return {*internals.state_keys(trainer), snapshot.KEY}

@@ -320,7 +320,7 @@ def test_a_full_disk_is_not_a_failure_of_the_mirror(
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("stormproof.checkpoint.mirror.checkpoint_copy.copy_verified", fail)
+    monkeypatch.setattr("stormproof.checkpoint.checkpoint_copy.copy_verified", fail)
     with pytest.raises(StorageError, match=rf"cannot be copied to {tmp_path}: No space left on device\. Fix the cause"):
         _download(Store(tmp_path), storage)
 

@@ -9,9 +9,9 @@ from contextlib import suppress
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from stormproof.checkpoint.backends.object_lease import ObjectLease, acquire_when_expired
+from stormproof.checkpoint.checkpoint_copy import copy_checkpoint
 from stormproof.checkpoint.lease import LeaseError, Owner
 from stormproof.checkpoint.manifest import Checkpoint
-from stormproof.checkpoint.mirror.checkpoint_copy import copy_checkpoint
 from stormproof.checkpoint.retention import Retention, select_permanent
 from stormproof.checkpoint.storage import ObjectStorage
 from stormproof.checkpoint.store import Store

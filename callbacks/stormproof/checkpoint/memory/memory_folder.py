@@ -1,0 +1,175 @@
+"""Folder of checkpoints in the memory of a node."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from stormproof.checkpoint.file_names import format_stem, parse_file_name
+from stormproof.checkpoint.hashing_file import put_hashed
+from stormproof.checkpoint.manifest import Checkpoint, CommitInfo, LogPrefix, decode_manifest, encode_manifest
+from stormproof.checkpoint.resolution import read_checkpoints
+from stormproof.checkpoint.shared_verification import make_private_folder
+from stormproof.checkpoint.storage import PosixStorage
+from stormproof.checkpoint.store import Attempt
+from stormproof.checkpoint.verification import find_problem
+from stormproof.checkpoint.versions import collect_versions
+from stormproof.errors import DamagedError
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (its subfolder is private)
+"""Folder of which Linux keeps the files in memory."""
+MAX_AGE_SECONDS = 86400.0
+"""Time after which the memory of a run that did not resume is freed, in seconds."""
+
+
+def name_folder(location: str, attempt: Attempt) -> str:
+    """Returns the name of the memory folder of an attempt, the same on all nodes.
+
+    The name contains the start time of the attempt. A folder with the checkpoints of another run at the same location,
+    or of an earlier attempt, therefore has another name.
+
+    Args:
+        location: Absolute path or URL of the checkpoints.
+        attempt: The attempt, from the commit log.
+    """
+    run = hashlib.sha256(location.encode()).hexdigest()[:32]
+    return f"{run}/{attempt.number}-{attempt.time!r}"
+
+
+class MemoryFolder:
+    """Keeps the newest checkpoint of one attempt in the memory of this node.
+
+    As in a :class:`stormproof.checkpoint.Store`, the manifest of a checkpoint is written last. There is no log and no
+    lease, because one thread writes, and the content need not survive a power failure.
+
+    Args:
+        name: Name from :func:`name_folder`.
+
+    Attributes:
+        path: The folder. It may not exist yet.
+
+    Raises:
+        OSError: If the parent folder cannot be created or belongs to another user.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.path = make_private_folder("stormproof-memory", SHARED_MEMORY) / name
+        self._storage = PosixStorage(self.path)
+        self._last_sequence = 0  # also of deleted checkpoints
+
+    def prepare(self) -> None:
+        """Creates the folder, and frees the memory of earlier attempts and of runs that did not resume for a day.
+
+        Raises:
+            OSError: If the folder cannot be created.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        run = self.path.parent
+        for other_run in run.parent.iterdir():
+            if other_run != run and time.time() - other_run.stat().st_mtime > MAX_AGE_SECONDS:
+                shutil.rmtree(other_run, ignore_errors=True)
+        for attempt in run.iterdir():
+            if attempt != self.path:
+                shutil.rmtree(attempt, ignore_errors=True)
+
+    def commit(self, write: Callable[[BinaryIO], object], size: int, info: CommitInfo, attempt: int) -> Checkpoint:
+        """Writes a checkpoint and deletes the previous one.
+
+        Args:
+            write: Writes the checkpoint to a binary file.
+            size: Approximate size of the checkpoint, in bytes.
+            info: Description of the checkpoint.
+            attempt: Number of the attempt.
+
+        Raises:
+            OSError: If the memory is full.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._check_room(size)
+        self._last_sequence += 1
+        path = self.path / f"{format_stem(self._last_sequence, info.step)}.ckpt"
+        file = put_hashed(self._storage, path.name, write)
+        checkpoint = Checkpoint(
+            **vars(info),
+            path=path,
+            sequence=self._last_sequence,
+            attempt=attempt,
+            digest=file.digest,
+            bytes=file.bytes,
+            versions=collect_versions(),
+            time=time.time(),
+        )
+        self._add_manifest(checkpoint, encode_manifest(checkpoint, LogPrefix.from_content(b"")))
+        return checkpoint
+
+    def receive(self, file_name: str, manifest: bytes, chunks: Iterable[bytes]) -> None:
+        """Stores a checkpoint that another node has sent, and deletes the previous one.
+
+        Args:
+            file_name: Name of the checkpoint's file.
+            manifest: Content of its manifest.
+            chunks: Content of the file.
+
+        Raises:
+            DamagedError: If the content differs from the manifest.
+            OSError: If the memory is full.
+        """
+        if parse_file_name(file_name) is None:
+            raise DamagedError(f"{file_name!r:.60} is not the name of a checkpoint.")
+        try:
+            checkpoint, _ = decode_manifest(manifest, self.path / file_name)
+        except ValueError as error:
+            raise DamagedError(f"{file_name} was damaged on the way: {error}.") from error
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._check_room(checkpoint.bytes)
+
+        def write(stream: BinaryIO) -> None:
+            stream.writelines(chunks)
+
+        file = put_hashed(self._storage, file_name, write)
+        if file.digest != checkpoint.digest:
+            self._storage.delete([file_name])
+            raise DamagedError(f"{file_name} was damaged on the way.")
+        self._add_manifest(checkpoint, manifest)
+
+    def read(self, checkpoint: Checkpoint) -> tuple[bytes, Iterator[bytes]]:
+        """Returns the manifest of a checkpoint, and its content in chunks."""
+        return checkpoint.manifest_path.read_bytes(), self._storage.get(checkpoint.path.name)
+
+    def find_newest(self) -> Checkpoint | None:
+        """Returns the newest good checkpoint, after verifying its content. None without one."""
+        if not self.path.exists():
+            return None
+        checkpoints = reversed(read_checkpoints(self.path))
+        return next((checkpoint for checkpoint in checkpoints if find_problem(checkpoint) is None), None)
+
+    def clear(self) -> None:
+        """Deletes all checkpoints and the folder."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):  # it does not exist, or contains another attempt
+            self.path.parent.rmdir()
+
+    def _add_manifest(self, checkpoint: Checkpoint, manifest: bytes) -> None:
+        self._storage.put_if_absent(checkpoint.manifest_path.name, manifest)
+        for path in self.path.iterdir():
+            if path not in {checkpoint.path, checkpoint.manifest_path}:
+                path.unlink()
+        self.path.parent.touch()  # the run is not abandoned
+
+    def _check_room(self, size: int) -> None:
+        """Checks that a checkpoint fits in addition to the previous one.
+
+        A full ``/dev/shm`` would end the workers of data loaders, which use it too.
+        """
+        copies = 1 if any(self.path.iterdir()) else 2
+        free_bytes = shutil.disk_usage(self.path).free
+        if free_bytes < copies * size:
+            reason = f"{free_bytes / 1e6:.0f} MB are free, but {copies * size / 1e6:.0f} MB are required"
+            raise OSError(errno.ENOSPC, reason, str(self.path))

@@ -1,0 +1,127 @@
+"""Copies the state to the memory of this node and of another node, in a background thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
+
+from stormproof.checkpoint.background_thread import BackgroundJob
+from stormproof.checkpoint.host_staging import HostStager
+from stormproof.checkpoint.manifest import CommitInfo
+from stormproof.checkpoint.memory.memory_folder import SHARED_MEMORY, MemoryFolder
+from stormproof.checkpoint.memory.peer import PeerSender
+from stormproof.long_waits import long_wait
+
+MIN_INTERVAL_SECONDS = 1.0
+"""Minimum time between two copies, in seconds."""
+MAX_PAUSE_SHARE, MAX_WRITE_SHARE = 0.01, 0.1
+"""Maximum share of time for which copies pause training, and for which a background thread writes them."""
+CLOSE_TIMEOUT_SECONDS = 10.0
+"""Maximum time to wait for the last copy at the end, in seconds."""
+
+
+class MemoryTier:
+    """Keeps the newest state in the memory of this node and of one other node. Runs on rank 0.
+
+    The interval follows from the duration of the previous copy. If the memory is full, or the other node cannot be
+    reached, one warning is issued and training continues.
+
+    Args:
+        folder: Folder in the memory of this node.
+        attempt: Number of the attempt.
+        peer: Connection to the other node. None without another node.
+
+    Attributes:
+        step: Step of the newest copy. None before the first.
+    """
+
+    def __init__(self, folder: MemoryFolder, attempt: int, peer: PeerSender | None) -> None:
+        self._folder, self._attempt, self._peer = folder, attempt, peer
+        self._stager = HostStager()
+        self._job: BackgroundJob | None = None
+        self._is_disabled = False
+        self._pause_seconds = self._write_seconds = 0.0
+        self._last_time = time.monotonic()
+        self.step: int | None = None
+
+    def is_due(self, now: float) -> bool:
+        """Returns whether to copy the state now.
+
+        Args:
+            now: Current time by ``time.monotonic``, in seconds.
+        """
+        interval = max(
+            MIN_INTERVAL_SECONDS, self._pause_seconds / MAX_PAUSE_SHARE, self._write_seconds / MAX_WRITE_SHARE
+        )
+        is_busy = self._job is not None and not self._job.done()
+        return not (self._is_disabled or is_busy) and now - self._last_time >= interval
+
+    def save(self, checkpoint: Mapping[str, Any], info: CommitInfo, has_problem: Callable[[Any], bool]) -> None:
+        """Copies a checkpoint into host memory and starts to write the copy. Call it if :meth:`is_due`.
+
+        Args:
+            checkpoint: Lightning checkpoint. The caller may modify it afterwards.
+            info: Description of the checkpoint.
+            has_problem: Returns whether the checkpoint must not be kept, because numbers in it are not finite.
+
+        Raises:
+            Exception: The exception of the previous write, if the memory is not its cause.
+        """
+        if self._job is not None:
+            self._job.result()
+        staged_checkpoint = self._stager.stage(checkpoint)
+        self._job = BackgroundJob(lambda: self._write(staged_checkpoint, info, has_problem), "memory-writer")
+
+    def record_pause(self, seconds: float) -> None:
+        """Records for how long training paused for the last copy, in seconds."""
+        self._pause_seconds, self._last_time = seconds, time.monotonic()
+
+    def clear(self) -> None:
+        """Deletes the copies on both nodes, because no run may resume from them."""
+        self._wait()
+        self._folder.clear()
+        self.step = None
+        if self._peer is not None:
+            self._peer.clear()
+
+    def close(self, committed_step: int | None) -> None:
+        """Ends the copies. Deletes them if a checkpoint of the same or a later step was committed.
+
+        Args:
+            committed_step: Step of the last committed checkpoint. None without one.
+        """
+        self._is_disabled = True
+        self._wait()
+        if self.step is None or (committed_step is not None and committed_step >= self.step):
+            self.clear()
+        if self._peer is not None:
+            self._peer.close()
+
+    def _wait(self) -> None:
+        if self._job is not None:
+            with long_wait("the copy in memory"):  # has its own timeout
+                self._job.join(CLOSE_TIMEOUT_SECONDS)
+
+    def _write(self, checkpoint: Mapping[str, Any], info: CommitInfo, has_problem: Callable[[Any], bool]) -> None:
+        if has_problem(checkpoint):
+            return
+        start = time.monotonic()
+        try:
+            copy = self._folder.commit(
+                lambda file: torch.save(checkpoint, file), self._stager.staged_bytes, info, self._attempt
+            )
+        except OSError as error:
+            self._is_disabled = True
+            rank_zero_warn(
+                f"The state is not copied to memory: {error.strerror or error} ({SHARED_MEMORY}). Checkpoints are "
+                "saved as before."
+            )
+            return
+        self.step = copy.step
+        if self._peer is not None:
+            self._peer.send(self._folder, copy)
+        self._write_seconds = time.monotonic() - start

@@ -1,0 +1,161 @@
+"""Sends checkpoints from the memory of rank 0's node to the memory of another node, by TCP."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client, Listener
+from typing import Any
+
+from lightning_utilities.core.rank_zero import rank_zero_warn
+
+from stormproof.checkpoint.background_thread import BackgroundJob
+from stormproof.checkpoint.manifest import Checkpoint
+from stormproof.checkpoint.memory.memory_folder import MemoryFolder
+from stormproof.distributed.rank import rank_zero_address
+from stormproof.errors import DamagedError
+
+TIMEOUT_SECONDS = 60.0
+"""Maximum time for the other node to connect, and to reply, in seconds."""
+CLOSE_TIMEOUT_SECONDS = 10.0
+"""Maximum time to wait for a transfer at the end, in seconds."""
+ACCEPT_RETRY_SECONDS = 0.1
+"""Time before rank 0 waits for the next connection after one that failed, in seconds."""
+_CLEAR = b"clear"
+_END = b""
+"""Message after the last part of a checkpoint, and reply to a successful request."""
+
+
+@dataclass(frozen=True)
+class PeerAddress:
+    """Address at which rank 0 waits for the other node.
+
+    Attributes:
+        host: Host name or address of rank 0.
+        port: TCP port.
+        key: Random key with which both sides authenticate each other.
+    """
+
+    host: str
+    port: int
+    key: bytes = field(repr=False)
+
+
+class PeerSender:
+    """Sends checkpoints to a :class:`PeerReceiver`. Runs on rank 0.
+
+    A problem causes one warning. After that, nothing is sent.
+
+    Attributes:
+        address: Address to which the receiver connects.
+
+    Raises:
+        OSError: If no port is available.
+    """
+
+    def __init__(self) -> None:
+        key = secrets.token_bytes(32)
+        self._listener = Listener(("", 0), authkey=key)
+        self.address = PeerAddress(rank_zero_address(), int(self._listener.address[1]), key)
+        self._connection: Any = None  # a Connection, for which the stubs have two types
+        self._lock = threading.Lock()
+        self._is_disabled = False
+        self._accept_job = BackgroundJob(self._accept, "memory-peer")
+
+    def send(self, folder: MemoryFolder, checkpoint: Checkpoint) -> None:
+        """Sends a checkpoint of ``folder`` and waits until the other node has stored it."""
+        manifest, chunks = folder.read(checkpoint)
+        self._request(itertools.chain([checkpoint.path.name.encode(), manifest], chunks))
+
+    def clear(self) -> None:
+        """Deletes the checkpoints on the other node."""
+        self._request([_CLEAR])
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._is_disabled = True
+        if self._connection is not None:
+            self._connection.close()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while self._connection is None and not self._is_disabled:
+            try:
+                self._connection = self._listener.accept()
+            except (AuthenticationError, EOFError, OSError):  # another program has connected
+                time.sleep(ACCEPT_RETRY_SECONDS)
+
+    def _request(self, messages: Iterable[bytes]) -> None:
+        if self._is_disabled:
+            return
+        try:
+            if not self._lock.acquire(timeout=TIMEOUT_SECONDS):
+                raise TimeoutError("it does not respond")
+            try:
+                self._exchange(messages)
+            finally:
+                self._lock.release()
+        except (OSError, EOFError) as error:
+            is_closed = self._is_disabled
+            self._is_disabled = True
+            if not is_closed:
+                rank_zero_warn(
+                    f"The state is no longer copied to the memory of another node: {str(error) or 'it has ended'}. "
+                    "Checkpoints are saved as before."
+                )
+
+    def _exchange(self, messages: Iterable[bytes]) -> None:
+        self._accept_job.join(TIMEOUT_SECONDS)
+        connection = self._connection
+        if connection is None:
+            raise TimeoutError("it does not connect")
+        for message in itertools.chain(messages, [_END]):
+            connection.send_bytes(message)
+        if not connection.poll(TIMEOUT_SECONDS):
+            raise TimeoutError("it does not respond")
+        reply = connection.recv_bytes()
+        if reply != _END:
+            raise OSError(reply.decode(errors="replace"))
+
+
+class PeerReceiver:
+    """Stores the checkpoints that rank 0 sends. Runs in a background thread of one rank of the other node.
+
+    Args:
+        folder: Folder in the memory of this node.
+        address: Address of the :class:`PeerSender`.
+    """
+
+    def __init__(self, folder: MemoryFolder, address: PeerAddress) -> None:
+        self._folder, self._address = folder, address
+        self._job = BackgroundJob(self._serve, "memory-peer")
+
+    def close(self) -> None:
+        """Waits until rank 0 closes the connection, for at most ``CLOSE_TIMEOUT_SECONDS``."""
+        self._job.join(CLOSE_TIMEOUT_SECONDS)
+
+    def _serve(self) -> None:
+        address = self._address
+        with suppress(EOFError, OSError), Client((address.host, address.port), authkey=address.key) as connection:
+            while True:  # until rank 0 closes the connection
+                self._handle_request(connection)
+
+    def _handle_request(self, connection: Any) -> None:
+        messages = iter(connection.recv_bytes, _END)
+        head, reply = next(messages), _END
+        try:
+            if head == _CLEAR:
+                self._folder.clear()
+            else:
+                self._folder.receive(head.decode(errors="replace"), next(messages), messages)
+        except (OSError, DamagedError) as error:
+            reply = str(error).encode()
+        for _ in messages:  # the rest, after an error
+            pass
+        connection.send_bytes(reply)

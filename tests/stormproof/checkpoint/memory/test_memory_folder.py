@@ -1,0 +1,138 @@
+"""The folder in memory keeps the newest copy of one attempt."""
+
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from stormproof.checkpoint import Attempt, CommitInfo
+from stormproof.checkpoint.memory.memory_folder import MAX_AGE_SECONDS, MemoryFolder, name_folder
+from stormproof.errors import DamagedError
+from tests.support.checkpoint_files import flip_bit, state_writer
+
+LOCATION = "/runs/mine/checkpoints"
+
+
+def make_folder(attempt: int = 1, location: str = LOCATION) -> MemoryFolder:
+    folder = MemoryFolder(name_folder(location, Attempt(attempt, 0, 1000.0 + attempt)))
+    folder.prepare()
+    return folder
+
+
+def commit(folder: MemoryFolder, step: int, size: int = 1) -> Any:
+    return folder.commit(state_writer(step), size, CommitInfo(step=step, epoch=0, world_size=1), 1)
+
+
+def list_files(folder: MemoryFolder) -> list[str]:
+    return sorted(path.name for path in folder.path.iterdir())
+
+
+@pytest.mark.usefixtures("memory")
+def test_a_commit_replaces_the_previous_copy():
+    folder = make_folder()
+    commit(folder, 5)
+    commit(folder, 7)
+    assert list_files(folder) == ["000002-step-7.ckpt", "000002-step-7.json"]
+    newest = MemoryFolder(name_folder(LOCATION, Attempt(1, 0, 1001.0))).find_newest()
+    assert newest is not None
+    assert newest.step == 7
+
+
+@pytest.mark.usefixtures("memory")
+def test_a_commit_that_fails_keeps_the_previous_copy():
+    folder = make_folder()
+    commit(folder, 5)
+
+    def fail(file: Any) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        folder.commit(fail, 1, CommitInfo(step=7, epoch=0, world_size=1), 1)
+    assert list_files(folder) == ["000001-step-5.ckpt", "000001-step-5.json"]
+
+
+@pytest.mark.usefixtures("memory")
+def test_a_damaged_copy_is_not_found():
+    folder = make_folder()
+    flip_bit(commit(folder, 5).path)
+    assert folder.find_newest() is None
+
+
+@pytest.mark.usefixtures("memory")
+def test_a_copy_without_a_manifest_is_not_found():
+    folder = make_folder()
+    commit(folder, 5).manifest_path.unlink()
+    assert folder.find_newest() is None
+
+
+@pytest.mark.usefixtures("memory")
+def test_a_missing_folder_has_no_copy():
+    assert MemoryFolder(name_folder(LOCATION, Attempt(3, 0, 1.0))).find_newest() is None
+
+
+@pytest.mark.usefixtures("memory")
+@pytest.mark.parametrize(
+    ("has_previous", "free", "fits"),
+    [(False, 199, False), (False, 200, True), (True, 100, True), (True, 99, False)],
+)
+def test_the_first_copy_requires_room_for_two(
+    has_previous: bool, free: int, fits: bool, monkeypatch: pytest.MonkeyPatch
+):
+    folder = make_folder()
+    if has_previous:
+        commit(folder, 5)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    if fits:
+        assert commit(folder, 7, size=100).step == 7
+        return
+    with pytest.raises(OSError, match="0 MB are free"):
+        commit(folder, 7, size=100)
+
+
+def test_a_new_attempt_frees_the_memory_of_earlier_ones_and_of_abandoned_runs(memory: Path):
+    first, other, abandoned = make_folder(), make_folder(location="/runs/other"), make_folder(location="/runs/old")
+    for folder in (first, other, abandoned):
+        commit(folder, 5)
+    os.utime(abandoned.path.parent, (0, abandoned.path.parent.stat().st_mtime - MAX_AGE_SECONDS - 60))
+    second = make_folder(2)
+    assert [folder.path.exists() for folder in (first, other, abandoned, second)] == [False, True, False, True]
+
+
+@pytest.mark.usefixtures("memory")
+def test_a_cleared_folder_numbers_later_copies_higher():
+    folder = make_folder()
+    commit(folder, 5)
+    folder.clear()
+    assert not folder.path.exists()
+    assert commit(folder, 3).sequence == 2
+
+
+@pytest.mark.usefixtures("memory")
+def test_a_copy_from_another_node_is_stored_with_its_manifest():
+    source, target = make_folder(), make_folder(location="/other/node")
+    copy = commit(source, 5)
+    target.receive(copy.path.name, *source.read(copy))
+    stored = target.find_newest()
+    assert stored is not None
+    assert (stored.digest, stored.sequence) == (copy.digest, copy.sequence)
+
+
+@pytest.mark.usefixtures("memory")
+@pytest.mark.parametrize("part", ["name", "manifest", "content"])
+def test_a_copy_that_was_damaged_on_the_way_is_refused_and_the_previous_one_stays(part: str):
+    source, target = make_folder(), make_folder(location="/other/node")
+    previous = commit(source, 5)
+    target.receive(previous.path.name, *source.read(previous))
+    copy = commit(source, 7)
+    manifest, chunks = source.read(copy)
+    content = b"".join(chunks)
+    name = "../000009-step-7.ckpt" if part == "name" else copy.path.name
+    manifest = manifest.replace(b'"step": 7', b'"step": 8') if part == "manifest" else manifest
+    content = content[:-1] + b"?" if part == "content" else content
+    with pytest.raises(DamagedError, match=r"damaged on the way|is not the name"):
+        target.receive(name, manifest, [content])
+    assert list_files(target) == ["000001-step-5.ckpt", "000001-step-5.json"]

@@ -1,0 +1,208 @@
+"""A run that is killed resumes from the copy in memory, to the last bit, if the copy is newer than storage."""
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+
+from stormproof import CheckpointRecovery
+from stormproof.checkpoint import Store
+from stormproof.checkpoint.memory import memory_folder, memory_tier
+from stormproof.checkpoint.memory.start import start_memory_tier
+from stormproof.divergence.rollback import roll_back
+from stormproof.lightning.find_callback import find_callback
+from tests.support.checkpoint_files import flip_bit, make_store
+from tests.support.exact_resume_training import Cell
+from tests.support.forked_attempts import Outcome, assert_bitwise_equal, run_attempt, train_uninterrupted
+
+SELDOM = Cell(every_n_train_steps=1000)
+TWO_RANKS = Cell(every_n_train_steps=1000, ranks=2)
+
+pytestmark = pytest.mark.usefixtures("memory", "copies_often")
+
+
+class KillAfterCopy(pl.Callback):
+    """Kills all ranks at a step, after the last checkpoint and copy are written."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.step:
+            recovery = find_callback(trainer, CheckpointRecovery)
+            assert recovery is not None
+            writer = recovery.save_coordinator.writer
+            if writer is not None:
+                writer.wait_until_free()
+                if writer.memory_tier is not None:
+                    writer.memory_tier._wait()
+            trainer.strategy.barrier()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class SeparateNodes(KillAfterCopy):
+    """Makes each rank a node with its own memory."""
+
+    def __init__(self, memory: Path, step: int) -> None:
+        super().__init__(step)
+        rank = int(os.environ["LOCAL_RANK"])
+        memory_folder.SHARED_MEMORY = memory / f"node{rank}"
+        memory_folder.SHARED_MEMORY.mkdir(exist_ok=True)
+        pl.Trainer.node_rank = rank  # type: ignore[assignment,method-assign]  # in a fork
+        pl.Trainer.local_rank = 0  # type: ignore[assignment,method-assign]
+
+
+def run(cell: Cell, folder: Path, faults: Callable[[], pl.Callback] | None = None, **recovery: Any) -> Outcome:
+    return run_attempt(cell, folder, faults, recovery={"memory_tier": True, **recovery})
+
+
+def read_start_steps(folder: Path) -> list[int]:
+    """Returns the step from which each attempt resumed."""
+    return [attempt.step for attempt in Store(folder / "checkpoints").read_attempts()]
+
+
+def test_a_killed_run_resumes_from_the_copy_in_memory_to_the_last_bit(tmp_path: Path, memory: Path):
+    for step in (7, 16, 32):
+        assert run(SELDOM, tmp_path, partial(KillAfterCopy, step)).was_killed
+    assert_bitwise_equal(run(SELDOM, tmp_path), train_uninterrupted(SELDOM))
+    start_steps = read_start_steps(tmp_path)
+    assert [7 - 3 < start_steps[1] < 7, 16 - 3 < start_steps[2] < 16, 32 - 3 < start_steps[3] < 32] == [True] * 3
+    assert [*memory.glob("*/*")] == []
+
+
+@pytest.mark.slow
+def test_two_ranks_resume_from_the_copy_in_memory_to_the_last_bit(tmp_path: Path):
+    assert run(TWO_RANKS, tmp_path, partial(KillAfterCopy, 13)).was_killed
+    assert_bitwise_equal(run(TWO_RANKS, tmp_path), train_uninterrupted(TWO_RANKS))
+    assert read_start_steps(tmp_path) == [0, 10]
+
+
+@pytest.mark.parametrize("lost_node", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_run_that_lost_a_node_resumes_from_the_memory_of_the_other_one(lost_node: int, tmp_path: Path, memory: Path):
+    nodes = partial(SeparateNodes, memory)
+    assert run(TWO_RANKS, tmp_path, partial(nodes, 13)).was_killed
+    assert len([*memory.glob("node*/*/*/*/*.ckpt")]) == 2
+    shutil.rmtree(memory / f"node{lost_node}")
+    assert_bitwise_equal(run(TWO_RANKS, tmp_path, partial(nodes, 0)), train_uninterrupted(TWO_RANKS))
+    assert read_start_steps(tmp_path) == [0, 10]
+    assert [*memory.glob("node*/*/*")] == []
+
+
+@pytest.mark.slow
+def test_a_copy_is_committed_to_an_object_store(s3_url: str, tmp_path: Path):
+    assert run(SELDOM, tmp_path, partial(KillAfterCopy, 7), dirpath=s3_url).was_killed
+    outcome = run(SELDOM, tmp_path, dirpath=s3_url)
+    assert_bitwise_equal(outcome, train_uninterrupted(SELDOM))
+    assert [attempt.step > 3 for attempt in Store(s3_url).read_attempts()] == [False, True]
+
+
+def kill_and_change_memory(folder: Path, memory: Path, change: Callable[[Path], object]) -> Outcome:
+    """Kills a run after a copy of step 14, changes the copy, and runs to the end."""
+    assert run(SELDOM, folder, partial(KillAfterCopy, 15)).was_killed
+    (copy,) = memory.glob("*/*/*/*.ckpt")
+    change(copy)
+    return run(SELDOM, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "change", [flip_bit, Path.unlink, lambda copy: copy.with_suffix(".json").unlink()], ids=["bit", "file", "manifest"]
+)
+def test_a_bad_copy_is_ignored_and_the_run_resumes_from_storage(
+    change: Callable[[Path], object], tmp_path: Path, memory: Path
+):
+    outcome = kill_and_change_memory(tmp_path, memory, change)
+    assert_bitwise_equal(outcome, train_uninterrupted(SELDOM))
+    assert read_start_steps(tmp_path) == [0, 0]
+
+
+@pytest.mark.slow
+def test_an_older_copy_than_the_newest_checkpoint_is_ignored(
+    tmp_path: Path, memory: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(memory_tier, "MAX_PAUSE_SHARE", 1e-12)  # only the first copy is due
+    cell = Cell(every_n_train_steps=5)
+    assert run(cell, tmp_path, partial(KillAfterCopy, 17)).was_killed
+    assert [copy.name for copy in memory.glob("*/*/*/*.ckpt")] == ["000001-step-1.ckpt"]
+    assert_bitwise_equal(run(cell, tmp_path), train_uninterrupted(cell))
+    assert read_start_steps(tmp_path) == [0, 15]
+
+
+@pytest.mark.slow
+def test_the_copy_of_an_earlier_attempt_is_ignored(tmp_path: Path):
+    assert run(SELDOM, tmp_path, partial(KillAfterCopy, 15)).was_killed
+    assert run(SELDOM, tmp_path, partial(KillAfterCopy, 3), memory_tier=False).was_killed  # resumes from storage
+    assert run(SELDOM, tmp_path, partial(KillAfterCopy, 30)).was_killed
+    assert read_start_steps(tmp_path) == [0, 0, 0]
+
+
+@pytest.mark.slow
+def test_the_copy_of_another_run_in_the_same_folder_is_ignored(tmp_path: Path):
+    assert run(SELDOM, tmp_path, partial(KillAfterCopy, 15)).was_killed
+    shutil.rmtree(tmp_path / "checkpoints")
+    assert run(SELDOM, tmp_path, partial(KillAfterCopy, 1)).was_killed
+    run(SELDOM, tmp_path)
+    assert read_start_steps(tmp_path)[0] == 0
+
+
+@pytest.mark.slow
+def test_a_copy_that_cannot_be_committed_is_a_warning_and_the_run_resumes_from_storage(
+    tmp_path: Path, memory: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    def break_copying(_: Path) -> None:
+        monkeypatch.setattr("stormproof.checkpoint.checkpoint_copy.copy_verified", fail)
+
+    outcome = kill_and_change_memory(tmp_path, memory, break_copying)
+    assert "The copy of step 14 in memory cannot be committed to" in outcome.output
+    assert "The run resumes from step 0" in outcome.output
+    assert_bitwise_equal(outcome, train_uninterrupted(SELDOM))
+
+
+class RollBackAndKill(pl.Callback):
+    """Rolls back to the first checkpoint at a step, after a copy is written, and kills the process."""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        recovery = find_callback(trainer, CheckpointRecovery)
+        assert recovery is not None
+        recovery.call_at_steps(self._act)
+
+    def _act(self, trainer: Any, module: Any) -> None:
+        recovery = find_callback(trainer, CheckpointRecovery)
+        assert recovery is not None
+        writer = recovery.save_coordinator.writer
+        if trainer.global_step == 14 and writer is not None:
+            assert writer.memory_tier is not None
+            writer.memory_tier._wait()
+            assert writer.memory_tier.step is not None
+            roll_back(trainer, module, recovery.store, writer, [], since_step=12, trusted_steps=[0])
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_no_run_resumes_from_a_copy_of_diverged_weights(tmp_path: Path, memory: Path):
+    assert run(SELDOM, tmp_path, RollBackAndKill).was_killed
+    assert [*memory.glob("*/*/*/*")] == []
+
+
+def test_a_system_without_shared_memory_is_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(memory_folder, "SHARED_MEMORY", tmp_path / "missing")
+    with pytest.raises(ValueError, match="`memory_tier=True` requires"):
+        CheckpointRecovery(tmp_path, memory_tier=True)
+
+
+def test_a_folder_of_another_user_disables_the_copies_with_a_warning(tmp_path: Path, memory: Path):
+    folder = memory / f"stormproof-memory-{os.getuid()}"
+    folder.mkdir()
+    folder.chmod(0o777)
+    store = make_store(tmp_path)
+    store.begin_attempt(store.resolve())
+    with pytest.warns(UserWarning, match="`memory_tier` is disabled: .*others can write to it"):
+        assert start_memory_tier(store, rank=0, local_rank=0, node_rank=0) is None

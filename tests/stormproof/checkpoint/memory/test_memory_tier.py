@@ -1,0 +1,114 @@
+"""The tier decides when to copy the state to memory, and does not stop training if it cannot."""
+
+import time
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from stormproof.checkpoint import Attempt, CommitInfo
+from stormproof.checkpoint.memory import memory_folder
+from stormproof.checkpoint.memory.memory_folder import MemoryFolder, name_folder
+from stormproof.checkpoint.memory.memory_tier import MemoryTier
+
+pytestmark = pytest.mark.usefixtures("memory")
+
+
+def make_tier() -> tuple[MemoryTier, MemoryFolder]:
+    folder = MemoryFolder(name_folder("/runs/mine", Attempt(1, 0, 1.0)))
+    folder.prepare()
+    return MemoryTier(folder, 1, None), folder
+
+
+def save(tier: MemoryTier, step: int, weight: torch.Tensor | None = None, *, has_problem: bool = False) -> None:
+    checkpoint = {"state_dict": {"weight": torch.full((2,), float(step)) if weight is None else weight}}
+    tier.save(checkpoint, CommitInfo(step=step, epoch=0, world_size=1), lambda _: has_problem)
+    assert tier._job is not None
+    tier._job.join(20)
+
+
+def find_step(folder: MemoryFolder) -> int | None:
+    newest = folder.find_newest()
+    return None if newest is None else newest.step
+
+
+def test_a_copy_is_due_after_a_hundred_times_the_pause_of_the_last_one():
+    tier, _ = make_tier()
+    save(tier, 5)
+    tier._write_seconds = 0.0
+    tier.record_pause(0.5)
+    now = time.monotonic()
+    assert not tier.is_due(now + 49)
+    assert tier.is_due(now + 51)
+
+
+def test_a_copy_is_due_after_ten_times_the_time_to_write_the_last_one():
+    tier, _ = make_tier()
+    save(tier, 5)
+    tier._write_seconds = 3.0
+    tier.record_pause(0.0)
+    now = time.monotonic()
+    assert not tier.is_due(now + 29)
+    assert tier.is_due(now + 31)
+
+
+def test_training_may_modify_the_state_while_it_is_written():
+    tier, folder = make_tier()
+    weight = torch.ones(2)
+    tier.save({"state_dict": {"weight": weight}}, CommitInfo(step=5, epoch=0, world_size=1), lambda _: False)
+    weight.fill_(7.0)
+    assert tier._job is not None
+    tier._job.join(20)
+    newest = folder.find_newest()
+    assert newest is not None
+    assert torch.load(newest.path)["state_dict"]["weight"].tolist() == [1.0, 1.0]
+
+
+def test_a_state_that_is_not_finite_does_not_replace_the_copy():
+    tier, folder = make_tier()
+    save(tier, 5)
+    save(tier, 7, has_problem=True)
+    assert find_step(folder) == tier.step == 5
+
+
+def test_too_little_memory_is_one_warning_and_nothing_is_copied_afterwards(monkeypatch: pytest.MonkeyPatch):
+    tier, folder = make_tier()
+    monkeypatch.setattr(memory_folder.shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
+    with pytest.warns(UserWarning, match="The state is not copied to memory: 0 MB are free"):
+        save(tier, 5)
+    assert not tier.is_due(time.monotonic() + 1e6)
+    assert find_step(folder) is None
+
+
+def test_another_error_of_a_copy_is_raised_at_the_next_one(monkeypatch: pytest.MonkeyPatch):
+    tier, folder = make_tier()
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(folder, "commit", fail)
+    save(tier, 5)
+    with pytest.raises(RuntimeError, match="a bug"):
+        save(tier, 7)
+
+
+@pytest.mark.parametrize(("committed_step", "kept_step"), [(None, 5), (4, 5), (5, None), (6, None)])
+def test_the_end_of_training_frees_the_memory_unless_the_copy_is_newer_than_storage(
+    committed_step: int | None, kept_step: int | None
+):
+    tier, folder = make_tier()
+    save(tier, 5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tier.close(committed_step)
+    assert find_step(folder) == kept_step
+    assert folder.path.exists() == (kept_step is not None)
+
+
+def test_a_tier_without_a_copy_leaves_no_folder(memory: Path):
+    tier, _ = make_tier()
+    tier.close(None)
+    assert [*memory.glob("*/*")] == []

@@ -1,0 +1,99 @@
+"""Copies are sent to another node by TCP."""
+
+import socket
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from stormproof.checkpoint import Attempt, CommitInfo
+from stormproof.checkpoint.memory import peer
+from stormproof.checkpoint.memory.memory_folder import MemoryFolder, name_folder
+from stormproof.checkpoint.memory.peer import PeerReceiver, PeerSender
+from tests.support.checkpoint_files import state_writer
+
+pytestmark = pytest.mark.usefixtures("memory")
+
+
+def make_folder(location: str) -> MemoryFolder:
+    folder = MemoryFolder(name_folder(location, Attempt(1, 0, 1.0)))
+    folder.prepare()
+    return folder
+
+
+def commit(folder: MemoryFolder, step: int) -> Any:
+    return folder.commit(state_writer(step), 1, CommitInfo(step=step, epoch=0, world_size=1), 1)
+
+
+@pytest.fixture
+def sender(monkeypatch: pytest.MonkeyPatch) -> Iterator[PeerSender]:
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setattr(peer, "TIMEOUT_SECONDS", 20.0)
+    sender = PeerSender()
+    yield sender
+    sender.close()
+
+
+def test_each_copy_is_stored_before_send_returns(sender: PeerSender):
+    source, target = make_folder("a"), make_folder("b")
+    PeerReceiver(target, sender.address)
+    for step in (5, 7):
+        sender.send(source, commit(source, step))
+        newest = target.find_newest()
+        assert newest is not None
+        assert newest.step == step
+
+
+def test_clear_deletes_the_copies_of_the_other_node(sender: PeerSender):
+    source, target = make_folder("a"), make_folder("b")
+    PeerReceiver(target, sender.address)
+    sender.send(source, commit(source, 5))
+    sender.clear()
+    assert not target.path.exists()
+    sender.send(source, commit(source, 7))
+    assert target.find_newest() is not None
+
+
+def test_the_receiver_ends_when_rank_0_closes_and_keeps_the_copy(sender: PeerSender):
+    source, target = make_folder("a"), make_folder("b")
+    receiver = PeerReceiver(target, sender.address)
+    sender.send(source, commit(source, 5))
+    sender.close()
+    receiver.close()
+    assert target.find_newest() is not None
+
+
+def test_an_error_of_the_other_node_is_one_warning(sender: PeerSender, monkeypatch: pytest.MonkeyPatch):
+    source, target = make_folder("a"), make_folder("b")
+
+    def fail(*_: Any) -> None:
+        raise OSError(28, "0 MB are free")
+
+    monkeypatch.setattr(target, "receive", fail)
+    PeerReceiver(target, sender.address)
+    with pytest.warns(UserWarning, match=r"no longer copied to the memory of another node: .*0 MB are free"):
+        sender.send(source, commit(source, 5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sender.send(source, commit(source, 7))
+
+
+def test_a_node_that_does_not_connect_is_one_warning(sender: PeerSender, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(peer, "TIMEOUT_SECONDS", 0.1)
+    source = make_folder("a")
+    with pytest.warns(UserWarning, match="it does not connect"):
+        sender.send(source, commit(source, 5))
+
+
+def test_another_program_that_connects_first_is_ignored(sender: PeerSender):
+    with socket.create_connection(("127.0.0.1", sender.address.port)) as stranger:
+        stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    source, target = make_folder("a"), make_folder("b")
+    PeerReceiver(target, sender.address)
+    sender.send(source, commit(source, 5))
+    assert target.find_newest() is not None
+
+
+def test_the_key_is_not_printed(sender: PeerSender):
+    assert "key" not in repr(sender.address)
