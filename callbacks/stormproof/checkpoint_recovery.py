@@ -22,7 +22,7 @@ from stormproof.checkpoint.loadable import restore_pickled
 from stormproof.checkpoint.memory import memory_folder
 from stormproof.checkpoint.memory.memory_tier import MemoryTier
 from stormproof.checkpoint.memory.peer import PeerReceiver
-from stormproof.checkpoint.memory.promotion import promote_newest
+from stormproof.checkpoint.memory.promotion import promote_on_any_node, promote_on_this_node
 from stormproof.checkpoint.memory.start import start_memory_tier
 from stormproof.checkpoint.mirror import Mirror, download_newest
 from stormproof.checkpoint.monitored_metric import MonitoredMetric
@@ -30,7 +30,7 @@ from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.resolution import BadCheckpoint
 from stormproof.checkpoint.schedule import SaveSchedule
 from stormproof.checkpoint.storage import ObjectStorage, is_url
-from stormproof.distributed.collectives import assert_equal, run_on_rank_zero
+from stormproof.distributed.collectives import all_gather, assert_equal, run_on_rank_zero
 from stormproof.distributed.fork_safety import make_forks_safe
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.errors import NotResumableError, StorageError
@@ -255,8 +255,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
         ranks have loaded it.
 
         Needs neither a trainer nor a lease, and does not modify the folder, except to download a newer checkpoint from
-        ``mirror``. Call it on every rank. Before training begins, the ranks check that they found the same checkpoint.
-        Only one rank per node reads its content.
+        ``mirror`` or to commit a newer copy of ``memory_tier``. Call it on every rank. Before training begins, the
+        ranks check that they found the same checkpoint. Only one rank per node reads its content.
 
         Args:
             start_over: Whether to begin at step 0 if all checkpoints are bad or lost.
@@ -273,6 +273,9 @@ class CheckpointRecovery(InactiveCopies, Callback):
             storage = ObjectStorage(self.mirror, retry_seconds=RETRY_SECONDS)
             if download_newest(self.store, storage, self._resolution, self.identity) is not None:
                 self._resolution = self._resolve(fetch=True)
+        newest = self._resolution.chosen_checkpoint
+        if self.memory_tier and newest is not None and self._promote_on_this_node(newest):
+            self._resolution = self._resolve(fetch=True)
         checkpoint = self.store.choose_checkpoint(self._resolution, start_over=start_over)
         self.skipped_checkpoints = self._resolution.skipped_checkpoints
         for bad_checkpoint in self.skipped_checkpoints:
@@ -379,6 +382,11 @@ class CheckpointRecovery(InactiveCopies, Callback):
         if not self._is_active:
             return
         check_strategy(trainer, "CheckpointRecovery requires the parameters and optimizer states of each rank")
+        if self.memory_tier and internals.saves_sharded_checkpoints(trainer):
+            raise NotResumableError(
+                "`memory_tier=True` does not support sharded checkpoints. Set `memory_tier=False`, or "
+                "`save_distributed_checkpoint=False` in ModelParallelStrategy."
+            )
         if self.wrap_loaders:
             self._undo_functions.append(wrap_training_loaders(trainer))
         if self.resume:
@@ -388,13 +396,13 @@ class CheckpointRecovery(InactiveCopies, Callback):
         make_forks_safe()
         destroy_gloo_before_exit()
         resolution = self._resolution = self._resolution or self._resolve()
+        if self.memory_tier:
+            resolution = self._promote_on_any_node(trainer, resolution)
         checkpoint = resolution.chosen_checkpoint
         assert_equal(
             "the newest good checkpoint",
             None if checkpoint is None else f"{checkpoint.path.name} ({checkpoint.digest})",
         )
-        if self.memory_tier and checkpoint is not None and self.resumed_from is not None:
-            resolution = self._promote_from_memory(trainer, checkpoint)
         self._rank_snapshot = self._loaded_description = None
         self._has_validated = self._has_ended = False
         self.monitored_metric.reset()
@@ -618,32 +626,43 @@ class CheckpointRecovery(InactiveCopies, Callback):
         )
         return ownership.token
 
-    def _promote_from_memory(self, trainer: pl.Trainer, newest: Checkpoint) -> Resolution:
-        """Commits the newest copy in memory, if it is newer, and makes the trainer load it. Returns the resolution."""
-        assert self._resolution is not None
-        old_path = self._fetch(newest)
-        name = promote_newest(self.store, newest, rank=trainer.global_rank, local_rank=trainer.local_rank)
-        if name is None:
-            return self._resolution
+    def _promote_on_this_node(self, newest: Checkpoint) -> bool:
+        try:
+            return promote_on_this_node(self.store, newest)
+        except OSError as error:
+            raise self._make_storage_error("read", error) from error
+
+    def _promote_on_any_node(self, trainer: pl.Trainer, resolution: Resolution) -> Resolution:
+        """Commits the newest copy of any node if it is newer. Makes all ranks resume from the newest checkpoint.
+
+        If a node committed a copy in :meth:`latest_checkpoint`, the ranks of other nodes may have found an older one.
+
+        Returns:
+            The current resolution.
+        """
+        previous = resolution.chosen_checkpoint
+        old_path = None if self.resumed_from is None else self._fetch(self.resumed_from)
+        found = all_gather((-1, "", -1) if previous is None else (previous.sequence, previous.name, previous.step))
+        _, newest_name, newest_step = max(found)
+        promoted_name = promote_on_any_node(
+            self.store, newest_step, rank=trainer.global_rank, local_rank=trainer.local_rank
+        )
+        name = promoted_name or newest_name
+        if previous is None or previous.name == name:
+            return resolution
         deadline = time.monotonic() + VISIBILITY_TIMEOUT_SECONDS
-        resolution = self._resolve(fetch=True)
+        resolution = self._resolution = self._resolve(fetch=True)
         while getattr(resolution.chosen_checkpoint, "name", None) != name and time.monotonic() < deadline:
             time.sleep(0.2)
-            resolution = self._resolve(fetch=True)
+            resolution = self._resolution = self._resolve(fetch=True)
         checkpoint = resolution.chosen_checkpoint
-        assert_equal("the committed copy", None if checkpoint is None else checkpoint.path.name)
-        assert checkpoint is not None
-        self._undo_functions.append(internals.replace_loaded_path(trainer, old_path, self._fetch(checkpoint)))
-        self.store.backend.discard_copy(newest)
-        self._resolution, self.resumed_from = resolution, checkpoint
+        if old_path is not None and checkpoint is not None:
+            self._undo_functions.append(internals.replace_loaded_path(trainer, old_path, self._fetch(checkpoint)))
+            self.store.backend.discard_copy(previous)
+            self.resumed_from = checkpoint
         return resolution
 
     def _start_memory_tier(self, trainer: pl.Trainer) -> None:
-        if internals.saves_sharded_checkpoints(trainer):
-            raise NotResumableError(
-                "`memory_tier=True` does not support sharded checkpoints. Set `memory_tier=False`, or "
-                "`save_distributed_checkpoint=False` in ModelParallelStrategy."
-            )
         copies = start_memory_tier(
             self.store, rank=trainer.global_rank, local_rank=trainer.local_rank, node_rank=trainer.node_rank
         )
@@ -684,9 +703,9 @@ class CheckpointRecovery(InactiveCopies, Callback):
         if self.save_coordinator.shard_writer is not None:
             self.save_coordinator.shard_writer.close(is_interrupted=is_interrupted)
             self.save_coordinator.shard_writer = None
-        if self._peer_receiver is not None:
-            self._peer_receiver.close()
-            self._peer_receiver = None
+        if self._peer_receiver is not None and self._has_ended:
+            self._peer_receiver.wait_until_closed()
+        self._peer_receiver = None
         if self._mirror is not None:
             self._mirror.close(MIRROR_INTERRUPT_SECONDS if is_interrupted else MIRROR_EXCEPTION_SECONDS)
             self._mirror = None

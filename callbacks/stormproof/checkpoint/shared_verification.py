@@ -84,7 +84,7 @@ def _verify_file(path: Path, size: int, content: list[object], checkpoint: Check
             marker = stack.enter_context(_open_marker(path))
             identity = _compute_identity(path, [*content, size])
             if is_launched():
-                _lock_marker(marker, MAX_WAIT_SECONDS + size / MIN_BYTES_PER_SECOND)
+                wait_for_lock(marker, MAX_WAIT_SECONDS + size / MIN_BYTES_PER_SECOND)
                 if _is_valid(marker, identity):
                     return None
         except OSError:
@@ -122,6 +122,26 @@ def lock_file(path: Path, file_bytes: int) -> Generator[None]:
         lock.release()
 
 
+def wait_for_lock(file: IO[bytes] | int, seconds: float) -> None:
+    """Waits until no other process has the lock of a file, and acquires it.
+
+    Args:
+        file: Open file or descriptor. Closing it releases the lock.
+        seconds: Maximum time, in seconds.
+
+    Raises:
+        BlockingIOError: If another process does not release the lock in time, for example because it is suspended.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
 def make_private_folder(name: str, parent: Path | None = None) -> Path:
     """Returns the folder ``<name>-<user ID>``. Creates it if it does not exist.
 
@@ -152,18 +172,6 @@ def _remove_old_markers(folder: Path) -> None:
         with suppress(FileNotFoundError):  # another rank removed it
             if time.time() - marker.stat().st_mtime > MAX_AGE_SECONDS:
                 marker.unlink()
-
-
-def _lock_marker(marker: IO[bytes], seconds: float) -> None:
-    """Waits until no other process is verifying. Raises BlockingIOError on a timeout, as with a suspended process."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
 
 
 def _compute_identity(path: Path, content: list[object]) -> list[object]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,17 +16,21 @@ from stormproof.checkpoint.file_names import format_stem, parse_file_name
 from stormproof.checkpoint.hashing_file import put_hashed
 from stormproof.checkpoint.manifest import Checkpoint, CommitInfo, LogPrefix, decode_manifest, encode_manifest
 from stormproof.checkpoint.resolution import read_checkpoints
-from stormproof.checkpoint.shared_verification import make_private_folder
+from stormproof.checkpoint.shared_verification import make_private_folder, wait_for_lock
 from stormproof.checkpoint.storage import PosixStorage
 from stormproof.checkpoint.store import Attempt
 from stormproof.checkpoint.verification import find_problem
 from stormproof.checkpoint.versions import collect_versions
 from stormproof.errors import DamagedError
+from stormproof.long_waits import long_wait
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (its subfolder is private)
 """Folder of which Linux keeps the files in memory."""
 MAX_AGE_SECONDS = 86400.0
 """Time after which the memory of a run that did not resume is freed, in seconds."""
+
+LOCK_TIMEOUT_SECONDS = 600.0
+"""Maximum time to wait for another process that commits the same copy, in seconds."""
 
 
 def name_folder(location: str, attempt: Attempt) -> str:
@@ -143,12 +148,29 @@ class MemoryFolder:
         """Returns the manifest of a checkpoint, and its content in chunks."""
         return checkpoint.manifest_path.read_bytes(), self._storage.get(checkpoint.path.name)
 
+    def find_newest_step(self) -> int:
+        """Returns the step of the newest copy according to its manifest. -1 without one."""
+        return max((checkpoint.step for checkpoint in read_checkpoints(self.path)), default=-1)
+
     def find_newest(self) -> Checkpoint | None:
         """Returns the newest good checkpoint, after verifying its content. None without one."""
-        if not self.path.exists():
-            return None
         checkpoints = reversed(read_checkpoints(self.path))
         return next((checkpoint for checkpoint in checkpoints if find_problem(checkpoint) is None), None)
+
+    @contextmanager
+    def lock(self) -> Generator[None]:
+        """Lets only one process of this node at a time run the block. The folder must exist.
+
+        Raises:
+            BlockingIOError: If another process does not end the block within ``LOCK_TIMEOUT_SECONDS``.
+        """
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            with long_wait("another process that commits a copy"):
+                wait_for_lock(descriptor, LOCK_TIMEOUT_SECONDS)
+            yield
+        finally:
+            os.close(descriptor)
 
     def clear(self) -> None:
         """Deletes all checkpoints and the folder."""

@@ -22,6 +22,8 @@ MAX_PAUSE_SHARE, MAX_WRITE_SHARE = 0.01, 0.1
 """Maximum share of time for which copies pause training, and for which a background thread writes them."""
 CLOSE_TIMEOUT_SECONDS = 10.0
 """Maximum time to wait for the last copy at the end, in seconds."""
+CLEAR_TIMEOUT_SECONDS = 300.0
+"""Maximum time to wait for a copy that is being written before all copies are deleted, in seconds."""
 
 
 class MemoryTier:
@@ -82,7 +84,7 @@ class MemoryTier:
 
     def clear(self) -> None:
         """Deletes the copies on both nodes, because no run may resume from them."""
-        self._wait()
+        self.wait(CLEAR_TIMEOUT_SECONDS)
         self._folder.clear()
         self.step = None
         if self._peer is not None:
@@ -95,16 +97,19 @@ class MemoryTier:
             committed_step: Step of the last committed checkpoint. None without one.
         """
         self._is_disabled = True
-        self._wait()
+        if self._peer is not None:
+            self._peer.is_closing = True
+        self.wait(CLOSE_TIMEOUT_SECONDS)
         if self.step is None or (committed_step is not None and committed_step >= self.step):
             self.clear()
         if self._peer is not None:
             self._peer.close()
 
-    def _wait(self) -> None:
+    def wait(self, seconds: float) -> None:
+        """Waits until the last copy is written, for at most ``seconds``."""
         if self._job is not None:
-            with long_wait("the copy in memory"):  # has its own timeout
-                self._job.join(CLOSE_TIMEOUT_SECONDS)
+            with long_wait("the copy in memory"):
+                self._job.join(seconds)
 
     def _write(self, checkpoint: Mapping[str, Any], info: CommitInfo, has_problem: Callable[[Any], bool]) -> None:
         if has_problem(checkpoint):

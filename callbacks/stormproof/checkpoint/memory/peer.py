@@ -54,9 +54,7 @@ class PeerSender:
 
     Attributes:
         address: Address to which the receiver connects.
-
-    Raises:
-        OSError: If no port is available.
+        is_closing: Whether the run ends, so that a problem is not a warning.
     """
 
     def __init__(self) -> None:
@@ -65,8 +63,17 @@ class PeerSender:
         self.address = PeerAddress(rank_zero_address(), int(self._listener.address[1]), key)
         self._connection: Any = None  # a Connection, for which the stubs have two types
         self._lock = threading.Lock()
-        self._is_disabled = False
+        self._is_disabled = self.is_closing = False
         self._accept_job = BackgroundJob(self._accept, "memory-peer")
+
+    @classmethod
+    def create(cls) -> PeerSender | None:
+        """Returns a sender. None, with a warning, if no port is available."""
+        try:
+            return cls()
+        except OSError as error:
+            _warn(error)
+            return None
 
     def send(self, folder: MemoryFolder, checkpoint: Checkpoint) -> None:
         """Sends a checkpoint of ``folder`` and waits until the other node has stored it."""
@@ -79,7 +86,7 @@ class PeerSender:
 
     def close(self) -> None:
         """Closes the connection."""
-        self._is_disabled = True
+        self._is_disabled = self.is_closing = True
         if self._connection is not None:
             self._connection.close()
         self._listener.close()
@@ -102,13 +109,9 @@ class PeerSender:
             finally:
                 self._lock.release()
         except (OSError, EOFError) as error:
-            is_closed = self._is_disabled
             self._is_disabled = True
-            if not is_closed:
-                rank_zero_warn(
-                    f"The state is no longer copied to the memory of another node: {str(error) or 'it has ended'}. "
-                    "Checkpoints are saved as before."
-                )
+            if not self.is_closing:
+                _warn(error)
 
     def _exchange(self, messages: Iterable[bytes]) -> None:
         self._accept_job.join(TIMEOUT_SECONDS)
@@ -136,7 +139,7 @@ class PeerReceiver:
         self._folder, self._address = folder, address
         self._job = BackgroundJob(self._serve, "memory-peer")
 
-    def close(self) -> None:
+    def wait_until_closed(self) -> None:
         """Waits until rank 0 closes the connection, for at most ``CLOSE_TIMEOUT_SECONDS``."""
         self._job.join(CLOSE_TIMEOUT_SECONDS)
 
@@ -159,3 +162,10 @@ class PeerReceiver:
         for _ in messages:  # the rest, after an error
             pass
         connection.send_bytes(reply)
+
+
+def _warn(error: Exception) -> None:
+    rank_zero_warn(
+        f"The state is not copied to the memory of another node: {str(error) or 'it has ended'}. Checkpoints are saved "
+        "as before."
+    )

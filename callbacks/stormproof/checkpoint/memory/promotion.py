@@ -1,4 +1,4 @@
-"""Commits the newest checkpoint in memory to storage when training starts."""
+"""Commits the newest copy in memory to storage before a run resumes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,47 @@ from stormproof.errors import StormproofError
 from stormproof.event_log import log_event
 
 
-def promote_newest(store: Store, newest: Checkpoint, *, rank: int, local_rank: int) -> str | None:
-    """Commits the newest checkpoint in the memory of any node if it is newer than ``newest``.
+def promote_on_this_node(store: Store, newest: Checkpoint) -> bool:
+    """Commits the newest copy in the memory of this node if it is newer than ``newest``.
 
-    All ranks call it together. Only copies of the last attempt count. A rank of the node with the copy commits it.
+    Only copies of the last attempt count. Processes that call this at the same time wait for each other, so that one
+    of them commits.
 
     Args:
         store: Storage of the checkpoints.
         newest: Newest good checkpoint of ``store``.
+
+    Returns:
+        Whether this or another process committed a copy.
+
+    Raises:
+        OSError: If the storage cannot be read.
+    """
+    folder = _open_folder(_name_last_folder(store))
+    if folder is None or folder.find_newest_step() <= newest.step:
+        return False
+    with folder.lock():
+        resolved = store.resolve().chosen_checkpoint
+        copy = folder.find_newest()
+        if copy is None or (resolved is not None and resolved.step >= copy.step):
+            return resolved is not None and resolved.name != newest.name
+        try:
+            name = _commit(store, copy)
+        except (OSError, StormproofError) as error:
+            _warn(store, copy.step, str(error), newest.step)
+            return False
+    log_event(__name__, f"committed the copy of step {copy.step} in memory as {name}.ckpt")
+    return True
+
+
+def promote_on_any_node(store: Store, newest_step: int, *, rank: int, local_rank: int) -> str | None:
+    """Commits the newest copy in the memory of any node if it is newer than ``newest_step``.
+
+    All ranks call it together. The first rank of a node that has the copy commits it.
+
+    Args:
+        store: Storage of the checkpoints.
+        newest_step: Step of the newest good checkpoint of ``store``.
         rank: Rank of this process.
         local_rank: Rank of this process among those of its node.
 
@@ -31,10 +64,11 @@ def promote_newest(store: Store, newest: Checkpoint, *, rank: int, local_rank: i
         Name of the committed checkpoint. None if no copy is newer, or it cannot be committed.
     """
     folder_name = run_on_rank_zero(lambda: _name_last_folder(store))
-    copy = _find_copy(folder_name) if folder_name is not None and local_rank == 0 else None
+    folder = _open_folder(folder_name) if local_rank == 0 else None
+    copy = None if folder is None or folder.find_newest_step() <= newest_step else folder.find_newest()
     copies = all_gather(None if copy is None else (copy.sequence, copy.step))
     newest_copy = max((found for found in copies if found is not None), default=None)
-    if newest_copy is None or newest_copy[1] <= newest.step:
+    if newest_copy is None or newest_copy[1] <= newest_step:
         return None
     owner = copies.index(newest_copy)
     name = problem = None
@@ -45,12 +79,9 @@ def promote_newest(store: Store, newest: Checkpoint, *, rank: int, local_rank: i
             problem = str(error)
     name, problem = all_gather((name, problem))[owner]
     if name is None:
-        rank_zero_warn(
-            f"The copy of step {newest_copy[1]} in memory cannot be committed to {store.location}: {problem}. The run "
-            f"resumes from step {newest.step}."
-        )
+        _warn(store, newest_copy[1], problem, newest_step)
     else:
-        log_event(__name__, f"resuming from the copy of step {newest_copy[1]} in memory, now committed as {name}.ckpt")
+        log_event(__name__, f"resuming from the copy of step {newest_copy[1]} in memory, committed as {name}.ckpt")
     return name
 
 
@@ -59,10 +90,10 @@ def _name_last_folder(store: Store) -> str | None:
     return name_folder(store.backend.absolute_location, attempts[-1]) if attempts else None
 
 
-def _find_copy(folder_name: str) -> Checkpoint | None:
+def _open_folder(name: str | None) -> MemoryFolder | None:
     try:
-        return MemoryFolder(folder_name).find_newest()
-    except OSError:  # the folder belongs to another user, or the system has no such memory
+        return None if name is None else MemoryFolder(name)
+    except OSError:  # the parent folder belongs to another user; a warning follows when the copies start
         return None
 
 
@@ -74,3 +105,10 @@ def _commit(store: Store, copy: Checkpoint) -> str:
         return copy_checkpoint(source, numbered_copy, store, attempt=copy.attempt, fence=lease.check).name
     finally:
         lease.release()
+
+
+def _warn(store: Store, copy_step: int, problem: str | None, newest_step: int) -> None:
+    rank_zero_warn(
+        f"The copy of step {copy_step} in memory cannot be committed to {store.location}: {problem}. The run resumes "
+        f"from step {newest_step}."
+    )

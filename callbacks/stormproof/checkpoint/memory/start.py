@@ -42,7 +42,7 @@ def start_memory_tier(store: Store, *, rank: int, local_rank: int, node_rank: in
     if peer_rank is not None and problems[peer_rank] is not None:
         rank_zero_warn(f"The state is only copied to the memory of rank 0's node: {problems[peer_rank]}.")
         peer_rank = None
-    sender = PeerSender() if rank == 0 and peer_rank is not None else None
+    sender = PeerSender.create() if rank == 0 and peer_rank is not None else None
     address = broadcast(None if sender is None else sender.address)
     if rank == 0:
         assert folder is not None

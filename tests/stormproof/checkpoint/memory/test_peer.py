@@ -60,7 +60,7 @@ def test_the_receiver_ends_when_rank_0_closes_and_keeps_the_copy(sender: PeerSen
     receiver = PeerReceiver(target, sender.address)
     sender.send(source, commit(source, 5))
     sender.close()
-    receiver.close()
+    receiver.wait_until_closed()
     assert target.find_newest() is not None
 
 
@@ -72,7 +72,7 @@ def test_an_error_of_the_other_node_is_one_warning(sender: PeerSender, monkeypat
 
     monkeypatch.setattr(target, "receive", fail)
     PeerReceiver(target, sender.address)
-    with pytest.warns(UserWarning, match=r"no longer copied to the memory of another node: .*0 MB are free"):
+    with pytest.warns(UserWarning, match=r"not copied to the memory of another node: .*0 MB are free"):
         sender.send(source, commit(source, 5))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
