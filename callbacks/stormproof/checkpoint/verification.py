@@ -132,11 +132,17 @@ def find_load_problem(file: Path | BinaryIO) -> str | None:
     except MemoryError as error:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from error
     except Exception as error:  # a crafted file can make torch raise any exception
-        match = _SYSTEM_ERROR_PATTERN.search(str(error))
-        if match:
-            raise OSError(int(match[1]), os.strerror(int(match[1]))) from error
+        system_error = find_system_error(error)
+        if system_error is not None:
+            raise system_error from error
         return f"torch.load(weights_only=True) refuses it: {summarize_refusal(error)}"
     return None
+
+
+def find_system_error(error: Exception) -> OSError | None:
+    """Returns the OSError that torch reports as another exception. None if the system is not the cause."""
+    match = _SYSTEM_ERROR_PATTERN.search(str(error))
+    return OSError(int(match[1]), os.strerror(int(match[1]))) if match else None
 
 
 def _find_shard_problem(folder: Path) -> str | None:
