@@ -9,7 +9,7 @@ cache.
 - ``lightning``: every rank reads the file, as Lightning does
 - ``mapped``: every rank maps the file, as CheckpointRecovery does
 
-Prints medians (minimum, maximum) over the rounds:
+Prints each measurement, and then medians (minimum, maximum) over the rounds:
 
 - the bytes that the ranks read by system calls and from the disk, divided by the size of the file
 - the seconds of the slowest rank, to verify and restore and until the first batch, and their ratios to one rank
@@ -217,7 +217,10 @@ def main() -> None:
             launch_ranks(Path(folder, f"{ranks}"), layers, ranks, 1, "mapped")
         for number in range(arguments.rounds):
             order = random.Random(number).sample(cases, len(cases))
-            rounds.append({case: resume(Path(folder, f"{case[1]}"), layers, case[1], case[0]) for case in order})
+            rounds.append({})
+            for kind, ranks in order:
+                rounds[-1][kind, ranks] = resume(Path(folder, f"{ranks}"), layers, ranks, kind)
+                print(ranks, kind, rounds[-1][kind, ranks], flush=True)
     for kind, ranks in cases:
         values = {
             name: summarize([measured[kind, ranks][name] for measured in rounds]) for name in (*BYTE_NAMES, *TIME_NAMES)

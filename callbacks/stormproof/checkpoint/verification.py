@@ -7,6 +7,7 @@ import os
 import re
 import stat
 import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +15,8 @@ from stormproof.checkpoint.digest import compute_file_digest
 from stormproof.checkpoint.manifest import Checkpoint, LogPrefix, StoredFile, decode_manifest
 from stormproof.checkpoint.read_retry import retry_read
 
+FindChange = Callable[[Mapping[str, StoredFile]], str | None]
+"""Reads files, by their names in the storage. Returns :data:`CHANGED` if the content of one differs from its hash."""
 CHANGED = "its content has changed since it was committed"
 """Problem of a checkpoint whose hash differs from its manifest."""
 
@@ -32,7 +35,7 @@ def read_manifest(path: Path) -> tuple[Checkpoint, LogPrefix]:
     return decode_manifest(manifest_path.read_bytes(), path)
 
 
-def find_damage(checkpoint: Checkpoint) -> str | None:
+def find_damage(checkpoint: Checkpoint, find_change: FindChange | None = None) -> str | None:
     """Returns why the file differs from its manifest or no run may resume from it. None if it is good.
 
     Reads the whole file once and loads its structure with ``torch.load(weights_only=True, mmap=True)``, which does not
@@ -40,12 +43,25 @@ def find_damage(checkpoint: Checkpoint) -> str | None:
 
     Args:
         checkpoint: Content of the manifest.
+        find_change: Compares the content with the hashes. This process reads all files if None.
 
     Raises:
         OSError: If the file cannot be read, even after two retries.
     """
+
+    def find_changed(files: Mapping[str, StoredFile]) -> str | None:
+        problems = (find_content_change(checkpoint.path.parent / name, file) for name, file in files.items())
+        return next((problem for problem in problems if problem is not None), None)
+
+    def find() -> str | None:
+        return (
+            find_size_problem(checkpoint)
+            or (find_change or find_changed)(checkpoint.stored_files)
+            or find_resume_problem(checkpoint)
+        )
+
     try:
-        return retry_read(lambda: _find_content_problem(checkpoint) or find_resume_problem(checkpoint))
+        return retry_read(find)
     except FileNotFoundError:
         return "its file is missing"
 
@@ -90,15 +106,6 @@ def compare_size(size: int, file: StoredFile, subject: str = "it") -> str | None
 def find_content_change(path: Path, file: StoredFile) -> str | None:
     """Returns :data:`CHANGED` if the content of a file differs from its hash. None if it is unchanged."""
     return None if compute_file_digest(path, file.algorithm) == file.digest else CHANGED
-
-
-def _find_content_problem(checkpoint: Checkpoint) -> str | None:
-    problem = find_size_problem(checkpoint)
-    if problem is not None:
-        return problem
-    folder = checkpoint.path.parent
-    problems = (find_content_change(folder / name, file) for name, file in checkpoint.stored_files.items())
-    return next((problem for problem in problems if problem is not None), None)
 
 
 def find_resume_problem(checkpoint: Checkpoint) -> str | None:
