@@ -33,7 +33,7 @@ from stormproof.checkpoint.storage import (
     Storage,
     is_url,
 )
-from stormproof.checkpoint.verification import describe_read_error
+from stormproof.checkpoint.verification import FindChange, describe_read_error
 from stormproof.checkpoint.versions import collect_versions
 from stormproof.errors import (
     DamagedError,
@@ -216,14 +216,18 @@ class Store:
         except OSError as error:
             return describe_read_error(error)
 
-    def read_back(self, checkpoint: Checkpoint) -> None:
+    def read_back(self, checkpoint: Checkpoint, find_change: FindChange | None = None) -> None:
         """Verifies a checkpoint that was just committed.
+
+        Args:
+            checkpoint: The committed checkpoint.
+            find_change: Compares its content with the hashes. This process reads all files if None.
 
         Raises:
             DamagedError: If it differs from what was written.
             OSError: If it cannot be read.
         """
-        problem = self.backend.find_damage(checkpoint)
+        problem = self.backend.find_damage(checkpoint, find_change)
         if problem is not None:
             raise DamagedError(
                 f"{self.storage.locate(checkpoint.path.name)} was just committed but is bad: {problem}. "
@@ -452,12 +456,15 @@ class Store:
         self.backend.quarantine([checkpoint.name for checkpoint in checkpoints])
         self.storage.delete(())
 
-    def apply_retention(self, retention: Retention, *, fence: Fence | None = None) -> list[Checkpoint]:
+    def apply_retention(
+        self, retention: Retention, *, fence: Fence | None = None, find_change: FindChange | None = None
+    ) -> list[Checkpoint]:
         """Deletes the checkpoints that ``retention`` does not keep, after verifying the newest finite one.
 
         Args:
             retention: Checkpoints to keep.
             fence: Called before any file is deleted. Its exception cancels the deletion.
+            find_change: As for :meth:`read_back`.
 
         Returns:
             The deleted checkpoints, oldest first.
@@ -465,14 +472,17 @@ class Store:
         Raises:
             DamagedError: If the newest checkpoint is damaged. No checkpoint is deleted then.
         """
-        return self._delete_checkpoints(select_for_deletion(self.read_checkpoints(), retention), fence)
+        return self._delete_checkpoints(select_for_deletion(self.read_checkpoints(), retention), fence, find_change)
 
-    def free_disk_space(self, retention: Retention, *, fence: Fence | None = None) -> list[Checkpoint]:
+    def free_disk_space(
+        self, retention: Retention, *, fence: Fence | None = None, find_change: FindChange | None = None
+    ) -> list[Checkpoint]:
         """Makes room on a full disk: like :meth:`apply_retention` with ``keep_last=1``.
 
         Args:
             retention: Other checkpoints to keep.
             fence: Called before any file is deleted. Its exception cancels the deletion.
+            find_change: As for :meth:`read_back`.
 
         Returns:
             The deleted checkpoints, oldest first.
@@ -480,15 +490,18 @@ class Store:
         Raises:
             DamagedError: If the newest checkpoint is damaged. No checkpoint is deleted then.
         """
-        return self._delete_checkpoints(select_for_deletion(self.read_checkpoints(), retention, keep_last=1), fence)
+        deleted_checkpoints = select_for_deletion(self.read_checkpoints(), retention, keep_last=1)
+        return self._delete_checkpoints(deleted_checkpoints, fence, find_change)
 
-    def _delete_checkpoints(self, checkpoints: Sequence[Checkpoint], fence: Fence | None) -> list[Checkpoint]:
+    def _delete_checkpoints(
+        self, checkpoints: Sequence[Checkpoint], fence: Fence | None, find_change: FindChange | None
+    ) -> list[Checkpoint]:
         newest_finite = next(
             (checkpoint for checkpoint in reversed(self.read_checkpoints()) if checkpoint.finite), None
         )
         if not checkpoints or newest_finite is None:  # None if the manifests have become unreadable
             return []
-        self.read_back(newest_finite)
+        self.read_back(newest_finite, find_change)
         if fence is not None:
             fence()
         self._log_deletion(checkpoints)

@@ -7,6 +7,7 @@ import os
 import re
 import stat
 import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +15,8 @@ from stormproof.checkpoint.digest import compute_file_digest
 from stormproof.checkpoint.manifest import Checkpoint, LogPrefix, StoredFile, decode_manifest
 from stormproof.checkpoint.read_retry import retry_read
 
+FindChange = Callable[[Mapping[str, StoredFile]], str | None]
+"""Reads files, by their names in the storage. Returns :data:`CHANGED` if the content of one differs from its hash."""
 CHANGED = "its content has changed since it was committed"
 """Problem of a checkpoint whose hash differs from its manifest."""
 
@@ -32,7 +35,7 @@ def read_manifest(path: Path) -> tuple[Checkpoint, LogPrefix]:
     return decode_manifest(manifest_path.read_bytes(), path)
 
 
-def find_damage(checkpoint: Checkpoint) -> str | None:
+def find_damage(checkpoint: Checkpoint, find_change: FindChange | None = None) -> str | None:
     """Returns why the file differs from its manifest or no run may resume from it. None if it is good.
 
     Reads the whole file once and loads its structure with ``torch.load(weights_only=True, mmap=True)``, which does not
@@ -40,12 +43,25 @@ def find_damage(checkpoint: Checkpoint) -> str | None:
 
     Args:
         checkpoint: Content of the manifest.
+        find_change: Compares the content with the hashes. This process reads all files if None.
 
     Raises:
         OSError: If the file cannot be read, even after two retries.
     """
+
+    def find_changed(files: Mapping[str, StoredFile]) -> str | None:
+        problems = (find_content_change(checkpoint.path.parent / name, file) for name, file in files.items())
+        return next((problem for problem in problems if problem is not None), None)
+
+    def find() -> str | None:
+        return (
+            find_size_problem(checkpoint)
+            or (find_change or find_changed)(checkpoint.stored_files)
+            or find_resume_problem(checkpoint)
+        )
+
     try:
-        return retry_read(lambda: _find_content_problem(checkpoint) or find_resume_problem(checkpoint))
+        return retry_read(find)
     except FileNotFoundError:
         return "its file is missing"
 
@@ -92,15 +108,6 @@ def find_content_change(path: Path, file: StoredFile) -> str | None:
     return None if compute_file_digest(path, file.algorithm) == file.digest else CHANGED
 
 
-def _find_content_problem(checkpoint: Checkpoint) -> str | None:
-    problem = find_size_problem(checkpoint)
-    if problem is not None:
-        return problem
-    folder = checkpoint.path.parent
-    problems = (find_content_change(folder / name, file) for name, file in checkpoint.stored_files.items())
-    return next((problem for problem in problems if problem is not None), None)
-
-
 def find_resume_problem(checkpoint: Checkpoint) -> str | None:
     """Returns why no run may resume from an unchanged checkpoint. None if it can be loaded."""
     if not checkpoint.finite:
@@ -132,11 +139,17 @@ def find_load_problem(file: Path | BinaryIO) -> str | None:
     except MemoryError as error:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from error
     except Exception as error:  # a crafted file can make torch raise any exception
-        match = _SYSTEM_ERROR_PATTERN.search(str(error))
-        if match:
-            raise OSError(int(match[1]), os.strerror(int(match[1]))) from error
+        system_error = find_system_error(error)
+        if system_error is not None:
+            raise system_error from error
         return f"torch.load(weights_only=True) refuses it: {summarize_refusal(error)}"
     return None
+
+
+def find_system_error(error: Exception) -> OSError | None:
+    """Returns the OSError that torch reports as another exception. None if the system is not the cause."""
+    match = _SYSTEM_ERROR_PATTERN.search(str(error))
+    return OSError(int(match[1]), os.strerror(int(match[1]))) if match else None
 
 
 def _find_shard_problem(folder: Path) -> str | None:

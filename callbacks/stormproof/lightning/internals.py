@@ -313,6 +313,16 @@ def replace_loaded_path(trainer: pl.Trainer, old_path: str, new_path: str) -> Ca
     return replace(trainer.strategy, "load_checkpoint", load_checkpoint)
 
 
+def loads_with_torch(trainer: pl.Trainer) -> bool:
+    """Returns whether the trainer loads a checkpoint by ``torch.load`` on the CPU.
+
+    Returns False if the strategy overrides ``load_checkpoint`` or the user passed a ``CheckpointIO``.
+    """
+    strategy: Any = trainer.strategy
+    defining_class = next(cls for cls in type(strategy).__mro__ if "load_checkpoint" in vars(cls))
+    return defining_class.__name__ == "Strategy" and type(strategy.checkpoint_io).__name__ == "TorchCheckpointIO"
+
+
 def list_launched_rank_pids(trainer: pl.Trainer) -> list[int]:
     """Returns the process ids of the ranks that this process started with Lightning's launcher."""
     return [process.pid for process in getattr(trainer.strategy.launcher, "procs", [])]

@@ -21,6 +21,7 @@ from stormproof.checkpoint.sharding.parameter_ids import rekey_to_parameter_ids
 from stormproof.checkpoint.sharding.shard_file_names import UNSHARDED_FILE
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals
+from stormproof.resume.mapped_loading import is_mappable, load_mapped
 from stormproof.resume.snapshot_state import CHECKPOINT_KEY
 
 _WRAPPER_PATTERN = re.compile(r"(?:_orig_mod|_checkpoint_wrapped_module)\.")
@@ -71,7 +72,11 @@ def load_for_strategy(
     """
     if not internals.shards_parameters(trainer):
         if not path.is_dir():
-            checkpoint = load_original()
+            if weights_only and internals.loads_with_torch(trainer) and is_mappable(path):
+                copies_states = trainer.strategy.root_device.type == "cpu"
+                checkpoint = load_mapped(path, trainer.lightning_module, copies_optimizer_states=copies_states)
+            else:
+                checkpoint = load_original()
             if checkpoint.get(CHECKPOINT_KEY, {}).get("shared", {}).get("is_sharded"):
                 checkpoint["optimizer_states"] = [*map(rekey_to_parameter_ids, checkpoint["optimizer_states"])]
             return checkpoint
@@ -81,9 +86,8 @@ def load_for_strategy(
     module = trainer.lightning_module
     if path.is_dir():
         return restore_sharded(trainer, module, path, with_hyperparameters=True)
-    checkpoint = torch.load(
-        path, map_location="cpu", mmap=True, weights_only=True if weights_only is None else weights_only
-    )
+    weights_only = True if weights_only is None else weights_only
+    checkpoint = load_mapped(path, module, weights_only=weights_only, copies_optimizer_states=False)
     restore_full(trainer, module, checkpoint, with_hyperparameters=True)
     del checkpoint["state_dict"]
     return checkpoint

@@ -372,3 +372,20 @@ def test_all_that_ask_for_it_are_called_after_loading_until_they_stop(
     fit.strategy.load_checkpoint(tmp_path / "x.ckpt")
     assert called == [("a", True), ("b", True), ("ab"[order[1]], None)]
     assert "load_checkpoint" not in vars(fit.strategy)
+
+
+@BOTH_PACKAGES
+def test_a_strategy_or_a_plugin_that_loads_checkpoints_itself_is_recognized(lightning: Any):
+    single_device = lightning.strategies.SingleDeviceStrategy
+    strategies = {
+        True: [single_device(), lightning.strategies.DDPStrategy()],
+        False: [
+            type("Own", (single_device,), {"load_checkpoint": lambda *_: {}})(),
+            single_device(checkpoint_io=lightning.plugins.AsyncCheckpointIO()),
+            lightning.strategies.ModelParallelStrategy(),
+        ],
+    }
+    for expected, group in strategies.items():
+        assert [internals.loads_with_torch(SimpleNamespace(strategy=strategy)) for strategy in group] == [  # type: ignore[arg-type]
+            expected
+        ] * len(group)

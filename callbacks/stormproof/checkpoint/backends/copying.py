@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import BinaryIO
 
@@ -9,6 +10,7 @@ from stormproof.checkpoint.digest import ALGORITHMS
 from stormproof.checkpoint.hashing_file import put_hashed
 from stormproof.checkpoint.manifest import Checkpoint, StoredFile
 from stormproof.checkpoint.storage import Storage
+from stormproof.checkpoint.verification import CHANGED
 from stormproof.errors import DamagedError
 
 
@@ -32,6 +34,25 @@ def copy_verified(source: Storage, name: str, file: StoredFile, target: BinaryIO
             target.write(chunk)
     if f"{file.algorithm}:{content_hash.hexdigest()}" != file.digest:
         raise DamagedError(f"{source.locate(name)} has changed since it was committed. It is not copied.")
+
+
+def find_changed_file(source: Storage, files: Mapping[str, StoredFile]) -> str | None:
+    """Reads files. Returns :data:`CHANGED` if the content of one differs from its hash.
+
+    Args:
+        source: Storage that contains the files.
+        files: The files according to the manifest, by their names in the storage.
+
+    Raises:
+        FileNotFoundError: If a file was deleted.
+        OSError: If a file cannot be read.
+    """
+    try:
+        for name, file in files.items():
+            copy_verified(source, name, file, None)
+    except DamagedError:
+        return CHANGED
+    return None
 
 
 def copy_shards(source: Storage, checkpoint: Checkpoint, target: Storage, folder: str) -> dict[str, StoredFile]:

@@ -7,6 +7,7 @@ import json
 import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -17,7 +18,7 @@ from stormproof.checkpoint.backends.claims import (
     list_claimed_sequences,
     release_claims,
 )
-from stormproof.checkpoint.backends.copying import copy_verified
+from stormproof.checkpoint.backends.copying import find_changed_file
 from stormproof.checkpoint.backends.local_copies import LocalCopies
 from stormproof.checkpoint.backends.object_lease import ObjectLease, acquire_when_expired
 from stormproof.checkpoint.backends.object_log import LOG_FOLDER_NAME, ObjectLog
@@ -26,7 +27,7 @@ from stormproof.checkpoint.file_names import QUARANTINE_FOLDER_NAME, parse_file_
 from stormproof.checkpoint.lease import Owner
 from stormproof.checkpoint.manifest import Checkpoint, LogPrefix, StoredFile, decode_manifest
 from stormproof.checkpoint.storage import Entry, Fence, ObjectStorage
-from stormproof.checkpoint.verification import CHANGED, compare_size, find_load_problem
+from stormproof.checkpoint.verification import FindChange, compare_size, find_load_problem
 from stormproof.errors import DamagedError
 from stormproof.long_waits import long_wait
 
@@ -135,17 +136,21 @@ class ObjectBackend:
         )
         return next((problem for problem in problems if problem is not None), None)
 
-    def find_damage(self, checkpoint: Checkpoint) -> str | None:
+    def find_damage(self, checkpoint: Checkpoint, find_change: FindChange | None = None) -> str | None:
         """Returns why no run may resume from the checkpoint. None if it is good.
 
         Streams the object once through the hash, and reads the ranges that contain its structure. Stores nothing on
         disk.
 
+        Args:
+            checkpoint: Content of the manifest.
+            find_change: Compares the content with the hashes. This process reads all objects if None.
+
         Raises:
             OSError: If the object cannot be read.
         """
         try:
-            return self._find_content_problem(checkpoint)
+            return self._find_content_problem(checkpoint, find_change or partial(find_changed_file, self.storage))
         except FileNotFoundError:
             return "its file is missing"
 
@@ -239,15 +244,10 @@ class ObjectBackend:
         """Aborts the commits that are claimed and have no manifest. Returns the created manifests."""
         return abort_pending_commits(self.storage)
 
-    def _find_content_problem(self, checkpoint: Checkpoint) -> str | None:
-        problem = self.find_size_problem(checkpoint)
+    def _find_content_problem(self, checkpoint: Checkpoint, find_change: FindChange) -> str | None:
+        problem = self.find_size_problem(checkpoint) or find_change(checkpoint.stored_files)
         if problem is not None:
             return problem
-        try:
-            for name, file in checkpoint.stored_files.items():
-                copy_verified(self.storage, name, file, None)
-        except DamagedError:
-            return CHANGED
         if not checkpoint.finite:
             return "it contains numbers that are not finite"
         readers: list[RangeReader] = []

@@ -70,6 +70,17 @@ class RankChannel:
             raise ConnectionError(f"rank 0 cannot be reached: {error}") from error
         return pickle.loads(message)  # noqa: S301 (sent by a rank of this job)
 
+    def has(self, key: str) -> bool:
+        """Returns whether there is a message.
+
+        Raises:
+            ConnectionError: If rank 0 has ended.
+        """
+        try:
+            return self._store.check([key])
+        except dist.DistNetworkError as error:
+            raise ConnectionError(f"rank 0 cannot be reached: {error}") from error
+
     def delete(self, key: str) -> None:
         """Deletes a message that every rank has received."""
         self._store.delete_key(key)

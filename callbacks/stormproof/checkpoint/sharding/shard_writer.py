@@ -1,4 +1,4 @@
-"""Writes each rank's shard of a checkpoint in a background thread."""
+"""Writes each rank's shard of a checkpoint, and reads another one back, in a background thread."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import errno
 import itertools
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
@@ -16,12 +17,15 @@ from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.planner import WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
 
+from stormproof.checkpoint.backends.copying import find_changed_file
 from stormproof.checkpoint.background_thread import BackgroundJob
 from stormproof.checkpoint.finite_check import NonFiniteError, is_finite
 from stormproof.checkpoint.host_staging import HostStager
 from stormproof.checkpoint.loadable import check_loadable
 from stormproof.checkpoint.manifest import StoredFile
+from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.sharding.rank_channel import RankChannel
+from stormproof.checkpoint.sharding.shard_file_names import format_shard_name
 from stormproof.checkpoint.sharding.shard_files import ShardFiles
 from stormproof.checkpoint.sharding.shard_plan import PlannedValue, ShardPlan, ShardPlanner
 from stormproof.checkpoint.storage import Storage
@@ -29,6 +33,8 @@ from stormproof.distributed.collectives import world_size
 
 POLL_SECONDS, IDLE_POLL_SECONDS = 0.02, 0.5
 """Time between two checks for a message, in seconds: if one is expected, and otherwise."""
+EXPECTED_SECONDS = 2.0
+"""Time after a report in which the next request is expected, in seconds."""
 JOIN_TIMEOUT_SECONDS = 10.0
 """Maximum time to wait for the end of the thread, in seconds. A thread in torch aborts the process at its end."""
 CLOSE_TIMEOUT_SECONDS = 60.0
@@ -51,19 +57,45 @@ class _Shard:
 
 
 @dataclass(frozen=True)
+class _WriteRequest:
+    """Asks a rank to write its shard.
+
+    Attributes:
+        save_id: Number of the checkpoint.
+        folder: Name of its folder.
+    """
+
+    save_id: int
+    folder: str
+
+
+@dataclass(frozen=True)
+class _ReadRequest:
+    """Asks the ranks to read files.
+
+    Attributes:
+        files_by_rank: The files of each rank, by name in the storage.
+    """
+
+    files_by_rank: Sequence[Mapping[str, StoredFile]]
+
+
+@dataclass(frozen=True)
 class _Report:
-    """Result of writing one shard.
+    """Result of writing one shard, or of reading files.
 
     Attributes:
         files: The written files.
         results: Positions of the items.
         non_finite_names: Tensors that have become NaN or infinite. No file is written then.
-        error: Why the shard could not be written. None if it was.
+        change: Why a file that was read is bad. None if all are good.
+        error: Why the shard could not be written, or a file could not be read. None after a success.
     """
 
     files: Mapping[str, StoredFile] = field(default_factory=dict)
     results: Sequence[WriteResult] = ()
     non_finite_names: Sequence[str] = ()
+    change: str | None = None
     error: Exception | None = None
 
 
@@ -88,6 +120,7 @@ class ShardWriter:
         self._request_ids = itertools.count(1)
         self._save_id = 0  # of the last planned checkpoint
         self._reported_id = 0  # of the last checkpoint that this rank wrote, or failed to write
+        self._report_time = -inf  # of the last report, by time.monotonic
         self._has_checked_loadable = False
         self._has_thread_ended = False
         self._deadline = inf  # by time.monotonic, for messages
@@ -140,7 +173,7 @@ class ShardWriter:
         assert self._shard is not None, "stage comes first"
         shard, request_id = self._shard, next(self._request_ids)
         if self._channel is not None:
-            self._channel.send(f"request/{request_id}", (shard.save_id, folder))
+            self._channel.send(f"request/{request_id}", _WriteRequest(shard.save_id, folder))
         reports = [self._write_shard(shard.save_id, folder)]
         # also after an error: no rank writes to the folder, or reads the copy, once this method has returned
         reports += [self._receive_report(request_id, rank) for rank in range(1, self._world_size)]
@@ -158,6 +191,37 @@ class ShardWriter:
         for report in reports:
             files.files.update(report.files)
         return files.files
+
+    def find_change(self, files: Mapping[str, StoredFile]) -> str | None:
+        """Reads files of a checkpoint on all ranks, before retention deletes an older one.
+
+        Each rank reads one shard. Runs in a background thread of rank 0.
+
+        Args:
+            files: The files according to the manifest, by name in the storage.
+
+        Returns:
+            Why a file is bad. None if all are good.
+
+        Raises:
+            OSError: If a rank cannot read a file.
+        """
+        files_by_rank: list[dict[str, StoredFile]] = [{} for _ in range(self._world_size)]
+        readers = {format_shard_name(rank): self._choose_reader(rank) for rank in range(self._world_size)}
+        for name, file in files.items():
+            files_by_rank[readers.get(name.rpartition("/")[2], 0)][name] = file
+        request_id = next(self._request_ids)
+        if self._channel is not None:
+            self._channel.send(f"request/{request_id}", _ReadRequest(files_by_rank))
+        reports = [self._read_files(files_by_rank[0])]
+        for rank in range(1, self._world_size):
+            report = self._receive_read_report(request_id, rank)
+            reports.append(self._read_files(files_by_rank[rank]) if report is None else report)
+        if self._channel is not None:
+            self._channel.delete(f"request/{request_id}")
+        for rank, report in enumerate(reports):
+            _raise_error(rank, report)
+        return next((report.change for report in reports if report.change is not None), None)
 
     def start_close_timeout(self) -> None:
         """Limits the wait for the other ranks to 60 s, because the run ends."""
@@ -185,12 +249,16 @@ class ShardWriter:
         self._thread.join(JOIN_TIMEOUT_SECONDS)
 
     def _serve(self) -> None:
-        """Writes this rank's shard on each request of rank 0."""
+        """Writes this rank's shard and reads files on each request of rank 0."""
+        assert self._channel is not None
         try:
             for request_id in itertools.count(1):
                 if not self._handle_request(request_id):
                     return
-        except (TimeoutError, ConnectionError):  # this rank or rank 0 ends
+        except TimeoutError:  # this rank ends
+            with suppress(ConnectionError):
+                self._channel.send(f"ended/{self._rank}", None)
+        except ConnectionError:  # rank 0 ends
             pass
         finally:
             with self._condition:
@@ -198,20 +266,44 @@ class ShardWriter:
                 self._condition.notify_all()
 
     def _handle_request(self, request_id: int) -> bool:
-        """Writes this rank's shard. Returns False if rank 0 ends."""
+        """Writes this rank's shard or reads files. Returns False if rank 0 ends."""
         assert self._channel is not None
-        message = self._channel.receive(f"request/{request_id}", self._pause)
-        if message is None:
+        request = self._channel.receive(f"request/{request_id}", self._pause)
+        if request is None:
             return False
-        save_id, folder = message
+        report_key = f"report/{request_id}/{self._rank}"
+        if isinstance(request, _ReadRequest):
+            self._channel.send(report_key, self._read_files(request.files_by_rank[self._rank]))
+            return True
         with self._condition:
-            self._condition.wait_for(lambda: self._has_staged(save_id) or self._should_stop())
-        report = self._write_shard(save_id, folder)
-        self._channel.send(f"report/{request_id}/{self._rank}", report)
+            self._condition.wait_for(lambda: self._has_staged(request.save_id) or self._should_stop())
+        self._channel.send(report_key, self._write_shard(request.save_id, request.folder))
         with self._condition:
-            self._reported_id = save_id
+            self._reported_id, self._report_time = request.save_id, time.monotonic()
             self._condition.notify_all()
         return True
+
+    def _choose_reader(self, rank: int) -> int:
+        """Returns the rank that reads the shard of ``rank`` back. It is on another node if there are several.
+
+        The node that wrote the shard would read its page cache and not the file system that all nodes share.
+        """
+        return (rank + self._world_size // 2) % self._world_size
+
+    def _read_files(self, files: Mapping[str, StoredFile]) -> _Report:
+        try:
+            return _Report(change=retry_read(lambda: find_changed_file(self._storage, files)))
+        except Exception as error:  # noqa: BLE001 (rank 0 raises it)
+            return _Report(error=_make_picklable(error))
+
+    def _receive_read_report(self, request_id: int, rank: int) -> _Report | None:
+        """Returns the report of a rank. None if its thread has ended, because the run ends."""
+        channel = self._channel
+        assert channel is not None
+        try:
+            return self._receive_report(request_id, rank, lambda: self._pause() and not channel.has(f"ended/{rank}"))
+        except TimeoutError:
+            return None
 
     def _has_staged(self, save_id: int) -> bool:
         return self._shard is not None and self._shard.save_id >= save_id
@@ -234,11 +326,11 @@ class ShardWriter:
             except Exception as error:  # noqa: BLE001 (rank 0 raises it)
                 return _Report(error=_make_picklable(error))
 
-    def _receive_report(self, request_id: int, rank: int) -> _Report:
+    def _receive_report(self, request_id: int, rank: int, pause: Callable[[], bool] | None = None) -> _Report:
         channel, key = self._channel, f"report/{request_id}/{rank}"
         assert channel is not None
         try:
-            report: _Report = channel.receive(key, self._pause)
+            report: _Report = channel.receive(key, pause or self._pause)
         except TimeoutError as error:
             reason = f"rank {rank} did not write its shard within 60 s after the end of training"
             raise TimeoutError(errno.ETIMEDOUT, reason) from error
@@ -258,7 +350,11 @@ class ShardWriter:
         """Waits until the next check for a message. Returns False if this rank should stop waiting."""
         with self._condition:
             # only rank 0 waits for reports, which are expected
-            is_expected = self._rank == 0 or (self._shard is not None and self._shard.save_id > self._reported_id)
+            is_expected = (
+                self._rank == 0
+                or (self._shard is not None and self._shard.save_id > self._reported_id)
+                or time.monotonic() < self._report_time + EXPECTED_SECONDS  # rank 0 reads back after each commit
+            )
             if not self._should_stop():
                 self._condition.wait(POLL_SECONDS if is_expected else IDLE_POLL_SECONDS)
         return not self._should_stop()
@@ -282,4 +378,4 @@ def _raise_error(rank: int, report: _Report) -> None:
     if isinstance(error, OSError):
         raise OSError(error.errno, f"rank {rank}: {error.strerror}", error.filename)
     if error is not None:
-        raise RuntimeError(f"rank {rank} could not write its shard of the checkpoint: {error}")
+        raise RuntimeError(f"rank {rank} could not write or read a shard of the checkpoint: {error}")

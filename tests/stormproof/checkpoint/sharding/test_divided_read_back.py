@@ -1,0 +1,92 @@
+"""Before retention deletes a checkpoint, each rank reads a shard of the newest one."""
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.elastic.utils.distributed import get_free_port
+from torch.distributed.tensor import Shard, distribute_tensor
+
+from stormproof.checkpoint import Checkpoint, CommitInfo, Store, read_retry
+from stormproof.checkpoint.sharding.shard_writer import ShardWriter
+from stormproof.checkpoint.storage import PosixStorage
+from stormproof.errors import DamagedError
+from tests.support.checkpoint_files import flip_bit
+from tests.support.ranks import call_on_two_ranks
+
+
+class RecordingStorage(PosixStorage):
+    """Records the names of files that are read, or raises ``error``."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.names: list[str] = []
+        self.error: OSError | None = None
+
+    def get(self, name: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        if self.error is not None:
+            raise self.error
+        self.names.append(Path(name).name)
+        return super().get(name, start, stop)
+
+
+def _commit(store: Store, writer: ShardWriter, rank: int) -> Checkpoint | None:
+    mesh = init_device_mesh("cpu", (2,))
+    writer.plan({"state_dict": {"weight": distribute_tensor(torch.arange(8.0), mesh, [Shard(0)])}})
+    writer.stage()
+    if rank:
+        return None
+    info = CommitInfo(step=1, epoch=0, world_size=2)
+    return store.commit_sharded(lambda folder: writer.write(folder, {"global_step": 1}), info, attempt=1)
+
+
+def _read_back(rank: int, folder: str, port: int) -> None:
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    read_retry.READ_RETRY_DELAYS = (0.0, 0.0)
+    store, storage = Store(Path(folder)), RecordingStorage(Path(folder))
+    writer = ShardWriter(storage, rank)
+    if rank == 0:
+        store.begin_attempt(store.resolve())
+    checkpoint = _commit(store, writer, rank)
+
+    if checkpoint is not None:
+        store.read_back(checkpoint, writer.find_change)
+    dist.barrier()
+    assert storage.names == ([".metadata", "__1_0.distcp", "meta.pt"] if rank == 0 else ["__0_0.distcp"])
+
+    storage.error = OSError(errno.EIO, os.strerror(errno.EIO)) if rank == 1 else None
+    dist.barrier()
+    if checkpoint is not None:
+        with pytest.raises(OSError, match="rank 1: Input/output error"):
+            store.read_back(checkpoint, writer.find_change)
+    dist.barrier()
+    storage.error = None
+    dist.barrier()
+    if checkpoint is not None:
+        flip_bit(checkpoint.path / "__0_0.distcp")
+        with pytest.raises(DamagedError, match="its content has changed"):
+            store.read_back(checkpoint, writer.find_change)
+        flip_bit(checkpoint.path / "__0_0.distcp")
+        storage.names.clear()
+    dist.barrier()
+
+    if rank == 1:
+        writer.close()
+    dist.barrier()
+    if checkpoint is not None:
+        store.read_back(checkpoint, writer.find_change)
+        assert sorted(storage.names) == [".metadata", "__0_0.distcp", "__1_0.distcp", "meta.pt"]
+        writer.close()
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_each_rank_reads_the_shard_of_another_one_and_rank_zero_reads_the_rest(tmp_path: Path):
+    call_on_two_ranks(_read_back, str(tmp_path), get_free_port())
