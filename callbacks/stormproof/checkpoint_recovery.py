@@ -54,7 +54,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
 
     A checkpoint is a plain Lightning ``.ckpt`` file and a ``.json`` manifest, which is written last and contains its
     own checksum. If parameters are sharded (``ModelParallelStrategy`` with ``save_distributed_checkpoint=True``), it is
-    a folder to which each rank writes its shard.
+    a folder to which each rank writes its shard. To average sharded parameters, put ``EMAWeightAveraging`` after this
+    callback.
 
     It is captured between two batches after an optimizer step. By then, the hooks of all other callbacks have run, as
     have a validation and the end of the epoch if they are due. A resumed run ends with bit-identical weights. The

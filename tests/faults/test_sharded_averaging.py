@@ -18,6 +18,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 from stormproof import CheckpointRecovery
 from stormproof.checkpoint import Store, load_checkpoint
 from stormproof.checkpoint.sharding.shard_reader import ShardReader
+from stormproof.distributed.dtensor import to_local
 from stormproof.lightning.sharded_averaging import ShardedAverage
 from stormproof.testing import FaultInjector
 from tests.support.exact_resume_training import SYNC_SAVE, Cell, train
@@ -57,19 +58,21 @@ class ReferenceAverage(pl.Callback):
         self.expected: dict[str, torch.Tensor] = {}
         self.validations = 0
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         weights = gather_weights(pl_module)
         average = self.expected
         self.expected = {
             name: DECAY * average[name] + (1 - DECAY) * value if average else value for name, value in weights.items()
         }
 
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if self.validations == 0:  # the sanity check has swapped the initial weights back
             assert_equal(gather_weights(pl_module), gather_weights(find_average(trainer)))
             self.validations = 1
 
-    def on_validation_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, *_: Any) -> None:
+    def on_validation_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
         if self.expected and batch_idx == 0:
             assert_equal(gather_weights(pl_module), self.expected)
             self.validations += 1
@@ -79,7 +82,7 @@ class ReferenceAverage(pl.Callback):
         assert_equal(gather_weights(pl_module), self.expected)
         average = find_average(trainer)
         assert isinstance(average, ShardedAverage)
-        shards = [parameter.to_local() for parameter in average.parameters()]
+        shards = [to_local(parameter) for parameter in average.parameters()]
         assert sum(shard.numel() for shard in shards) < sum(weight.numel() for weight in self.expected.values())
         with CommDebugMode() as communication:
             average.update_parameters(pl_module)
@@ -144,6 +147,7 @@ def test_the_average_is_equal_after_a_change_of_the_world_size_and_of_the_strate
         (replace(two_ranks, sharded=True), 18),
         (one_rank, None),
     ]
+    outcome = None
     for index, (cell, step) in enumerate(attempts):
         faults = None if step is None else partial(FaultInjector().stop, "on_train_batch_start", step)
         outcome = run_attempt(cell, tmp_path, faults, function=train_checking_weights, recovery=SYNC_SAVE)
@@ -151,6 +155,7 @@ def test_the_average_is_equal_after_a_change_of_the_world_size_and_of_the_strate
         assert ("the loaded weights are equal" in outcome.output) == (index > 0), outcome.output
         assert ("Each sample still occurs once per epoch" in outcome.output) == (index not in {0, 3}), outcome.output
         assert ("The checkpoint was saved with" in outcome.output) == (index > 0), outcome.output
+    assert outcome is not None
     assert outcome.results is not None, outcome.output
 
 

@@ -8,6 +8,7 @@ is Lightning's own.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -42,7 +43,7 @@ class ShardedAverage(AveragedModel):
         reshard(module)
         super().__init__(_copy_structure(module, {}), **options)
         self._saves_shards = saves_shards
-        self._source = (module,)  # in a tuple, so that it does not become a submodule
+        self._source = weakref.ref(module)  # not a submodule, and not copied with the average
 
     def update_parameters(self, model: nn.Module) -> None:
         """Averages the shards of this rank."""
@@ -57,7 +58,9 @@ class ShardedAverage(AveragedModel):
         )
 
         options = StateDictOptions(full_state_dict=not self._saves_shards, cpu_offload=not self._saves_shards)
-        source_state = get_model_state_dict(self._source[0])
+        source = self._source()
+        assert source is not None, "the trained module was deleted"
+        source_state = get_model_state_dict(source)
         extra_states = {name: value for name, value in source_state.items() if name.endswith(_EXTRA_STATE_SUFFIX)}
         state = {**extra_states, **get_model_state_dict(self.module, options=options)}
         return {"n_averaged": self.n_averaged, **{f"module.{name}": value for name, value in state.items()}}

@@ -1,5 +1,6 @@
 """The private names of Lightning's weight averaging callback, and the structure of an average of shards."""
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,10 +16,14 @@ from tests.support.small_fits import BOTH_PACKAGES
 
 
 def make_sharded_trainer(*callbacks: Any) -> Any:
-    strategy = type("ModelParallelStrategy", (), {"_device_mesh": None, "_tensor_parallel_size": 1})()
-    strategy._save_distributed_checkpoint = True
-    strategy.save_checkpoint = lambda checkpoint, path: path
-    return SimpleNamespace(strategy=strategy, callbacks=[*callbacks])
+    return SimpleNamespace(strategy=ModelParallelStrategy(), callbacks=[*callbacks])
+
+
+class ModelParallelStrategy:
+    _device_mesh, _tensor_parallel_size, _save_distributed_checkpoint = None, 1, True
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str) -> str:
+        return path
 
 
 @BOTH_PACKAGES
@@ -105,6 +110,7 @@ def test_an_average_has_the_tensors_of_the_module_in_the_same_order_but_no_code(
     state = average.state_dict()
     assert state.keys() == {"n_averaged", *(f"module.{name}" for name in module.state_dict())}
     assert average.saved_names() == state.keys() - {"module._extra_state"}
+    assert copy.deepcopy(average).state_dict().keys() == state.keys()
     module.recomputed.weight.data.fill_(5.0)  # type: ignore[union-attr]
     average.update_parameters(module)
     assert (state["module.recomputed.weight"] == 5.0).all()
