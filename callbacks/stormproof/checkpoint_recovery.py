@@ -34,7 +34,7 @@ from stormproof.distributed.collectives import all_gather, assert_equal, run_on_
 from stormproof.distributed.fork_safety import make_forks_safe
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.errors import NotResumableError, StorageError
-from stormproof.lightning import internals
+from stormproof.lightning import internals, sharded_averaging
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.resume import sharded_state, snapshot
 from stormproof.resume.compatibility import check_initialized, check_loop, check_strategy, find_resume_caveats
@@ -61,7 +61,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
 
     A checkpoint is a plain Lightning ``.ckpt`` file and a ``.json`` manifest, which is written last and contains its
     own checksum. If parameters are sharded (``ModelParallelStrategy`` with ``save_distributed_checkpoint=True``), it is
-    a folder to which each rank writes its shard.
+    a folder to which each rank writes its shard. To average sharded parameters, put ``EMAWeightAveraging`` after this
+    callback.
 
     It is captured between two batches after an optimizer step. By then, the hooks of all other callbacks have run, as
     have a validation and the end of the epoch if they are due. A resumed run ends with bit-identical weights. The
@@ -377,6 +378,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             ),
             internals.call_after_loading(trainer, partial(_prepare_checkpoint, trainer)),
             internals.call_on_exception(trainer, self._release),
+            sharded_averaging.average_shards(trainer),
         ]
         self._is_active = stage == "fit" and not getattr(trainer, "fast_dev_run", False)
         if not self._is_active:
@@ -437,7 +439,11 @@ class CheckpointRecovery(InactiveCopies, Callback):
             self.save_coordinator.writer.set_baseline(checkpoint)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Checks that all ranks loaded the same state. Refuses to begin at step 0 in a folder with checkpoints."""
+        """Creates averages of sharded parameters, and checks the loaded state.
+
+        Checks that all ranks loaded the same state, and that a run with checkpoints does not begin at step 0.
+        """
+        sharded_averaging.create_averages(trainer, pl_module)
         if self._is_active and not trainer.strategy.restore_checkpoint_after_setup:
             self._check_loaded_state(trainer)
 
@@ -497,6 +503,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Releases the folder."""
+        if not self._undo_functions:  # another callback failed before `setup`
+            sharded_averaging.explain_order(trainer, exception)
         self._release(is_interrupted=isinstance(exception, KeyboardInterrupt))
 
     def state_dict(self) -> dict[str, Any]:
@@ -718,6 +726,7 @@ def _prepare_checkpoint(trainer: pl.Trainer, checkpoint: dict[str, Any], weights
     restore_pickled(checkpoint, weights_only)
     snapshot.restore_entries(checkpoint, trainer.global_rank, trainer.world_size)
     internals.ensure_double_precision(trainer)
+    sharded_averaging.shard_averaged_state(trainer, trainer.lightning_module, checkpoint)
 
 
 def _require_two(name: str, value: int) -> int:

@@ -171,8 +171,11 @@ def test_two_ranks_train_as_one_run(command: Command, tmp_path: Path):
 SHARED_FOLDER = ("train/", "val/", "test/", "generalization/", "gradients/", "units/")
 
 
-def test_parameters_that_are_spread_over_the_ranks_train_as_whole_ones(command: Command, tmp_path: Path):
+def test_parameters_that_are_spread_over_the_ranks_train_and_are_averaged_as_whole_ones(
+    command: Command, tmp_path: Path
+):
     overrides = ["trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_epochs=2", "model.norm=batch"]
+    overrides += ["callbacks=ema"]
     for strategy in ("ddp", "fsdp"):
         result = command(f"trainer={strategy}", f"name={strategy}", *overrides)
         assert result.returncode == 0, result.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tests.support.object_stores import run_s3_server
 pytestmark = pytest.mark.slow
 
 CELL = Cell(sharded=True, saves_shards=True, ranks=2)
+AVERAGED_CELL = replace(CELL, ema=True)
 POINTS = [*(point for point in COMMIT_POINTS if not point.startswith("checkpoint")), *SHARD_POINTS, *PRUNING_POINTS]
 OTHER_RANK_POINTS = [point for point in SHARD_POINTS if point.startswith("shard")]
 
@@ -35,14 +37,14 @@ def test_kills_inside_sharded_commits_cost_nothing_that_was_committed(part: str,
         yield from zip(points, range(3, 24), strict=False)
 
     # the ranks are stopped in turns, and only rank 0 reaches most of the points
-    assert_bitwise_equal(_kill_rank_zero(kill_points(), tmp_path), train_uninterrupted(CELL))
+    assert_bitwise_equal(_kill_rank_zero(kill_points(), tmp_path), train_uninterrupted(AVERAGED_CELL))
 
 
 def _kill_rank_zero(points: Iterator[tuple[str, int]], folder: Path) -> Any:
     for point, step in points:
-        outcome = run_attempt(CELL, folder, lambda at=point, step=step: FaultInjector().stop(at, step, 0))
+        outcome = run_attempt(AVERAGED_CELL, folder, lambda at=point, step=step: FaultInjector().stop(at, step, 0))
         assert outcome.was_killed, f"nothing was killed at {point!r} of step {step}: {outcome.output}"
-    return run_attempt(CELL, folder)
+    return run_attempt(AVERAGED_CELL, folder)
 
 
 def test_kills_of_another_rank_that_is_writing_its_shard_cost_nothing(tmp_path: Path):

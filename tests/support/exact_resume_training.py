@@ -291,7 +291,8 @@ def train(
         EarlyStopping("val/loss", **{"patience": 50, **(stopping or {})}),
         model_checkpoint,
     ]
-    callbacks += [EMAWeightAveraging(decay=0.9)] if cell.ema else []
+    ema = [EMAWeightAveraging(decay=0.9)] if cell.ema else []
+    callbacks += [] if cell.sharded else ema
     callbacks += [GradientAccumulationScheduler({0: 1, 1: 3, 2: 2})] if cell.has_accumulation_schedule else []
     settings: dict[str, Any] = {
         "max_epochs": cell.epochs,
@@ -306,7 +307,9 @@ def train(
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    fit = pl.Trainer(callbacks=arrange([*callbacks, *(extra or []), recover]), **{**settings, **(trainer or {})})
+    arranged = arrange([*callbacks, *(extra or []), recover])
+    arranged += ema if cell.sharded else []  # CheckpointRecovery must precede it
+    fit = pl.Trainer(callbacks=arranged, **{**settings, **(trainer or {})})
     resume_checkpoint = recover.latest_checkpoint(start_over)
     fit.fit(model, train_loader, val_loader, ckpt_path=resume_checkpoint if resume else None)
     return {

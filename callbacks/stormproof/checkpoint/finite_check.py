@@ -72,7 +72,7 @@ class FiniteCheck:
 def _named_tensors(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
     for key in ("state_dict", "current_model_state"):  # Lightning adds the second if the first contains an average
         for name, value in checkpoint.get(key, {}).items():
-            if isinstance(value, torch.Tensor):
+            if isinstance(value, torch.Tensor) and not hasattr(value, "to_local"):  # ShardWriter checks shards
                 yield f"{key}/{name}", value
     for index, optimizer in enumerate(checkpoint.get("optimizer_states", ())):
         states = optimizer["state"] if optimizer else {}  # empty if configure_optimizers returned None

@@ -16,6 +16,7 @@ import torch
 
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals
+from stormproof.lightning.sharded_averaging import RAW_STATE_KEY, shard_averaged_state
 from stormproof.resume import sharded_state
 
 
@@ -154,7 +155,7 @@ def collect_state_dtypes(checkpoint: Mapping[str, Any], unsaved: Mapping[str, to
 def restore_model(
     trainer: pl.Trainer,
     module: pl.LightningModule,
-    checkpoint: Mapping[str, Any],
+    checkpoint: dict[str, Any],
     unsaved: Mapping[str, torch.Tensor],
     folder: Path | None = None,
 ) -> None:
@@ -165,13 +166,11 @@ def restore_model(
     Args:
         trainer: Trainer in ``fit``, between two steps, with or without sharded parameters.
         module: Module that it trains.
-        checkpoint: From :func:`dump_checkpoint`.
+        checkpoint: From :func:`dump_checkpoint`. If parameters are sharded and averaged, model states become the shards
+            of this rank, for the hook of the callback.
         unsaved: Optimized parameters that are not in its ``state_dict``.
         folder: Folder of a sharded checkpoint. None if ``checkpoint`` is full.
     """
-    if folder is not None:
-        sharded_state.restore_sharded(trainer, module, folder, with_hyperparameters=False)
-        return
     if not internals.shards_parameters(trainer):
         trainer.strategy.load_model_state_dict(checkpoint, strict=module.strict_loading)
         for optimizer, optimizer_state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
@@ -180,7 +179,12 @@ def restore_model(
         for optimizer, dtypes in zip(trainer.optimizers, collect_state_dtypes(checkpoint, unsaved), strict=True):
             dtypes.restore(optimizer)
         return
-    sharded_state.restore_full(trainer, module, checkpoint, with_hyperparameters=False)
+    if folder is None:
+        sharded_state.restore_full(trainer, module, checkpoint, with_hyperparameters=False)
+    else:
+        state = sharded_state.restore_sharded(trainer, module, folder, with_hyperparameters=False)
+        checkpoint.update({key: state[key] for key in (RAW_STATE_KEY,) if key in state})
+    shard_averaged_state(trainer, module, checkpoint)
 
 
 def _check_loadable(trainer: pl.Trainer, module: pl.LightningModule) -> None:

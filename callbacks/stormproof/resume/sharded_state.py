@@ -14,13 +14,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from stormproof.checkpoint.sharding.parameter_ids import rekey_to_parameter_ids
 from stormproof.checkpoint.sharding.shard_file_names import UNSHARDED_FILE
 from stormproof.errors import NotResumableError
-from stormproof.lightning import internals
+from stormproof.lightning import internals, sharded_averaging
+from stormproof.lightning.sharded_averaging import RAW_STATE_KEY
 from stormproof.resume.mapped_loading import is_mappable, load_mapped
 from stormproof.resume.snapshot_state import CHECKPOINT_KEY
 
@@ -34,7 +34,7 @@ def pop_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
     torch changes the keys of nested dicts. Values of the ``state_dict`` that are not tensors therefore also stay in the
     checkpoint.
     """
-    state = {"state_dict": checkpoint.pop("state_dict")}
+    state = {key: checkpoint.pop(key) for key in ("state_dict", RAW_STATE_KEY) if key in checkpoint}
     objects = {name: value for name, value in state["state_dict"].items() if not isinstance(value, torch.Tensor)}
     if objects:
         checkpoint[CHECKPOINT_KEY]["objects"] = objects
@@ -48,6 +48,9 @@ def collect_state(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, 
     from torch.distributed.checkpoint.state_dict import get_model_state_dict  # noqa: PLC0415 (0.3 s)
 
     state: dict[str, Any] = {"state_dict": get_model_state_dict(module)}
+    average = sharded_averaging.find_average(trainer)
+    if average is not None:
+        state = {"state_dict": get_model_state_dict(average.module), RAW_STATE_KEY: state["state_dict"]}
     for index, optimizer in enumerate(trainer.optimizers):
         names = parameter_names(module, optimizer)
         states = {name: optimizer.state[parameter] for parameter, name in names.items() if parameter in optimizer.state}
@@ -105,7 +108,7 @@ def restore_sharded(
         with_hyperparameters: Whether to restore the hyperparameters of the optimizers, such as the learning rate.
 
     Returns:
-        The unsharded state.
+        The unsharded state, and the shards of the trained weights if the loaded ones are their average.
 
     Raises:
         OSError: If a file cannot be read.
@@ -114,7 +117,6 @@ def restore_sharded(
     from torch.distributed.checkpoint.metadata import (  # noqa: PLC0415 (0.3 s at the start of unsharded runs too)
         TensorStorageMetadata,
     )
-    from torch.distributed.checkpoint.state_dict import get_model_state_dict  # noqa: PLC0415
 
     from stormproof.checkpoint.sharding.shard_reader import ShardReader, get_path, unflatten  # noqa: PLC0415
 
@@ -123,16 +125,14 @@ def restore_sharded(
     unsharded_state = torch.load(folder / UNSHARDED_FILE, map_location="cpu", weights_only=True)
     objects = reader.read_objects(metadata)
     saved_tree = unflatten(dict.fromkeys(metadata.state_dict_metadata) | objects, metadata)  # without tensors
-    current_state: dict[str, Any] = {"state_dict": get_model_state_dict(module)}
-    if module.strict_loading:
-        _check_names(current_state["state_dict"], saved_tree.get("state_dict", {}))
+    current_state = _prepare_model_state(trainer, module, saved_tree)
     _check_optimizer_count(trainer, sum(str(key).startswith("optimizer_") for key in saved_tree))
     for number, optimizer in enumerate(trainer.optimizers):
         saved_optimizer = saved_tree.get(f"optimizer_{number}", {})
         _check_groups(optimizer, saved_optimizer.get("param_groups", []))
         states = _initialize(module, optimizer, saved_optimizer.get("state", {}))
         current_state[f"optimizer_{number}"] = {"state": states}
-    tensors = {}
+    tensors, optimizer_keys = {}, {f"optimizer_{number}" for number in range(len(trainer.optimizers))}
     for name, description in metadata.state_dict_metadata.items():
         path = get_path(name, metadata)
         target = _find(current_state, path)
@@ -143,12 +143,14 @@ def restore_sharded(
                 f"{path[1]} has the shape {[*target.shape]} in the module, but "
                 f"{[*getattr(description, 'size', [])]} in the checkpoint. Use the same model."
             )
-        elif isinstance(description, TensorStorageMetadata) and path[0] in current_state and path[0] != "state_dict":
+        elif isinstance(description, TensorStorageMetadata) and path[0] in optimizer_keys:
             tensors[name] = torch.empty(description.size, dtype=description.properties.dtype)
     reader.read_tensors(metadata, tensors)
     saved_state = unflatten({**tensors, **objects}, metadata)
-    model_state = saved_state.get("state_dict", {}) | unsharded_state.get(CHECKPOINT_KEY, {}).get("objects", {})
-    _load_module(module, model_state)
+    model_objects = unsharded_state.get(CHECKPOINT_KEY, {}).get("objects", {})
+    _load_module(module, saved_state.get("state_dict", {}) | model_objects)
+    if RAW_STATE_KEY in current_state:
+        unsharded_state[RAW_STATE_KEY] = saved_state[RAW_STATE_KEY] | model_objects
     for number, optimizer in enumerate(trainer.optimizers):
         optimizer_state = saved_state.get(f"optimizer_{number}", {})
         states = optimizer_state.get("state", {})
@@ -197,9 +199,7 @@ def restore_full(
 
 def parameter_names(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[nn.Parameter, str]:
     """Returns the names of an optimizer's parameters in the module, as in torch's sharded checkpoints."""
-    for part in module.modules():
-        if isinstance(part, FSDPModule):  # after a validation, it may still have the gathered parameters
-            part.reshard()
+    sharded_averaging.reshard(module)
     names = {parameter: _WRAPPER_PATTERN.sub("", name) for name, parameter in module.named_parameters()}
     return {parameter: names[parameter] for parameter in _parameters(optimizer) if parameter in names}
 
@@ -237,6 +237,27 @@ def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, saved_names
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
     return {name: optimizer.state[parameter] for parameter, name in names.items() if parameter in optimizer.state}
+
+
+def _prepare_model_state(
+    trainer: pl.Trainer, module: pl.LightningModule, saved_tree: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the tensors into which a checkpoint is read.
+
+    If the saved ``state_dict`` is an average, and the trainer averages weights, also reads the trained weights.
+    """
+    from torch.distributed.checkpoint.state_dict import get_model_state_dict  # noqa: PLC0415 (0.3 s)
+
+    model_state = get_model_state_dict(module)
+    if module.strict_loading:
+        _check_names(model_state, saved_tree.get("state_dict", {}))
+    if RAW_STATE_KEY not in saved_tree or sharded_averaging.find_average(trainer) is None:
+        return {"state_dict": model_state}
+    tensors = {name: value for name, value in model_state.items() if isinstance(value, torch.Tensor)}
+    return {
+        "state_dict": model_state,
+        RAW_STATE_KEY: {name: torch.empty_like(tensor) for name, tensor in tensors.items()},
+    }
 
 
 def _set_states(optimizer: torch.optim.Optimizer, states: Mapping[nn.Parameter, Any]) -> None:

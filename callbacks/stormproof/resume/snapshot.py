@@ -8,13 +8,14 @@ process and that place.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from stormproof.data import rng
@@ -22,6 +23,7 @@ from stormproof.distributed import ddp_buckets
 from stormproof.distributed.collectives import gather
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals, logged_metrics
+from stormproof.lightning.sharded_averaging import ShardedAverage
 from stormproof.resumable_loader import ResumableLoader
 from stormproof.resume import (
     extra_tensors,
@@ -87,7 +89,7 @@ def capture(trainer: pl.Trainer, module: pl.LightningModule, *, has_validated: b
         logged=logged_metrics.capture_logged(trainer),
         buffers=extra_tensors.capture_buffers(module, checkpoint["state_dict"], is_rank_zero=is_rank_zero),
         averaged_buffers=[
-            extra_tensors.capture_buffers(averaged_model, averaged_model.state_dict(), is_rank_zero=is_rank_zero)
+            extra_tensors.capture_buffers(averaged_model, _saved_names(averaged_model), is_rank_zero=is_rank_zero)
             for averaged_model in internals.averaged_models(trainer)
         ],
         gradients=extra_tensors.capture_gradients(module, is_rank_zero=is_rank_zero),
@@ -301,6 +303,12 @@ def train_loaders(trainer: pl.Trainer) -> list[Any]:
 def val_loaders(trainer: pl.Trainer) -> list[Any]:
     """Returns the validation loaders. Empty before Lightning has requested them."""
     return [] if trainer.val_dataloaders is None else tree_leaves(trainer.val_dataloaders)
+
+
+def _saved_names(averaged_model: nn.Module) -> Collection[str]:
+    if isinstance(averaged_model, ShardedAverage):
+        return averaged_model.saved_names()
+    return averaged_model.state_dict()
 
 
 def _reapply_accumulation_schedule(trainer: pl.Trainer) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import StochasticWeightAveraging, WeightAveraging
 
+from stormproof import CheckpointRecovery
 from stormproof_train.config.signature_binding import Target
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
@@ -30,18 +31,15 @@ def check_callbacks(callbacks: Sequence[Target], trainer: Mapping[str, Any]) -> 
 
     Raises:
         UserError: If a callback has the wrong ``mode`` for its metric, StochasticWeightAveraging would average
-            untrained weights or no weights, or its weights would not be tested. Also if averaged weights are sharded,
-            or if GeneralizationGap follows a callback that averages weights.
+            untrained weights or no weights, or its weights would not be tested. Also if sharded weights cannot be
+            averaged, or if GeneralizationGap follows a callback that averages weights.
     """
     _check_directions(callbacks)
     _check_order(callbacks)
     strategy = trainer.get("strategy")
-    is_sharded = isinstance(strategy, Mapping) and str(strategy.get("_target_")).endswith(".FullySharded")
+    if isinstance(strategy, Mapping) and str(strategy.get("_target_")).endswith(".FullySharded"):
+        _check_sharded(callbacks)
     for callback in callbacks:
-        if is_sharded and (
-            _builds_subclass(callback, WeightAveraging) or _builds_subclass(callback, StochasticWeightAveraging)
-        ):
-            raise UserError(f"{callback.config_key} needs all weights on each rank, but trainer=fsdp shards them")
         if _builds_subclass(callback, StochasticWeightAveraging):
             _check_length(callback, trainer)
             _check_conflicts(callback, callbacks)
@@ -92,6 +90,22 @@ def _check_order(callbacks: Sequence[Target]) -> None:
             raise UserError(
                 f"{callback.config_key} measures the validated weights, so it must precede "
                 f"{averaging_callback.config_key}"
+            )
+
+
+def _check_sharded(callbacks: Sequence[Target]) -> None:
+    """Checks that sharded weights can be averaged. CheckpointRecovery prepares the callback that does so."""
+    has_recovery = False
+    for callback in callbacks:
+        has_recovery |= _builds_subclass(callback, CheckpointRecovery)
+        if _builds_subclass(callback, StochasticWeightAveraging):
+            raise UserError(
+                f"{callback.config_key} does not support the sharded weights of trainer=fsdp. Use callbacks=ema."
+            )
+        if _builds_subclass(callback, WeightAveraging) and not has_recovery:
+            raise UserError(
+                f"{callback.config_key} averages the sharded weights of trainer=fsdp with "
+                "stormproof.CheckpointRecovery, which must precede it"
             )
 
 

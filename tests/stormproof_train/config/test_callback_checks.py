@@ -35,6 +35,14 @@ REFUSED = {
         ["callbacks=ema", "~callbacks.generalization_gap", f"callbacks.gap._target_={GAP}"],
         "callbacks.gap measures the validated weights, so it must precede callbacks.ema",
     ),
+    "an average of some epochs of sharded weights": (
+        ["trainer=fsdp", SWA],
+        "callbacks.swa does not support the sharded weights of trainer=fsdp. Use callbacks=ema",
+    ),
+    "an average of sharded weights without recovery": (
+        ["trainer=fsdp", "callbacks=ema", "~callbacks.recovery"],
+        "callbacks.ema averages the sharded weights of trainer=fsdp with stormproof.CheckpointRecovery, which must",
+    ),
     "an average that is not tested": (
         ["callbacks=[swa,early_stopping]"],
         r"callbacks.swa averages weights until the end, but callbacks.\w+.monitor selects the weights of an earlier",
@@ -61,6 +69,7 @@ FINE = {
     "an average of three epochs": [SWA, "trainer.max_epochs=3"],
     "an average of a run without an end": [SWA, "trainer.max_epochs=-1", "callbacks.swa.swa_epoch_start=2"],
     "early stopping with a moving average": ["callbacks=[early_stopping,ema]"],
+    "a moving average of sharded weights": ["trainer=fsdp", "callbacks=ema"],
 }  # fmt: skip
 
 

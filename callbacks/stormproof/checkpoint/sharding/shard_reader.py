@@ -176,6 +176,8 @@ def load_full(folder: Path) -> dict[str, Any]:
     checkpoint = torch.load(folder / UNSHARDED_FILE, map_location="cpu", weights_only=True)
     objects = checkpoint.get("stormproof", {}).get("objects", {})  # unchanged, unlike in the shards
     checkpoint["state_dict"] = state.get("state_dict", {}) | objects
+    if "current_model_state" in state:  # then the state_dict contains an average
+        checkpoint["current_model_state"] = state["current_model_state"] | objects
     optimizers = sorted((name for name in state if name.startswith("optimizer_")), key=lambda name: int(name[10:]))
     checkpoint["optimizer_states"] = [rekey_to_parameter_ids(state[name]) for name in optimizers]
     return checkpoint
