@@ -15,8 +15,8 @@ from stormproof.data.caveats import find_caveats
 from stormproof.data.cursor import Cursor, Epoch, SavedPosition
 from stormproof.data.rng import State
 from stormproof.data.sampler_state import is_stateful
-from stormproof.data.shard import current_replica
 from stormproof.data.source import Source, make_source
+from stormproof.distributed.collectives import world_size
 from stormproof.distributed.fork_safety import make_forks_safe
 from stormproof.errors import NotResumableError
 
@@ -351,4 +351,4 @@ def default_seed() -> int:
     """Returns the seed of loaders without an explicit seed."""
     if "PL_GLOBAL_SEED" in os.environ:
         return int(os.environ["PL_GLOBAL_SEED"])
-    return torch.initial_seed() if current_replica().world_size == 1 else 0
+    return torch.initial_seed() if world_size() == 1 else 0
