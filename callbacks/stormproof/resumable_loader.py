@@ -51,7 +51,8 @@ def resumable(loader: Any, seed: int | None = None, distributed: bool = True, pa
             returned unchanged.
         seed: Any integer, equal on all ranks. Loaders of the same run need different seeds to draw different numbers.
             If None, the seed of ``seed_everything``, or otherwise torch's initial seed (0 on several ranks).
-        distributed: Whether to divide the order of a map-style data set among the ranks, unless a sampler does so.
+        distributed: Whether to divide the order of a map-style data set among the ranks, unless a sampler does so. With
+            tensor parallelism, it is divided among the data-parallel ranks.
         padded: Whether all ranks get the same number of samples, some of them twice, as with torch's
             DistributedSampler. If False, each sample occurs once, as needed for evaluation. All ranks still have the
             same number of batches, but the last batches of some ranks have one sample fewer. With batches of one
