@@ -37,7 +37,13 @@ from stormproof.errors import NotResumableError, StorageError
 from stormproof.lightning import internals, sharded_averaging
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.resume import sharded_state, snapshot
-from stormproof.resume.compatibility import check_initialized, check_loop, check_strategy, find_resume_caveats
+from stormproof.resume.compatibility import (
+    check_data_parallelism,
+    check_initialized,
+    check_loop,
+    check_strategy,
+    find_resume_caveats,
+)
 from stormproof.resume.goodput import Goodput
 from stormproof.resume.save_coordinator import Destination, SaveCoordinator
 from stormproof.resume.unsaved_attributes import UnsavedAttributes
@@ -432,8 +438,12 @@ class CheckpointRecovery(InactiveCopies, Callback):
             )
             return
         rank_arguments = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
-        is_sharded = internals.shards_parameters(trainer)
-        self._rank_snapshot = snapshot.select_rank(checkpoint, *rank_arguments, collects_dtypes=not is_sharded)
+        self._rank_snapshot = snapshot.select_rank(
+            checkpoint,
+            *rank_arguments,
+            tensor_parallel_size=internals.tensor_parallel_size(trainer),
+            collects_dtypes=not internals.shards_parameters(trainer),
+        )
         self._loaded_description += f", {self._rank_snapshot.snapshot.id}"
         if self.save_coordinator.writer is not None:
             self.save_coordinator.writer.set_baseline(checkpoint)
@@ -453,12 +463,13 @@ class CheckpointRecovery(InactiveCopies, Callback):
             return
         if trainer.strategy.restore_checkpoint_after_setup:
             self._check_loaded_state(trainer)
+        check_data_parallelism(trainer)
         check_loop(trainer)
         check_initialized(pl_module)
         for reason in find_resume_caveats(trainer):
             rank_zero_warn(f"A resume will not be exact: {reason}.")
         if self._rank_snapshot is not None:
-            snapshot.check_world_size(trainer, self._rank_snapshot)
+            snapshot.check_layout(trainer, self._rank_snapshot)
             trainer.should_stop = self._rank_snapshot.snapshot.job_state.should_stop
             internals.load_pending_loader_states(trainer)
         self._last_step = trainer.global_step
@@ -724,7 +735,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
 def _prepare_checkpoint(trainer: pl.Trainer, checkpoint: dict[str, Any], weights_only: bool | None) -> None:
     """Prepares a checkpoint, and the module for it, before any ``on_load_checkpoint`` hook."""
     restore_pickled(checkpoint, weights_only)
-    snapshot.restore_entries(checkpoint, trainer.global_rank, trainer.world_size)
+    size = internals.tensor_parallel_size(trainer)
+    snapshot.restore_entries(checkpoint, trainer.global_rank, trainer.world_size, tensor_parallel_size=size)
     internals.ensure_double_precision(trainer)
     sharded_averaging.shard_averaged_state(trainer, trainer.lightning_module, checkpoint)
 

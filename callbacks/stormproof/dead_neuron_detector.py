@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.lightning.layer_names import join_names
 from stormproof.lightning.logging_steps import log_to_loggers, log_values
+from stormproof.lightning.tensor_parallelism import refuse_tensor_parallelism
 from stormproof.monitoring.monitor import Monitor, TableEntries
 from stormproof.probe.budget import Cadence, check_interval_and_budget
 from stormproof.probe.probe import Probe, close_probe
@@ -79,6 +80,7 @@ class DeadNeuronDetector(Monitor):
 
     Raises:
         ValueError: If an argument is out of range.
+        StormproofError: In ``setup``, with tensor parallelism, because each rank computes other units of a layer.
 
     Example:
         >>> detector = DeadNeuronDetector(every_n_steps=50, reinit_every_n_steps=1000)
@@ -157,8 +159,9 @@ class DeadNeuronDetector(Monitor):
         return {name: counts[key] for name, key in self._unit_records.keys_by_name().items() if key in counts}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Resets the state, unless ``fit`` continues an earlier run."""
+        """Refuses tensor parallelism. Resets the state, unless ``fit`` continues an earlier run."""
         destroy_gloo_before_exit()
+        refuse_tensor_parallelism(trainer, self)
         if stage == "fit" and trainer.global_step == 0:
             self._unit_records, self._sampled_epoch, self._last_batch_step, self._trace_state = (
                 UnitRecords(),

@@ -15,8 +15,8 @@ from stormproof.data.caveats import find_caveats
 from stormproof.data.cursor import Cursor, Epoch, SavedPosition
 from stormproof.data.rng import State
 from stormproof.data.sampler_state import is_stateful
-from stormproof.data.shard import current_replica
 from stormproof.data.source import Source, make_source
+from stormproof.distributed.collectives import world_size
 from stormproof.distributed.fork_safety import make_forks_safe
 from stormproof.errors import NotResumableError
 
@@ -51,7 +51,8 @@ def resumable(loader: Any, seed: int | None = None, distributed: bool = True, pa
             returned unchanged.
         seed: Any integer, equal on all ranks. Loaders of the same run need different seeds to draw different numbers.
             If None, the seed of ``seed_everything``, or otherwise torch's initial seed (0 on several ranks).
-        distributed: Whether to divide the order of a map-style data set among the ranks, unless a sampler does so.
+        distributed: Whether to divide the order of a map-style data set among the ranks, unless a sampler does so. With
+            tensor parallelism, it is divided among the data-parallel ranks.
         padded: Whether all ranks get the same number of samples, some of them twice, as with torch's
             DistributedSampler. If False, each sample occurs once, as needed for evaluation. All ranks still have the
             same number of batches, but the last batches of some ranks have one sample fewer. With batches of one
@@ -351,4 +352,4 @@ def default_seed() -> int:
     """Returns the seed of loaders without an explicit seed."""
     if "PL_GLOBAL_SEED" in os.environ:
         return int(os.environ["PL_GLOBAL_SEED"])
-    return torch.initial_seed() if current_replica().world_size == 1 else 0
+    return torch.initial_seed() if world_size() == 1 else 0

@@ -36,6 +36,7 @@ from stormproof.health.summary import HealthSummary
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.lightning.step_exchange import ExchangedNumbers, StepExchange, call_at_exchange_steps
+from stormproof.lightning.tensor_parallelism import refuse_tensor_parallelism
 from stormproof.probe.budget import Cadence, check_interval_and_budget
 from stormproof.probe.probe import Probe, close_probe
 
@@ -168,9 +169,10 @@ class TrainingHealth(InactiveCopies, Callback):
         )
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Drops the findings of an earlier run and adds missing monitors."""
+        """Refuses tensor parallelism. Drops the findings of an earlier run and adds missing monitors."""
         if stage != "fit":
             return
+        refuse_tensor_parallelism(trainer, self)
         if trainer.global_step == 0:
             self._findings_by_key, self._findings, self._observer_state = {}, [], None
             self._missing_evidence, self._diagnosed_steps = {}, 0

@@ -26,6 +26,9 @@ CELLS = {
     "two ranks": Cell(every_n_train_steps=5, epochs=6, ranks=2),
     "sharded averages": Cell(every_n_train_steps=5, epochs=6, ranks=2, sharded=True, ema=True),
     "averages in shards": Cell(every_n_train_steps=5, epochs=6, ranks=2, sharded=True, saves_shards=True, ema=True),
+    "two-dimensional": Cell(
+        every_n_train_steps=5, epochs=4, ranks=4, sharded=True, saves_shards=True, tensor_parallel=2
+    ),
     "averaged weights": Cell(every_n_train_steps=5, epochs=4, ema=True),
     "16 bits and a scaler": Cell(every_n_train_steps=5, epochs=4, precision="16-mixed"),
     "workers, accumulated": Cell(every_n_train_steps=3, epochs=6, workers=2, accumulate=2),

@@ -24,6 +24,8 @@ from pytorch_lightning.strategies import ModelParallelStrategy
 from pytorch_lightning.utilities import CombinedLoader
 from torch import nn
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Replicate
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MetricCollection
@@ -56,12 +58,17 @@ class Cell:
     has_second_loader: bool = False  # a shorter loader, exhausted before the end of the epoch
     sharded: bool = False
     saves_shards: bool = False  # each rank saves its part, with `sharded`
+    tensor_parallel: int = 1  # size of the tensor-parallel groups, with `sharded`
     samples: int = 60
     epochs: int = 3
 
     @property
+    def data_ranks(self) -> int:
+        return self.ranks // self.tensor_parallel
+
+    @property
     def steps_per_epoch(self) -> int:
-        batches = -(-self.samples // (BATCH_SIZE * self.ranks))
+        batches = -(-self.samples // (BATCH_SIZE * self.data_ranks))
         return -(-batches // self.accumulate)
 
     @property
@@ -103,7 +110,10 @@ class StatefulModule(pl.LightningModule):
         self.val_accuracy = MulticlassAccuracy(3)
 
     def configure_model(self) -> None:
-        if self.cell.sharded:
+        if self.cell.tensor_parallel > 1:
+            plan = {"0": ColwiseParallel(output_layouts=Replicate()), "4": RowwiseParallel(input_layouts=Replicate())}
+            parallelize_module(self.net, self.device_mesh["tensor_parallel"], plan)
+        if self.cell.sharded and (self.cell.tensor_parallel == 1 or self.cell.data_ranks > 1):
             for part in (self.net[0], self.net):
                 fully_shard(part, mesh=self.device_mesh["data_parallel"])
 
@@ -283,7 +293,9 @@ def train(
     model_checkpoint = ModelCheckpoint(
         folder / "models", monitor="val/loss", save_top_k=2, enable_version_counter=False, filename="{epoch}-{step}"
     )
-    monitors = [GradientNormMonitor(every_n_steps=3, table=False), DeadNeuronDetector(every_n_steps=3, table=False)]
+    monitors: list[Any] = [GradientNormMonitor(every_n_steps=3, table=False)]
+    if cell.tensor_parallel == 1:  # otherwise refused
+        monitors.append(DeadNeuronDetector(every_n_steps=3, table=False))
     callbacks = [
         StepTimer(),
         journal,
@@ -333,7 +345,9 @@ def train(
 
 def _strategy(cell: Cell) -> Any:
     if cell.sharded:
-        return ModelParallelStrategy(cell.ranks, tensor_parallel_size=1, save_distributed_checkpoint=cell.saves_shards)
+        return ModelParallelStrategy(
+            cell.data_ranks, cell.tensor_parallel, save_distributed_checkpoint=cell.saves_shards
+        )
     return "ddp" if cell.ranks > 1 else "auto"
 
 

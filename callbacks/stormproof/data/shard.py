@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from torch import distributed
+from torch.distributed import distributed_c10d
 
 
 class Replica(NamedTuple):
-    """One of the processes that share the samples.
+    """One part of the samples.
 
     Attributes:
-        rank: Rank of the process, from 0.
-        world_size: Number of processes.
+        rank: Number of the part, from 0. The rank of the process, without tensor parallelism.
+        world_size: Number of parts. The number of processes, without tensor parallelism.
     """
 
     rank: int
@@ -22,6 +23,9 @@ class Replica(NamedTuple):
 def current_replica() -> Replica:
     """Returns rank and world size of torch's process group. Rank 0 of 1 without a process group.
 
+    With tensor parallelism, the ranks of each tensor-parallel group take the same samples. Returns the data-parallel
+    rank and the number of data-parallel ranks, as Lightning's ModelParallelStrategy does for a ``DistributedSampler``.
+
     Call it at the beginning of each epoch, because a loader may be created before the process group.
 
     Example:
@@ -29,5 +33,20 @@ def current_replica() -> Replica:
         Replica(rank=0, world_size=1)
     """
     if distributed.is_available() and distributed.is_initialized():
-        return Replica(distributed.get_rank(), distributed.get_world_size())
+        ranks_per_replica = _tensor_parallel_size()
+        return Replica(distributed.get_rank() // ranks_per_replica, distributed.get_world_size() // ranks_per_replica)
     return Replica(0, 1)
+
+
+def _tensor_parallel_size() -> int:
+    """Returns the size of the tensor-parallel groups in the last device mesh of ModelParallelStrategy. 1 without one.
+
+    A loader does not know its trainer. For each dimension of a mesh, torch creates process groups with the name of the
+    dimension in their description, except for a dimension with all ranks.
+    """
+    names = ("mesh_data_parallel", "mesh_tensor_parallel")
+    groups = [group for group in distributed_c10d._world.pg_map if group.group_desc in names]  # noqa: SLF001
+    if not groups:
+        return 1
+    size = groups[-1].size()
+    return size if groups[-1].group_desc == "mesh_tensor_parallel" else distributed.get_world_size() // size

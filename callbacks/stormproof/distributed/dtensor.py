@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch.distributed.tensor import DTensor, Replicate, Shard
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 
 ShardRows = list[tuple[list[int], torch.Tensor]]
 """Pairs of tensor indices and rows of shape ``(shards, tensors, values)``."""
@@ -26,11 +27,25 @@ def to_local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local()
 
 
+def to_full(tensor: torch.Tensor) -> torch.Tensor:
+    """Returns ``tensor`` with all its shards. All ranks must call it together if the tensor is a ``DTensor``."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def distribute_like(value: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """Returns ``value``, which every rank has, sharded as ``reference`` and on its device. Uses no collective."""
+    if not isinstance(reference, DTensor):
+        return value.to(reference.device)
+    device_value = value.to(reference.to_local().device)
+    # src_data_rank=None: every rank has the value, so that none must send it
+    return distribute_tensor(device_value, reference.device_mesh, reference.placements, src_data_rank=None)
+
+
 def gather_shards(rows: torch.Tensor, tensors: Sequence[torch.Tensor]) -> ShardRows:
     """Gathers one row of values per shard of each tensor from all ranks.
 
     Uses no collective if no tensor is a ``DTensor``. Otherwise all ranks must call it together, and it uses one
-    collective per combination of device mesh and placements.
+    collective per sharded dimension of each combination of device mesh and placements.
 
     Args:
         rows: Values of this rank's shards with shape ``(n, values)``.
@@ -57,5 +72,13 @@ def iterate_shards(rows: ShardRows) -> Iterator[tuple[int, list[float]]]:
 def _gather_rows(rows: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     if not isinstance(reference, DTensor):
         return rows[None]
-    placements = [Shard(0) if placement.is_shard() else Replicate() for placement in reference.placements]
-    return DTensor.from_local(rows[None].contiguous(), reference.device_mesh, placements, run_check=False).full_tensor()
+    shards = rows[None].contiguous()
+    for dimension, placement in enumerate(reference.placements):
+        if placement.is_replicate() or placement.is_partial():
+            continue
+        # sharded, also by FSDP2 after tensor parallelism, where is_shard() is False
+        group = reference.device_mesh.get_group(dimension)
+        gathered_shards = [torch.empty_like(shards) for _ in range(group.size())]
+        dist.all_gather(gathered_shards, shards, group)
+        shards = torch.cat(gathered_shards)
+    return shards

@@ -17,6 +17,7 @@ from stormproof.checkpoint.retention import select_for_deletion
 from stormproof.checkpoint.sharding.shard_file_names import UNSHARDED_FILE
 from stormproof.distributed.collectives import all_gather, assert_equal, run_on_rank_zero
 from stormproof.errors import DivergedError, StorageError
+from stormproof.lightning import internals
 from stormproof.resume import model_state, snapshot
 
 MARGIN_STEPS = 10
@@ -169,8 +170,9 @@ def restore_state(
             ``checkpoint``.
     """
     rank_arguments = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
-    snapshot.restore_entries(checkpoint, *rank_arguments[:2])
-    rank_state = snapshot.select_rank(checkpoint, *rank_arguments)
+    size = internals.tensor_parallel_size(trainer)
+    snapshot.restore_entries(checkpoint, *rank_arguments[:2], tensor_parallel_size=size)
+    rank_state = snapshot.select_rank(checkpoint, *rank_arguments, tensor_parallel_size=size)
     module.on_load_checkpoint(checkpoint)
     unsaved = rank_state.snapshot.rank_states[0].parameters
     model_state.restore_model(trainer, module, checkpoint, unsaved, folder)

@@ -10,10 +10,11 @@ import pytorch_lightning as pl
 import torch
 from torch.optim import Optimizer
 
-from stormproof.distributed.collectives import SYNC_EVERY_N_STEPS, all_reduce_max
+from stormproof.distributed.collectives import SYNC_EVERY_N_STEPS, all_gather_rows, all_reduce_max
 from stormproof.divergence.buffer_snapshot import BufferSnapshot
 from stormproof.divergence.detector import Anomaly, DivergenceDetector
 from stormproof.divergence.step_losses import StepLosses
+from stormproof.lightning import internals
 from stormproof.lightning.optimizer_step import find_optimizer_index, get_gradients, get_scaler, unscales_gradients
 from stormproof.lightning.step_exchange import StepExchange
 from stormproof.probe.probe import Probe, close_probe
@@ -23,7 +24,8 @@ class StepMonitor:
     """Checks each step before its update, or the losses of several steps after their updates.
 
     Before an update, it checks the norm of the reduced gradient, which is equal on all ranks, and with one rank the
-    loss. With several ranks, losses are exchanged every ten steps.
+    loss. With tensor parallelism, it checks the largest norm of any rank. With several ranks, losses are exchanged
+    every ten steps.
 
     Args:
         trainer: Trainer at the start of training.
@@ -44,6 +46,7 @@ class StepMonitor:
     ) -> None:
         self._trainer, self._module, self._detectors = trainer, module, detectors
         self._checks_every_step = every_n_steps == 1
+        self._uses_tensor_parallelism = internals.tensor_parallel_size(trainer) > 1
         self._every_n_steps = max(every_n_steps, SYNC_EVERY_N_STEPS if trainer.world_size > 1 else 1)
         self._probe = Probe.of(trainer)
         self._count_skipped = count_skipped
@@ -93,6 +96,8 @@ class StepMonitor:
         if scaler is not None and not self._has_backward:  # the gradient is still scaled, and no update will follow
             return None
         norm = self._probe.gradient_norms(gradients).total
+        if self._uses_tensor_parallelism:  # gradients of replicated parameters are not reduced over the group
+            norm = float(all_gather_rows(torch.tensor([norm], device=self._trainer.strategy.root_device)).max())
         if scaler is not None and unscales_gradients(optimizer):
             norm /= scaler.get_scale()
         values = {"gradient norm" if index == 0 else f"gradient norm of optimizer {index}": norm}

@@ -231,15 +231,14 @@ def evaluates_in_sequence(trainer: pl.Trainer) -> bool:
 
 
 def shards_parameters(trainer: pl.Trainer) -> bool:
-    """Returns whether the strategy shards parameters over all ranks and divides the data.
+    """Returns whether the strategy is a ModelParallelStrategy, which shards parameters over the ranks."""
+    return "ModelParallelStrategy" in {cls.__name__ for cls in type(trainer.strategy).__mro__}
 
-    By default, Lightning's ModelParallelStrategy uses tensor parallelism in a node, whose ranks get the same data.
-    """
+
+def tensor_parallel_size(trainer: pl.Trainer) -> int:
+    """Returns the number of consecutive ranks that shard a layer and get the same data. Call it after setup."""
     strategy: Any = trainer.strategy
-    if "ModelParallelStrategy" not in {cls.__name__ for cls in type(strategy).__mro__}:
-        return False
-    mesh = strategy._device_mesh
-    return strategy._tensor_parallel_size == 1 if mesh is None else mesh["tensor_parallel"].size() == 1
+    return strategy.device_mesh["tensor_parallel"].size() if shards_parameters(trainer) else 1
 
 
 def saves_sharded_checkpoints(trainer: pl.Trainer) -> bool:

@@ -17,9 +17,10 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import AveragedModel
 
+from stormproof.distributed.dtensor import distribute_like
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals
 from stormproof.lightning.method_replacement import call_before, replace
@@ -219,6 +220,4 @@ def _shard_like(value: Any, current_value: Any) -> Any:
     """Returns this rank's shard of a full tensor, sharded and placed as the current one."""
     if not isinstance(current_value, DTensor) or not isinstance(value, torch.Tensor) or isinstance(value, DTensor):
         return value
-    device_value = value.to(current_value.to_local().device)
-    # src_data_rank=None: every rank has the value, so that none must send it
-    return distribute_tensor(device_value, current_value.device_mesh, current_value.placements, src_data_rank=None)
+    return distribute_like(value, current_value)

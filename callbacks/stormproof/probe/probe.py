@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import pytorch_lightning as pl
 import torch
 
+from stormproof.distributed.dtensor import to_local
 from stormproof.gradients.norms import GradientNorms, norm_for_clipping
 from stormproof.lightning import internals
 from stormproof.lightning.gradient_clipping import call_for_norm_clipping
@@ -71,10 +72,11 @@ class Probe(PerTrainer):
         """
         if self._loss is None or not self._loss[0].is_same(loss):
             scaler = get_scaler(self._trainer)
+            detached_loss = to_local(loss.detach())
             if loss.device.type == "cpu":
-                value = loss.item() / (1.0 if scaler is None else scaler.get_scale())
+                value = detached_loss.item() / (1.0 if scaler is None else scaler.get_scale())
             else:
-                value = loss.detach().float()
+                value = detached_loss.float()
                 value = value if scaler is None else value / scaler.scale(torch.ones_like(value))
             self._loss = _MeasuredTensor(loss), value
         return self._loss[1]

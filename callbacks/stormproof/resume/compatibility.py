@@ -7,6 +7,8 @@ from math import inf
 import pytorch_lightning as pl
 from torch.nn.parameter import is_lazy
 
+from stormproof.data.shard import current_replica
+from stormproof.distributed.collectives import world_size
 from stormproof.distributed.ddp_buckets import find_order_problem
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals
@@ -43,8 +45,17 @@ def check_strategy(trainer: pl.Trainer, requirement: str) -> None:
     if not has_unsharded_state(trainer) and not internals.shards_parameters(trainer):
         raise NotResumableError(
             f"{requirement}, which {name} does not provide. Use one of "
-            f"{', '.join(sorted(UNSHARDED_STRATEGIES))}, or ModelParallelStrategy(data_parallel_size=<ranks>, "
-            "tensor_parallel_size=1)."
+            f"{', '.join(sorted(UNSHARDED_STRATEGIES))}, or ModelParallelStrategy."
+        )
+
+
+def check_data_parallelism(trainer: pl.Trainer) -> None:
+    """Raises NotResumableError if resumable loaders divide the data among other ranks than the trainer does."""
+    size, loader_size = internals.tensor_parallel_size(trainer), world_size() // current_replica().world_size
+    if loader_size != size:
+        raise NotResumableError(
+            f"The same samples go to groups of {loader_size} ranks, but this trainer has tensor_parallel_size={size}, "
+            "because an earlier trainer in this process had another device mesh. Start it in a new process."
         )
 
 

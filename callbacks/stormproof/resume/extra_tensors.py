@@ -11,6 +11,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
 from stormproof.distributed.collectives import broadcast, world_size
+from stormproof.distributed.dtensor import distribute_like, to_full, to_local
 from stormproof.resume.tensor_digest import digest_tensor
 
 Tensors = dict[str, torch.Tensor]
@@ -31,7 +32,8 @@ def capture_buffers(module: nn.Module, saved_names: Collection[str], *, is_rank_
         >>> capture_buffers(module, module.state_dict(), is_rank_zero=True)
         {'mean': tensor([0.])}
     """
-    return _select_rank_tensors(dict(module.named_buffers()), saved_names, is_rank_zero=is_rank_zero)
+    buffers = {name: to_full(buffer) for name, buffer in module.named_buffers()}
+    return _select_rank_tensors(buffers, saved_names, is_rank_zero=is_rank_zero)
 
 
 def capture_gradients(module: pl.LightningModule, *, is_rank_zero: bool) -> Tensors:
@@ -48,7 +50,7 @@ def capture_gradients(module: pl.LightningModule, *, is_rank_zero: bool) -> Tens
         return {}
     gradients = {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
     return _select_rank_tensors(
-        {name: _to_local(gradient) for name, gradient in gradients.items()}, (), is_rank_zero=is_rank_zero
+        {name: to_local(gradient) for name, gradient in gradients.items()}, (), is_rank_zero=is_rank_zero
     )
 
 
@@ -107,7 +109,7 @@ def restore_buffers(module: nn.Module, buffers: Mapping[str, torch.Tensor]) -> N
             continue
         current_buffer = getattr(owner, buffer_name, None)
         if current_buffer is not None and _is_copyable(current_buffer, value):
-            current_buffer.copy_(value)
+            current_buffer.copy_(distribute_like(value, current_buffer))
             continue
         reference_tensor = (
             current_buffer
@@ -132,7 +134,7 @@ def restore_gradients(module: nn.Module, gradients: Mapping[str, torch.Tensor]) 
         parameter.grad = None
         if name in gradients:
             gradient = torch.zeros_like(parameter, requires_grad=False)
-            _to_local(gradient).copy_(gradients[name])
+            to_local(gradient).copy_(gradients[name])
             parameter.grad = gradient
 
 
@@ -156,8 +158,3 @@ def _keeps_gradients(module: pl.LightningModule) -> bool:
 
 def _is_copyable(buffer: torch.Tensor, value: torch.Tensor) -> bool:
     return not buffer.is_inference() and (buffer.shape, buffer.dtype) == (value.shape, value.dtype)
-
-
-def _to_local(tensor: Any) -> torch.Tensor:
-    """Returns this rank's part of a parameter that FSDP2 shards."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

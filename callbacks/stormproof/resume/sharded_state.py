@@ -14,10 +14,11 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from stormproof.checkpoint.sharding.parameter_ids import rekey_to_parameter_ids
 from stormproof.checkpoint.sharding.shard_file_names import UNSHARDED_FILE
+from stormproof.distributed.dtensor import distribute_like
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals, sharded_averaging
 from stormproof.lightning.sharded_averaging import RAW_STATE_KEY
@@ -319,10 +320,7 @@ def _distribute(value: Any, current_value: Any) -> Any:
     if not isinstance(value, torch.Tensor) or not isinstance(current_value, torch.Tensor):
         return value
     if isinstance(current_value, DTensor) and current_value.shape == value.shape:
-        mesh, placements = current_value.device_mesh, current_value.placements
-        device_value = value.to(current_value.to_local().device)
-        # src_data_rank=None: every rank has the value, so that none must send it
-        return current_value.copy_(distribute_tensor(device_value, mesh, placements, src_data_rank=None))
+        return current_value.copy_(distribute_like(value, current_value))
     return value.to(current_value.device, copy=True)
 
 

@@ -107,6 +107,7 @@ def capture(trainer: pl.Trainer, module: pl.LightningModule, *, has_validated: b
         accumulated=trainer.accumulate_grad_batches,
         unstepped_optimizers=model_state.find_unstepped_optimizers(trainer),
         is_sharded=is_sharded,
+        tensor_parallel_size=internals.tensor_parallel_size(trainer),
         averaging=swa_state.capture(trainer),
         syncs_buffers=ddp_buckets.syncs_buffers(trainer.strategy.model),
         reduction_order=ddp_buckets.capture_order(trainer.strategy.model),
@@ -126,6 +127,7 @@ def select_rank(
     world_size: int,
     accumulate_grad_batches: int = 1,
     *,
+    tensor_parallel_size: int = 1,
     collects_dtypes: bool = False,
 ) -> RankSnapshot:
     """Returns the state of one rank, and replaces rank 0's callback and loader states in the checkpoint with its own.
@@ -135,6 +137,7 @@ def select_rank(
         rank: Rank of this process.
         world_size: Number of ranks. States are redistributed if another number saved the checkpoint.
         accumulate_grad_batches: Batches per optimizer step on each rank. Must be at least 1.
+        tensor_parallel_size: Number of consecutive ranks that train on the same samples. Must divide ``world_size``.
         collects_dtypes: Whether to collect the dtypes of optimizer states. Requires ``checkpoint["state_dict"]``, which
             sharded strategies remove.
 
@@ -147,10 +150,12 @@ def select_rank(
             "stormproof."
         )
     snapshot = Snapshot.from_dict(checkpoint[KEY])
-    if len(snapshot.rank_states) == world_size:
+    if snapshot.has_layout(world_size, tensor_parallel_size):
         rank_state = snapshot.rank_states[rank]
     else:
-        rank_state = world_size_change.redistribute(snapshot, checkpoint, rank, world_size, accumulate_grad_batches)
+        rank_state = world_size_change.redistribute(
+            snapshot, checkpoint, rank, world_size, accumulate_grad_batches, tensor_parallel_size
+        )
     internals.set_loader_states(checkpoint, _collect_loader_states(rank_state))
     if rank_state.callbacks is not None:
         checkpoint["callbacks"] = rank_state.callbacks
@@ -159,24 +164,22 @@ def select_rank(
     return RankSnapshot(snapshot, rank_state, dtypes)
 
 
-def restore_entries(checkpoint: dict[str, Any], rank: int, world_size: int) -> None:
+def restore_entries(checkpoint: dict[str, Any], rank: int, world_size: int, *, tensor_parallel_size: int = 1) -> None:
     """Replaces rank 0's entries in the checkpoint with those of this rank, before any hook reads the checkpoint."""
     rank_states = checkpoint.get(KEY, {}).get("ranks", [])
-    if len(rank_states) == world_size:
+    saved_size = checkpoint.get(KEY, {}).get("shared", {}).get("tensor_parallel_size", 1)
+    if (len(rank_states), saved_size) == (world_size, tensor_parallel_size):
         rank_entries.restore_entries(checkpoint, rank_states[rank].get("entries", []))
 
 
-def check_world_size(trainer: pl.Trainer, rank_snapshot: RankSnapshot) -> None:
+def check_layout(trainer: pl.Trainer, rank_snapshot: RankSnapshot) -> None:
     """Warns about a change of the world size or of the sharding. Call it before the first batch.
 
     Raises:
         NotResumableError: If the number of samples per step changes in the middle of an epoch.
     """
-    is_sharded, job_state, ranks = (
-        internals.shards_parameters(trainer),
-        rank_snapshot.snapshot.job_state,
-        len(rank_snapshot.snapshot.rank_states),
-    )
+    snapshot, job_state = rank_snapshot.snapshot, rank_snapshot.snapshot.job_state
+    is_sharded = internals.shards_parameters(trainer)
     if job_state.is_sharded != is_sharded:
         words = ("with", "without") if job_state.is_sharded else ("without", "with")
         rank_zero_warn(
@@ -184,17 +187,33 @@ def check_world_size(trainer: pl.Trainer, rank_snapshot: RankSnapshot) -> None:
             "is not exact. Parameters and optimizer states are restored. Gradients that were not zeroed before the "
             "checkpoint are lost."
         )
-    if ranks == trainer.world_size:
+    if _has_same_layout(trainer, snapshot):
+        return
+    layouts = [
+        f"world size {ranks}" if size == 1 else f"world size {ranks} (tensor-parallel groups of {size})"
+        for ranks, size in (
+            (len(snapshot.rank_states), job_state.tensor_parallel_size),
+            (trainer.world_size, internals.tensor_parallel_size(trainer)),
+        )
+    ]
+    change = (
+        f"The checkpoint was saved with {layouts[0]} and this job has {layouts[1]}, so that this resume is not exact."
+    )
+    data_parallel_size = trainer.world_size // internals.tensor_parallel_size(trainer)
+    if len(snapshot.data_rank_states) == data_parallel_size:
+        rank_zero_warn(
+            f"{change} Data and random numbers are the same, but sums are rounded differently, and means of the "
+            "interrupted epoch may count only the remaining batches."
+        )
         return
     assert job_state.accumulated is not None  # otherwise redistribute raised an error
     accumulate_grad_batches = (job_state.accumulated, trainer.accumulate_grad_batches)
     world_size_change.check_global_batch(
-        rank_snapshot.rank_state.train_loaders, train_loaders(trainer), accumulate_grad_batches, trainer.world_size
+        rank_snapshot.rank_state.train_loaders, train_loaders(trainer), accumulate_grad_batches, data_parallel_size
     )
     rank_zero_warn(
-        f"The checkpoint was saved with world size {ranks} and this job has world size {trainer.world_size}, so that "
-        "this resume is not exact. Each sample still occurs once per epoch, in the same steps. Random numbers are "
-        "seeded anew, and means of the interrupted epoch may count only the remaining batches."
+        f"{change} Each sample still occurs once per epoch, in the same steps. Random numbers are seeded anew, and "
+        "means of the interrupted epoch may count only the remaining batches."
     )
 
 
@@ -214,7 +233,7 @@ def restore(trainer: pl.Trainer, module: pl.LightningModule, rank_snapshot: Rank
     model_state.clear_optimizer_states(trainer, shared_state.unstepped_optimizers)
     for optimizer, dtypes in zip(trainer.optimizers, rank_snapshot.optimizer_dtypes, strict=False):
         dtypes.restore(optimizer)
-    if len(rank_snapshot.snapshot.rank_states) == trainer.world_size:
+    if _has_same_layout(trainer, rank_snapshot.snapshot):
         ddp_buckets.restore_order(trainer.strategy.model, shared_state.reduction_order)
         ddp_buckets.restore_buffer_sync(trainer.strategy.model, shared_state.syncs_buffers)
     restore_final(trainer, module, rank_snapshot)
@@ -222,11 +241,15 @@ def restore(trainer: pl.Trainer, module: pl.LightningModule, rank_snapshot: Rank
 
 def restore_final(trainer: pl.Trainer, module: pl.LightningModule, rank_snapshot: RankSnapshot) -> None:
     """Restores the part of the state that remains after training has ended."""
-    ranks, rank_state = rank_snapshot.snapshot.rank_states, rank_snapshot.rank_state
+    data_rank_states, rank_state = rank_snapshot.snapshot.data_rank_states, rank_snapshot.rank_state
+    data_rank, data_parallel_size = (
+        number // internals.tensor_parallel_size(trainer) for number in (trainer.global_rank, trainer.world_size)
+    )
     logged_metrics.restore_metrics(trainer, rank_state.logged)
     metrics, extra_modules = rank_state.metrics, owned_state.find_modules(trainer)
-    if len(ranks) != trainer.world_size:
-        metrics = metric_state.merge(module, [rank.metrics for rank in ranks], trainer.is_global_zero, extra_modules)
+    if len(data_rank_states) != data_parallel_size:
+        saved_metrics = [state.metrics for state in data_rank_states]
+        metrics = metric_state.merge(module, saved_metrics, data_rank == 0, extra_modules)
     metric_state.restore(module, metrics, extra_modules)
     frozen_modules.restore(module, rank_state.frozen)
     restore_tensors(trainer, module, rank_snapshot)
@@ -254,8 +277,12 @@ def restore_tensors(trainer: pl.Trainer, module: pl.LightningModule, rank_snapsh
     extra_tensors.restore_unsaved_parameters(
         trainer.optimizers, {**rank_zero_state.parameters, **rank_state.parameters}
     )
-    if not is_sharded or len(rank_snapshot.snapshot.rank_states) == trainer.world_size:
+    if not is_sharded or _has_same_layout(trainer, rank_snapshot.snapshot):
         extra_tensors.restore_gradients(module, {**rank_zero_state.gradients, **rank_state.gradients})
+
+
+def _has_same_layout(trainer: pl.Trainer, snapshot: Snapshot) -> bool:
+    return snapshot.has_layout(trainer.world_size, internals.tensor_parallel_size(trainer))
 
 
 def _warn_about_differing_hyperparameters(trainer: pl.Trainer) -> None:

@@ -51,7 +51,8 @@ class JobState(_State):
         should_stop: ``trainer.should_stop``.
         accumulated: Batches per optimizer step on each rank. None if an earlier release did not save it.
         unstepped_optimizers: Indices of the optimizers without a state.
-        is_sharded: Whether the parameters are sharded, and gathered on rank 0.
+        is_sharded: Whether the parameters are sharded.
+        tensor_parallel_size: Number of consecutive ranks that train on the same samples.
         averaging: From :mod:`stormproof.resume.swa_state`.
         syncs_buffers: From :func:`stormproof.distributed.ddp_buckets.syncs_buffers`.
         reduction_order: From :func:`stormproof.distributed.ddp_buckets.capture_order`.
@@ -62,6 +63,7 @@ class JobState(_State):
     accumulated: int | None = None
     unstepped_optimizers: Sequence[int] = ()
     is_sharded: bool = False
+    tensor_parallel_size: int = 1
     averaging: list[dict[str, Any]] | None = None
     syncs_buffers: bool | None = None
     reduction_order: list[int] | None = None
@@ -117,6 +119,15 @@ class Snapshot:
     id: str
     job_state: JobState
     rank_states: Sequence[RankState]
+
+    @property
+    def data_rank_states(self) -> Sequence[RankState]:
+        """State of the first rank of each tensor-parallel group. Of all ranks without tensor parallelism."""
+        return self.rank_states[:: self.job_state.tensor_parallel_size]
+
+    def has_layout(self, world_size: int, tensor_parallel_size: int) -> bool:
+        """Returns whether the job had as many ranks, in tensor-parallel groups of the same size."""
+        return (len(self.rank_states), self.job_state.tensor_parallel_size) == (world_size, tensor_parallel_size)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the dict that is stored in a checkpoint."""

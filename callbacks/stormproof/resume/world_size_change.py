@@ -3,6 +3,9 @@
 Weights, optimizers, schedules and step counts belong to the whole job and stay unchanged. The position in the data is a
 number of samples in the order of the epoch, which does not depend on the world size. States of single ranks are merged
 (epoch means and metrics) or seeded anew (random number generators). Such a resume is not exact.
+
+The ranks of a tensor-parallel group have the same samples and states, so that one of them counts. If the number of
+groups stays the same, so do the states of single ranks.
 """
 
 from __future__ import annotations
@@ -21,9 +24,14 @@ from stormproof.resume.snapshot_state import RankState, Snapshot
 
 
 def redistribute(
-    saved: Snapshot, checkpoint: Mapping[str, Any], rank: int, world_size: int, accumulate_grad_batches: int
+    saved: Snapshot,
+    checkpoint: Mapping[str, Any],
+    rank: int,
+    world_size: int,
+    accumulate_grad_batches: int,
+    tensor_parallel_size: int = 1,
 ) -> RankState:
-    """Returns the state of one rank after a change of the world size. Rescales batch counts in ``checkpoint``.
+    """Returns the state of one rank after a change of the layout. Rescales batch counts in ``checkpoint``.
 
     Args:
         saved: State of the job that saved the checkpoint.
@@ -31,11 +39,19 @@ def redistribute(
         rank: Rank of this process.
         world_size: World size of this job.
         accumulate_grad_batches: Batches per optimizer step on each rank. Must be at least 1.
+        tensor_parallel_size: Number of consecutive ranks that train on the same samples.
 
     Raises:
         NotResumableError: If the release that saved the checkpoint did not record the batches per step.
     """
-    rank_states, shared_state = saved.rank_states, saved.job_state
+    rank_states, shared_state = saved.data_rank_states, saved.job_state
+    # one rank does not record which values to reduce, and Lightning refuses to log them with other arguments
+    records_reduction = (len(saved.rank_states) > 1, world_size > 1)
+    data_rank, data_parallel_size = rank // tensor_parallel_size, world_size // tensor_parallel_size
+    if len(rank_states) == data_parallel_size:
+        rank_state = rank_states[data_rank]
+        is_same = records_reduction[0] == records_reduction[1]
+        return rank_state if is_same else replace(rank_state, logged={**rank_state.logged, "results": {}})
     if shared_state.accumulated is None:
         raise NotResumableError(
             f"The checkpoint of step {checkpoint['global_step']} was saved with world size {len(rank_states)} by an "
@@ -46,19 +62,17 @@ def redistribute(
     internals.rescale_batch_counts(checkpoint["loops"]["fit_loop"], factor)
     if shared_state.loops is not None:
         internals.rescale_batch_counts(shared_state.loops["progress"], factor)
-    rank_state = rank_states[min(rank, len(rank_states) - 1)]
-    results = [state.logged["results"] for state in rank_states]
-    # one rank does not record which values to reduce, and Lightning refuses to log them with other arguments
-    is_reduction_known = len(rank_states) > 1 and world_size > 1
-    logged = {**rank_state.logged, "results": merge_logged_results(results, rank) if is_reduction_known else {}}
+    rank_state = rank_states[min(data_rank, len(rank_states) - 1)]
+    saved_results = [state.logged["results"] for state in rank_states]
+    results = merge_logged_results(saved_results, data_rank) if all(records_reduction) else {}
     return replace(
         rank_states[0],
-        rng=_reseed_generators(rank_states[0].rng, rank),
-        logged=logged,
+        rng=_reseed_generators(rank_states[0].rng, data_rank),
+        logged={**rank_state.logged, "results": results},
         buffers=rank_state.buffers,
         averaged_buffers=rank_state.averaged_buffers,
         gradients=rank_state.gradients,
-        generators=rank_states[rank].generators if rank < len(rank_states) else {},
+        generators=rank_states[data_rank].generators if data_rank < len(rank_states) else {},
         callbacks=rank_state.callbacks,
     )
 
@@ -97,7 +111,7 @@ def check_global_batch(
         saved_states: Saved states of the training loaders.
         loaders: Training loaders.
         accumulate_grad_batches: Batches per optimizer step on each rank, in the saved run and in this one.
-        world_size: World size of this job.
+        world_size: Number of data-parallel ranks of this job.
 
     Raises:
         NotResumableError: If the number of samples per step changes.
@@ -119,8 +133,8 @@ def check_global_batch(
         ):
             raise NotResumableError(
                 f"The checkpoint was saved in the middle of an epoch with {_format_product(saved_factors)} samples per "
-                f"step, but this job has {_format_product(current_factors)} (ranks x accumulated batches x batch "
-                "size). Choose accumulate_grad_batches and the batch size so that both are equal."
+                f"step, but this job has {_format_product(current_factors)} (data-parallel ranks x accumulated "
+                "batches x batch size). Choose accumulate_grad_batches and the batch size so that both are equal."
             )
 
 

@@ -1,14 +1,19 @@
 """How ranks share a pass in which each sample comes once."""
 
+import os
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.elastic.utils.distributed import get_free_port
 from torch.utils.data import DataLoader
 
 from stormproof import resumable
-from stormproof.data.shard import Replica
+from stormproof.data.shard import Replica, current_replica
+from tests.support.ranks import call_on_ranks
 
 
 def rank_batches(samples: int, ranks: int, size: int, drop_last: bool = False) -> list[list[list[int]]]:
@@ -58,3 +63,21 @@ def test_what_fills_no_batch_of_all_ranks_can_be_dropped(ranks: int, extra: int,
 
 def test_a_batch_of_one_takes_the_sample_that_is_left_over():
     assert rank_batches(5, ranks=2, size=1) == [[[0], [2, 4]], [[1], [3]]]
+
+
+def check_replicas(rank: int, port: int) -> None:
+    os.environ.update(RANK=str(rank), WORLD_SIZE="4", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    distributed.init_process_group("gloo")
+    assert current_replica() == Replica(rank, 4)
+    for data_parallel_size in (2, 1, 4, 2):
+        size = 4 // data_parallel_size
+        names = ("data_parallel", "tensor_parallel")
+        mesh = init_device_mesh("cpu", (data_parallel_size, size), mesh_dim_names=names)
+        assert current_replica() == Replica(mesh["data_parallel"].get_local_rank(), data_parallel_size)
+    distributed.destroy_process_group()
+    assert current_replica() == Replica(0, 1)
+
+
+@pytest.mark.slow
+def test_the_ranks_of_a_tensor_parallel_group_of_the_last_mesh_take_the_same_samples():
+    call_on_ranks(4, check_replicas, get_free_port())

@@ -31,6 +31,7 @@ class FitCase:
     fused: bool = False
     manual: bool = False  # two optimizers, each with a loss of its own
     sharded: bool = False  # FSDP2
+    tensor_parallel: int = 1  # ranks that share the first two layers; with FSDP2 if there are more
 
 
 class Net(nn.Module):
@@ -67,6 +68,11 @@ class Module(pl.LightningModule):
         self.net = Net()
 
     def configure_model(self) -> None:
+        if self.case.tensor_parallel > 1:
+            from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+            plan = {"first": ColwiseParallel(), "second": RowwiseParallel()}
+            parallelize_module(self.net, self.device_mesh["tensor_parallel"], plan)  # type: ignore[index]
         if self.case.sharded:
             from torch.distributed.fsdp import fully_shard
 
@@ -100,6 +106,12 @@ def make_dataset(case: FitCase, ranks: int) -> TensorDataset:
 
 def measure_norms(case: FitCase, ranks: int = 1) -> list[dict[str, float]]:
     """The norms of each step, as the monitor has them, by layer and optimizer in turn."""
+    return [record.norms for record in fit_with_monitor(case, ranks).history]
+
+
+def fit_with_monitor(case: FitCase, ranks: int = 1) -> GradientNormMonitor:
+    """Trains on all ranks of a job together."""
+    data_ranks = ranks // case.tensor_parallel
     monitor = GradientNormMonitor(every_n_steps=1, table=False)
     settings: dict[str, Any] = {
         "max_epochs": 1,
@@ -111,17 +123,17 @@ def measure_norms(case: FitCase, ranks: int = 1) -> list[dict[str, float]]:
         settings |= {"gradient_clip_algorithm": case.algorithm} if case.clip else {}
     if case.half_precision:
         settings["plugins"] = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**10))
-    if case.sharded:
+    if case.sharded or case.tensor_parallel > 1:
         from pytorch_lightning.strategies import ModelParallelStrategy
 
-        settings["strategy"] = ModelParallelStrategy(data_parallel_size=ranks, tensor_parallel_size=1)
+        settings["strategy"] = ModelParallelStrategy(data_ranks, case.tensor_parallel)
     elif ranks > 1:
         settings["strategy"] = "ddp_find_unused_parameters_true" if case.manual else "ddp"
     trainer = pl.Trainer(callbacks=[monitor], **settings, **QUIET_TRAINER)
-    samples = make_dataset(case, ranks)
-    sampler = DistributedSampler(samples, ranks, global_rank(), shuffle=False)
+    samples = make_dataset(case, data_ranks)
+    sampler = DistributedSampler(samples, data_ranks, global_rank() // case.tensor_parallel, shuffle=False)
     trainer.fit(Module(case), DataLoader(samples, batch_size=BATCH_SIZE, sampler=sampler))
-    return [record.norms for record in monitor.history]
+    return monitor
 
 
 def reference_norms(case: FitCase, ranks: int = 1) -> list[dict[str, float]]:

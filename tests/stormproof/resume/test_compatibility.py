@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 
 from stormproof import resumable
 from stormproof.errors import NotResumableError
-from stormproof.resume.compatibility import check_loop, check_strategy, find_resume_caveats
+from stormproof.resume import compatibility
+from stormproof.resume.compatibility import check_data_parallelism, check_loop, check_strategy, find_resume_caveats
 from tests.support.small_fits import (
     LIGHTNING_PYTORCH,
     LIGHTNING_WARNING_FILTERS,
@@ -42,12 +43,18 @@ def test_a_strategy_that_spreads_the_state_is_refused_by_name(name: str):
 
 
 @pytest.mark.parametrize("lightning", [pl, LIGHTNING_PYTORCH], ids=["pytorch_lightning", "lightning.pytorch"])
-def test_sharded_parameters_are_fine_and_ranks_with_the_same_data_are_not(lightning: Any):
+def test_sharded_parameters_and_tensor_parallelism_are_fine(lightning: Any):
     make = importlib.import_module(f"{lightning.__name__}.strategies").ModelParallelStrategy
     check_strategy(make_trainer(lightning, strategy=make(2, 1, save_distributed_checkpoint=False)), "the test needs it")
     check_strategy(make_trainer(lightning, strategy=make(2, 1)), "the test needs it")
-    with pytest.raises(NotResumableError, match=r"or ModelParallelStrategy\(data_parallel_size=<ranks>, tensor_p"):
-        check_strategy(make_trainer(lightning, strategy=make()), "the test needs it")
+    check_strategy(make_trainer(lightning, strategy=make(2, 2)), "the test needs it")
+
+
+def test_a_data_order_of_an_earlier_device_mesh_is_refused(monkeypatch: pytest.MonkeyPatch):
+    check_data_parallelism(make_trainer())
+    monkeypatch.setattr(compatibility, "world_size", lambda: 2)  # two ranks that take the same samples
+    with pytest.raises(NotResumableError, match=r"groups of 2 ranks, but this trainer has tensor_parallel_size=1, bec"):
+        check_data_parallelism(make_trainer())
 
 
 class _CaveatRecorder(pl.Callback):

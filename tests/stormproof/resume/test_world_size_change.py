@@ -111,7 +111,11 @@ def test_a_value_logged_by_one_rank_only_is_kept():
 
 
 def shared_out(
-    results: list[dict[str, Any]], rank: int, ranks: int, generator: torch.Generator | None = None
+    results: list[dict[str, Any]],
+    rank: int,
+    ranks: int,
+    generator: torch.Generator | None = None,
+    tensor_parallel_sizes: tuple[int, int] = (1, 1),
 ) -> RankState:
     """Returns the state of a rank, from a checkpoint with one rank for each of ``results``, its logged values."""
     random = {"torch": (generator or torch.Generator()).get_state()}
@@ -126,8 +130,10 @@ def shared_out(
     checkpoint = {
         "loops": {"fit_loop": {"epoch_loop.batch_progress": {"total": dict(counts), "current": dict(counts)}}}
     }
-    saved = Snapshot("abc", JobState(loops=None, should_stop=False, accumulated=1), states)
-    return world_size_change.redistribute(saved, checkpoint, rank, ranks, accumulate_grad_batches=1)
+    saved_size, size = tensor_parallel_sizes
+    job_state = JobState(loops=None, should_stop=False, accumulated=1, tensor_parallel_size=saved_size)
+    saved = Snapshot("abc", job_state, states)
+    return world_size_change.redistribute(saved, checkpoint, rank, ranks, 1, size)
 
 
 @pytest.mark.parametrize(("saved", "resumed", "kept"), [(2, 3, True), (1, 2, False), (2, 1, False)])
@@ -144,6 +150,22 @@ def test_random_numbers_differ_between_ranks_and_between_steps():
             drawn.add(float(torch.rand(())))
         torch.rand((), generator=generator)
     assert len(drawn) == 4
+
+
+def test_ranks_of_a_tensor_parallel_group_count_as_one_rank_and_draw_the_same_random_numbers():
+    results = [{"loss": logged_entry(value, 2.0, "torch.sum")} for value in (1.0, 1.0, 2.0, 2.0)]
+    states = [shared_out(results, rank, 2, tensor_parallel_sizes=(2, 2)) for rank in range(2)]
+    assert [float(state.logged["results"]["loss"]["value"]) for state in states] == [3.0, 3.0]
+    assert torch.equal(states[0].rng["torch"], states[1].rng["torch"])
+
+
+def test_as_many_groups_keep_the_state_of_each_group():
+    results = [{"loss": logged_entry(value, 2.0, "torch.mean")} for value in (1.0, 2.0)]
+    values = [
+        float(shared_out(results, rank, 4, tensor_parallel_sizes=(1, 2)).logged["results"]["loss"]["value"])
+        for rank in range(4)
+    ]
+    assert values == [1.0, 1.0, 2.0, 2.0]
 
 
 def test_counts_of_batches_are_those_of_as_many_samples():
