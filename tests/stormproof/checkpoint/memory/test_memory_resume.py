@@ -22,6 +22,7 @@ from tests.support.exact_resume_training import Cell
 from tests.support.forked_attempts import Outcome, assert_bitwise_equal, run_attempt, train_uninterrupted
 
 SELDOM = Cell(every_n_train_steps=1000)
+ONE_EPOCH = Cell(every_n_train_steps=1000, epochs=1)
 TWO_RANKS = Cell(every_n_train_steps=1000, ranks=2)
 
 pytestmark = pytest.mark.usefixtures("memory", "copies_often")
@@ -67,11 +68,18 @@ def read_start_steps(folder: Path) -> list[int]:
     return [attempt.step for attempt in Store(folder / "checkpoints").read_attempts()]
 
 
-def test_a_killed_run_resumes_from_the_copy_in_memory_to_the_last_bit(tmp_path: Path, memory: Path):
-    for step in (7, 16, 32):
-        assert run(SELDOM, tmp_path, partial(KillAfterCopy, step)).was_killed
-    assert_bitwise_equal(run(SELDOM, tmp_path), train_uninterrupted(SELDOM))
-    assert read_start_steps(tmp_path) == [0, 6, 15, 31]
+@pytest.mark.parametrize(
+    ("cell", "kill_steps"),
+    [(ONE_EPOCH, [7]), pytest.param(SELDOM, [7, 16, 32], marks=pytest.mark.slow)],
+    ids=["one epoch", "three epochs"],
+)
+def test_a_killed_run_resumes_from_the_copy_in_memory_to_the_last_bit(
+    cell: Cell, kill_steps: list[int], tmp_path: Path, memory: Path
+):
+    for step in kill_steps:
+        assert run(cell, tmp_path, partial(KillAfterCopy, step)).was_killed
+    assert_bitwise_equal(run(cell, tmp_path), train_uninterrupted(cell))
+    assert read_start_steps(tmp_path) == [0, *(step - 1 for step in kill_steps)]
     assert [*memory.glob("*/*")] == []
 
 
@@ -82,7 +90,8 @@ def test_two_ranks_resume_from_the_copy_in_memory_to_the_last_bit(tmp_path: Path
     assert read_start_steps(tmp_path) == [0, 10]
 
 
-@pytest.mark.parametrize("lost_node", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("lost_node", [0, 1])
 def test_a_run_that_lost_a_node_resumes_from_the_memory_of_the_other_one(lost_node: int, tmp_path: Path, memory: Path):
     nodes = partial(SeparateNodes, memory)
     assert run(TWO_RANKS, tmp_path, partial(nodes, 13)).was_killed
