@@ -20,10 +20,10 @@ from stormproof.checkpoint.async_writer import CheckpointWriter
 from stormproof.checkpoint.folder_ownership import FolderOwnership, verify_shared_store
 from stormproof.checkpoint.loadable import restore_pickled
 from stormproof.checkpoint.memory import memory_folder
+from stormproof.checkpoint.memory.memory_commit import commit_from_any_node, commit_from_this_node
 from stormproof.checkpoint.memory.memory_tier import MemoryTier
 from stormproof.checkpoint.memory.peer import PeerReceiver
-from stormproof.checkpoint.memory.promotion import promote_on_any_node, promote_on_this_node
-from stormproof.checkpoint.memory.start import start_memory_tier
+from stormproof.checkpoint.memory.start_memory_tier import start_memory_tier
 from stormproof.checkpoint.mirror import Mirror, download_newest
 from stormproof.checkpoint.monitored_metric import MonitoredMetric
 from stormproof.checkpoint.read_retry import retry_read
@@ -152,8 +152,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
         mirror_keep_last: Number of the newest checkpoints to keep in ``mirror``. Must be at least 2. The best and
             every n-th checkpoint are kept as in the folder.
         memory_tier: Whether to also copy the state to ``/dev/shm`` of rank 0's node and of one other node, between the
-            checkpoints. At most 1% of the time is spent on pauses for it. If the same nodes run again, training resumes
-            from the copy, so that it repeats seconds instead of minutes. Not supported for sharded checkpoints.
+            checkpoints. Training pauses for at most 1% of the time. If the job restarts on the same nodes, it resumes
+            from the newest copy. Requires Linux. Refused with sharded checkpoints.
 
     Attributes:
         resumed_from: Checkpoint that :meth:`latest_checkpoint` found. None before the call and if there is no
@@ -164,8 +164,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
         save_coordinator: Decides when to save. Its ``writer`` is set on rank 0 during training.
 
     Raises:
-        ValueError: If a number is out of range, a URL has an unsupported scheme or no valid bucket, or ``mirror`` is
-            set although ``dirpath`` is a URL.
+        ValueError: If a number is out of range, a URL has an unsupported scheme or no valid bucket, ``mirror`` is set
+            although ``dirpath`` is a URL. Also if ``memory_tier`` is set and the system has no ``/dev/shm``.
         MissingExtraError: If a URL is passed, and the extra ``remote`` is not installed.
         OSError: If a URL requires credentials or an account that the environment lacks.
 
@@ -261,9 +261,10 @@ class CheckpointRecovery(InactiveCopies, Callback):
         If ``dirpath`` is a URL, returns the path of a copy in the temporary folder. Training deletes the copy after all
         ranks have loaded it.
 
-        Needs neither a trainer nor a lease, and does not modify the folder, except to download a newer checkpoint from
-        ``mirror`` or to commit a newer copy of ``memory_tier``. Call it on every rank. Before training begins, the
-        ranks check that they found the same checkpoint. Only one rank per node reads its content.
+        Requires no trainer. Modifies the folder only to download a newer checkpoint from ``mirror`` or, with
+        ``memory_tier``, to commit a newer copy in memory, for which it acquires the lease. Call it on every rank.
+        Before training begins, the ranks check that they found the same checkpoint. Only one rank per node reads its
+        content.
 
         Args:
             start_over: Whether to begin at step 0 if all checkpoints are bad or lost.
@@ -281,7 +282,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             if download_newest(self.store, storage, self._resolution, self.identity) is not None:
                 self._resolution = self._resolve(fetch=True)
         newest = self._resolution.chosen_checkpoint
-        if self.memory_tier and newest is not None and self._promote_on_this_node(newest):
+        if self.memory_tier and newest is not None and self._commit_from_this_node(newest):
             self._resolution = self._resolve(fetch=True)
         checkpoint = self.store.choose_checkpoint(self._resolution, start_over=start_over)
         self.skipped_checkpoints = self._resolution.skipped_checkpoints
@@ -384,7 +385,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             ),
             internals.call_after_loading(trainer, partial(_prepare_checkpoint, trainer)),
             internals.call_on_exception(trainer, self._release),
-            sharded_averaging.average_shards(trainer),
+            sharded_averaging.prepare_averaging(trainer),
         ]
         self._is_active = stage == "fit" and not getattr(trainer, "fast_dev_run", False)
         if not self._is_active:
@@ -405,7 +406,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         destroy_gloo_before_exit()
         resolution = self._resolution = self._resolution or self._resolve()
         if self.memory_tier:
-            resolution = self._promote_on_any_node(trainer, resolution)
+            resolution = self._commit_from_any_node(trainer, resolution)
         checkpoint = resolution.chosen_checkpoint
         assert_equal(
             "the newest good checkpoint",
@@ -515,7 +516,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Releases the folder."""
         if not self._undo_functions:  # another callback failed before `setup`
-            sharded_averaging.explain_order(trainer, exception)
+            sharded_averaging.explain_callback_order(trainer, exception)
         self._release(is_interrupted=isinstance(exception, KeyboardInterrupt))
 
     def state_dict(self) -> dict[str, Any]:
@@ -599,7 +600,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             self._save(trainer, module, stall_start)
         elif step == self._last_step:  # gradients are being accumulated, and checkpoints do not contain them
             return
-        elif (destination := self.save_coordinator.find_due(trainer, self._last_step)) is not None:
+        elif (destination := self.save_coordinator.find_due_destination(trainer, self._last_step)) is not None:
             self._save(trainer, module, stall_start, destination)
         self._last_step = step
         for function in tuple(self._step_functions):
@@ -645,13 +646,13 @@ class CheckpointRecovery(InactiveCopies, Callback):
         )
         return ownership.token
 
-    def _promote_on_this_node(self, newest: Checkpoint) -> bool:
+    def _commit_from_this_node(self, newest: Checkpoint) -> bool:
         try:
-            return promote_on_this_node(self.store, newest)
+            return commit_from_this_node(self.store, newest)
         except OSError as error:
             raise self._make_storage_error("read", error) from error
 
-    def _promote_on_any_node(self, trainer: pl.Trainer, resolution: Resolution) -> Resolution:
+    def _commit_from_any_node(self, trainer: pl.Trainer, resolution: Resolution) -> Resolution:
         """Commits the newest copy of any node if it is newer. Makes all ranks resume from the newest checkpoint.
 
         If a node committed a copy in :meth:`latest_checkpoint`, the ranks of other nodes may have found an older one.
@@ -661,12 +662,14 @@ class CheckpointRecovery(InactiveCopies, Callback):
         """
         previous = resolution.chosen_checkpoint
         old_path = None if self.resumed_from is None else self._fetch(self.resumed_from)
-        found = all_gather((-1, "", -1) if previous is None else (previous.sequence, previous.name, previous.step))
-        _, newest_name, newest_step = max(found)
-        promoted_name = promote_on_any_node(
+        newest_by_rank = all_gather(
+            (-1, "", -1) if previous is None else (previous.sequence, previous.name, previous.step)
+        )
+        _, newest_name, newest_step = max(newest_by_rank)
+        committed_name = commit_from_any_node(
             self.store, newest_step, rank=trainer.global_rank, local_rank=trainer.local_rank
         )
-        name = promoted_name or newest_name
+        name = committed_name or newest_name
         if previous is None or previous.name == name:
             return resolution
         deadline = time.monotonic() + VISIBILITY_TIMEOUT_SECONDS
@@ -682,14 +685,14 @@ class CheckpointRecovery(InactiveCopies, Callback):
         return resolution
 
     def _start_memory_tier(self, trainer: pl.Trainer) -> None:
-        copies = start_memory_tier(
+        endpoint = start_memory_tier(
             self.store, rank=trainer.global_rank, local_rank=trainer.local_rank, node_rank=trainer.node_rank
         )
-        if isinstance(copies, MemoryTier):
+        if isinstance(endpoint, MemoryTier):
             assert self.save_coordinator.writer is not None
-            self.save_coordinator.writer.memory_tier = copies
+            self.save_coordinator.writer.memory_tier = endpoint
         else:
-            self._peer_receiver = copies
+            self._peer_receiver = endpoint
 
     def _finish_all_uploads(self) -> None:
         if self._mirror is not None:

@@ -2,13 +2,13 @@
 
     python scripts/benchmarks/memory_tier.py [--megabytes 50] [--seconds 60] [--every 30] [--between-kills 20]
 
-Each round trains the same network with AdamW in another process, once without kills, and then without and with copies
-in memory. The last two are killed by SIGKILL at the same random times after their first step (exponential distribution)
-and started again at once. Prints, over the rounds (``--rounds 2``), medians (minimum, maximum) of
+Each round trains the same network with AdamW four times in other processes: without and with copies in memory, and both
+without and with kills. The killed runs get SIGKILL at the same random times after the start of training (exponential
+distribution) and start again at once. Prints, over the rounds (``--rounds 2``), medians (minimum, maximum) of
 
-- the pause share: additional duration of the steps of the run that is not killed, with copies in memory
-- the effective training time ratio: duration of the run without kills divided by the time that the attempts trained,
-  including restarts
+- the overhead: additional duration of the run without kills that is due to the copies, as a share
+- the effective training time ratio: duration of the run without kills and copies, divided by the time from the first
+  start of training to its end, including restarts
 - the steps that were repeated, as a share of all steps
 """
 
@@ -147,7 +147,7 @@ def main() -> None:
     options = parser.parse_args()
     calibration = run(options, 50, memory_tier=False, kill_times=[])
     steps = max(20, round(50 * options.seconds / calibration["seconds"]))
-    pauses: list[float] = []
+    overheads: list[float] = []
     ratios: dict[bool, list[float]] = {False: [], True: []}
     repeated: dict[bool, list[float]] = {False: [], True: []}
     for number in range(options.rounds):
@@ -155,13 +155,13 @@ def main() -> None:
         kill_times = [generator.expovariate(1 / options.between_kills) for _ in range(8)]
         whole = run(options, steps, memory_tier=False, kill_times=[])
         with_copies = run(options, steps, memory_tier=True, kill_times=[])
-        pauses.append(with_copies["seconds"] / whole["seconds"] - 1)
+        overheads.append(with_copies["seconds"] / whole["seconds"] - 1)
         for memory_tier in (False, True):
             result = run(options, steps, memory_tier=memory_tier, kill_times=kill_times)
             ratios[memory_tier].append(whole["seconds"] / result["seconds"])
             repeated[memory_tier].append(result["steps"] / steps - 1)
             print(f"round {number}, memory_tier={memory_tier}: {result}")
-    print(f"{steps} steps, pause share {summarize(pauses)}")
+    print(f"{steps} steps, overhead {summarize(overheads)}")
     for memory_tier in (False, True):
         print(f"memory_tier={memory_tier}: effective training time ratio {summarize(ratios[memory_tier])},", end=" ")
         print(f"repeated steps {summarize(repeated[memory_tier])}")

@@ -1,4 +1,4 @@
-"""Two nodes on one machine: network namespaces, joined by a cable that can be pulled, each with its own /dev/shm."""
+"""Two nodes on one machine: network namespaces with a link that can be cut, each with its own /dev/shm."""
 
 from __future__ import annotations
 

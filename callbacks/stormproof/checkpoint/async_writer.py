@@ -195,7 +195,7 @@ class CheckpointWriter:
             self.check_last_write()
 
     def copy_to_memory(self, checkpoint: Mapping[str, Any], state_keys: Collection[str], info: CommitInfo) -> None:
-        """Copies a checkpoint to :attr:`memory_tier`, which is due. It is not committed.
+        """Copies a checkpoint to :attr:`memory_tier`. Call it if a copy is due.
 
         Args:
             checkpoint: Lightning checkpoint. The caller may modify it afterwards.

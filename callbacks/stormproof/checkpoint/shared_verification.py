@@ -123,7 +123,7 @@ def lock_file(path: Path, file_bytes: int) -> Generator[None]:
 
 
 def wait_for_lock(file: IO[bytes] | int, seconds: float) -> None:
-    """Waits until no other process has the lock of a file, and acquires it.
+    """Acquires the lock of a file. Waits while another process has it.
 
     Args:
         file: Open file or descriptor. Closing it releases the lock.

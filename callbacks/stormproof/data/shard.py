@@ -9,11 +9,11 @@ from torch.distributed import distributed_c10d
 
 
 class Replica(NamedTuple):
-    """One part of the samples.
+    """Data-parallel replica of this process.
 
     Attributes:
-        rank: Number of the part, from 0. The rank of the process, without tensor parallelism.
-        world_size: Number of parts. The number of processes, without tensor parallelism.
+        rank: Data-parallel rank, from 0. The rank of the process, without tensor parallelism.
+        world_size: Number of data-parallel ranks. The number of processes, without tensor parallelism.
     """
 
     rank: int
@@ -21,7 +21,7 @@ class Replica(NamedTuple):
 
 
 def current_replica() -> Replica:
-    """Returns rank and world size of torch's process group. Rank 0 of 1 without a process group.
+    """Returns the data-parallel rank and the number of data-parallel ranks. Rank 0 of 1 without a process group.
 
     With tensor parallelism, the ranks of each tensor-parallel group take the same samples. Returns the data-parallel
     rank and the number of data-parallel ranks, as Lightning's ModelParallelStrategy does for a ``DistributedSampler``.

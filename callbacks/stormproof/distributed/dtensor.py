@@ -28,16 +28,16 @@ def to_local(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def to_full(tensor: torch.Tensor) -> torch.Tensor:
-    """Returns ``tensor`` with all its shards. All ranks must call it together if the tensor is a ``DTensor``."""
+    """Returns the full tensor. All ranks must call it together if the tensor is a ``DTensor``."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def distribute_like(value: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """Returns ``value``, which every rank has, sharded as ``reference`` and on its device. Uses no collective."""
+    """Shards ``value``, which is equal on all ranks, like ``reference`` and on its device. Uses no collective."""
     if not isinstance(reference, DTensor):
         return value.to(reference.device)
     device_value = value.to(reference.to_local().device)
-    # src_data_rank=None: every rank has the value, so that none must send it
+    # src_data_rank=None: every rank has the value, so that no rank broadcasts it
     return distribute_tensor(device_value, reference.device_mesh, reference.placements, src_data_rank=None)
 
 

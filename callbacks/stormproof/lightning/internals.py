@@ -298,7 +298,7 @@ def redirect_loading(
 
 
 def replace_loaded_path(trainer: pl.Trainer, old_path: str, new_path: str) -> Callable[[], None]:
-    """Loads the checkpoint ``new_path`` where the trainer loads ``old_path``.
+    """Makes the trainer load the checkpoint ``new_path`` instead of ``old_path``.
 
     Returns:
         Function that undoes this.

@@ -1,9 +1,9 @@
 """Averages sharded parameters with Lightning's weight averaging callbacks.
 
 ``WeightAveraging`` deep-copies the module in ``setup``. At that time, the strategy has not sharded the parameters, and
-torch refuses to copy a module after ``fully_shard``. Here, the average is created after sharding. It consists of the
-same ``DTensor`` parameters, so that each rank averages its shards without communication. All other code of the callback
-is Lightning's own.
+torch refuses to copy a module after ``fully_shard``. This module creates the average after sharding. The average has
+``DTensor`` parameters with the same placements, so that each rank averages its shards without communication. All other
+code of the callback is Lightning's own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from stormproof.errors import NotResumableError
 from stormproof.lightning import internals
 from stormproof.lightning.method_replacement import call_before, replace
 
-RAW_STATE_KEY = "current_model_state"
+TRAINED_STATE_KEY = "current_model_state"
 """Key with which Lightning saves the trained weights if the ``state_dict`` contains their average."""
 _EXTRA_STATE_SUFFIX = "_extra_state"
 
@@ -76,7 +76,7 @@ class ShardedAverage(AveragedModel):
         return {*super().state_dict()}
 
 
-def average_shards(trainer: pl.Trainer) -> Callable[[], None]:
+def prepare_averaging(trainer: pl.Trainer) -> Callable[[], None]:
     """Prepares the weight averaging callbacks for sharded parameters. Call it before their ``setup``.
 
     Call :func:`create_averages` after the strategy has sharded the parameters.
@@ -108,7 +108,7 @@ def average_shards(trainer: pl.Trainer) -> Callable[[], None]:
             call_before(callback, "_copy_average_to_current", reshard),
         ]
     if undo_functions and internals.saves_sharded_checkpoints(trainer):
-        undo_functions.append(call_before(trainer.strategy, "save_checkpoint", _drop_raw_state))
+        undo_functions.append(call_before(trainer.strategy, "save_checkpoint", _drop_trained_state))
 
     def undo_all() -> None:
         while undo_functions:
@@ -158,15 +158,15 @@ def shard_averaged_state(trainer: pl.Trainer, module: pl.LightningModule, checkp
         return
     reshard(module)
     checkpoint["state_dict"] = get_model_state_dict(module)
-    if RAW_STATE_KEY in checkpoint:
-        checkpoint[RAW_STATE_KEY] = {
+    if TRAINED_STATE_KEY in checkpoint:
+        checkpoint[TRAINED_STATE_KEY] = {
             name: _shard_like(value, checkpoint["state_dict"].get(name))
-            for name, value in checkpoint[RAW_STATE_KEY].items()
+            for name, value in checkpoint[TRAINED_STATE_KEY].items()
         }
 
 
-def explain_order(trainer: pl.Trainer, exception: BaseException) -> None:
-    """Adds a note to the error with which torch refuses to copy a sharded module before :func:`average_shards`."""
+def explain_callback_order(trainer: pl.Trainer, exception: BaseException) -> None:
+    """Adds a note to the error with which torch refuses to copy a sharded module before :func:`prepare_averaging`."""
     callbacks = _find_averaging_callbacks(trainer)
     if isinstance(exception, AssertionError) and callbacks and internals.shards_parameters(trainer):
         exception.add_note(
@@ -176,7 +176,7 @@ def explain_order(trainer: pl.Trainer, exception: BaseException) -> None:
 
 
 def reshard(module: nn.Module) -> None:
-    """Frees the parameters that FSDP2 has gathered, for example in a validation. ``module`` then has its shards."""
+    """Frees the full parameters that FSDP2 gathered, so that ``module`` has only the shards of this rank."""
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.reshard()
@@ -191,9 +191,9 @@ def _is_derived(callback: object, name: str) -> bool:
     return name in {cls.__name__ for cls in type(callback).__mro__}
 
 
-def _drop_raw_state(checkpoint: dict[str, Any], *_: Any, **__: Any) -> None:
+def _drop_trained_state(checkpoint: dict[str, Any], *_: Any, **__: Any) -> None:
     """Removes the trained weights, of which Lightning would save only rank 0's shards."""
-    if checkpoint.pop(RAW_STATE_KEY, None) is not None:
+    if checkpoint.pop(TRAINED_STATE_KEY, None) is not None:
         checkpoint.pop("averaging_state", None)
         rank_zero_warn(
             "Sharded checkpoints that Lightning saves contain only the averaged weights. Resume from the checkpoints "

@@ -18,6 +18,6 @@ def refuse_tensor_parallelism(trainer: pl.Trainer, callback: pl.Callback) -> Non
     if size > 1:
         name = type(callback).__name__
         raise StormproofError(
-            f"{name} requires the outputs of whole layers on each rank, but {size} ranks share each layer: remove "
+            f"{name} requires the outputs of whole layers on each rank, but {size} ranks split each layer: remove "
             f"{name}, or set tensor_parallel_size=1"
         )

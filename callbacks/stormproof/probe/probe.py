@@ -72,11 +72,11 @@ class Probe(PerTrainer):
         """
         if self._loss is None or not self._loss[0].is_same(loss):
             scaler = get_scaler(self._trainer)
-            detached_loss = to_local(loss.detach())
+            local_loss = to_local(loss)
             if loss.device.type == "cpu":
-                value = detached_loss.item() / (1.0 if scaler is None else scaler.get_scale())
+                value = local_loss.item() / (1.0 if scaler is None else scaler.get_scale())
             else:
-                value = detached_loss.float()
+                value = local_loss.detach().float()
                 value = value if scaler is None else value / scaler.scale(torch.ones_like(value))
             self._loss = _MeasuredTensor(loss), value
         return self._loss[1]

@@ -1,9 +1,9 @@
 """Loads a checkpoint file with a memory map, so that the ranks of a node share its pages.
 
-A read error in a mapped file raises SIGBUS, which ends the process without a message. Therefore, all pages are read
-before the file is mapped, and a read error or a truncated file raises an OSError. SIGBUS remains possible only if the
-system evicts a page and cannot read it again during the restore. The next attempt then verifies the file with ordinary
-reads, and skips it if it is damaged.
+A read error in a mapped file raises SIGBUS, which ends the process without a message. On Linux 5.14 or later, all pages
+are therefore read before torch maps the file, so that a read error or a truncated file raises an OSError. SIGBUS then
+remains possible only if the system evicts a page and cannot read it again during the restore. The next attempt verifies
+the file with ordinary reads, and skips it if it is damaged.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from stormproof.checkpoint.verification import find_system_error
 _MADV_POPULATE_READ = 22
 """Advice of Linux 5.14 that reads pages, and reports an error where a read access would raise SIGBUS."""
 _POPULATED_BYTES = 1 << 26
-"""Number of bytes per call, during which no other thread runs."""
+"""Bytes per call of ``madvise``, which does not release the GIL."""
 
 
 def is_mappable(path: Path) -> bool:
@@ -67,7 +67,7 @@ def load_mapped(
         raise system_error from error
     mapped_tensors = [*_tensors_copied_by(module, checkpoint.get("state_dict", {}))]
     if not copies_optimizer_states:
-        mapped_tensors += _large_tensors(checkpoint.get("optimizer_states", []))
+        mapped_tensors += _multi_element_tensors(checkpoint.get("optimizer_states", []))
     return copy.deepcopy(checkpoint, {id(tensor): tensor for tensor in mapped_tensors})
 
 
@@ -78,7 +78,7 @@ def _tensors_copied_by(module: nn.Module, state_dict: Mapping[str, Any]) -> Iter
     return (value for name, value in state_dict.items() if name in names and isinstance(value, torch.Tensor))
 
 
-def _large_tensors(optimizer_states: Any) -> Iterator[torch.Tensor]:
+def _multi_element_tensors(optimizer_states: Any) -> Iterator[torch.Tensor]:
     """Yields all tensors with several elements. Optimizers keep others, such as the step, on the CPU."""
     leaves = tree_leaves(optimizer_states)
     return (leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.numel() > 1)

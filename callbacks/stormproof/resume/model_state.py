@@ -16,7 +16,7 @@ import torch
 
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals
-from stormproof.lightning.sharded_averaging import RAW_STATE_KEY, shard_averaged_state
+from stormproof.lightning.sharded_averaging import TRAINED_STATE_KEY, shard_averaged_state
 from stormproof.resume import sharded_state
 
 
@@ -183,7 +183,7 @@ def restore_model(
         sharded_state.restore_full(trainer, module, checkpoint, with_hyperparameters=False)
     else:
         state = sharded_state.restore_sharded(trainer, module, folder, with_hyperparameters=False)
-        checkpoint.update({key: state[key] for key in (RAW_STATE_KEY,) if key in state})
+        checkpoint.update({key: state[key] for key in (TRAINED_STATE_KEY,) if key in state})
     shard_averaged_state(trainer, module, checkpoint)
 
 

@@ -65,11 +65,11 @@ class SaveCoordinator(InactiveCopies):
         self._exchanged_attention: ExchangedNumbers | None = None
 
     def start(self, trainer: pl.Trainer) -> Callable[[], None]:
-        """Prepares :meth:`find_due`. Returns a function that undoes this."""
+        """Prepares :meth:`find_due_destination`. Returns a function that undoes this."""
         self._exchanged_attention = StepExchange.of(trainer).add(lambda: [float(self._needs_attention(trainer))])
         return self._exchanged_attention.remove
 
-    def find_due(self, trainer: pl.Trainer, last_step: int) -> Destination | None:
+    def find_due_destination(self, trainer: pl.Trainer, last_step: int) -> Destination | None:
         """Returns where to save the state now, between two batches after an optimizer step. None if nothing is due.
 
         Args:
@@ -83,11 +83,11 @@ class SaveCoordinator(InactiveCopies):
         step = trainer.global_step
         due_by_clock: Destination | None = None
         if trainer.world_size == 1:
-            due_by_clock = self._find_due_by_clock()
+            due_by_clock = self._find_due_destination_by_clock()
         elif step // SYNC_EVERY_N_STEPS > last_step // SYNC_EVERY_N_STEPS:
             assert self._exchanged_attention is not None, "start comes first"
             rank_zero_needs_attention = self._exchanged_attention.read()[0] == [1.0]
-            due_by_clock = run_on_rank_zero(self._find_due_by_clock) if rank_zero_needs_attention else None
+            due_by_clock = run_on_rank_zero(self._find_due_destination_by_clock) if rank_zero_needs_attention else None
         is_scheduled = due_by_clock == "storage" or self._schedule.is_due_by_step(step)
         has_fresh_metric = self._monitored_metric.is_fresh(trainer)
         if not (is_scheduled or has_fresh_metric):
@@ -190,7 +190,7 @@ class SaveCoordinator(InactiveCopies):
         assert self.writer is not None
         return self.writer
 
-    def _find_due_by_clock(self) -> Destination | None:
+    def _find_due_destination_by_clock(self) -> Destination | None:
         """Returns where to save according to the time since the last save. Reports a failure of the last write."""
         writer = self._require_writer()
         writer.check_last_write()

@@ -21,7 +21,7 @@ from stormproof.checkpoint.sharding.shard_file_names import UNSHARDED_FILE
 from stormproof.distributed.dtensor import distribute_like
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals, sharded_averaging
-from stormproof.lightning.sharded_averaging import RAW_STATE_KEY
+from stormproof.lightning.sharded_averaging import TRAINED_STATE_KEY
 from stormproof.resume.mapped_loading import is_mappable, load_mapped
 from stormproof.resume.snapshot_state import CHECKPOINT_KEY
 
@@ -35,7 +35,7 @@ def pop_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
     torch changes the keys of nested dicts. Values of the ``state_dict`` that are not tensors therefore also stay in the
     checkpoint.
     """
-    state = {key: checkpoint.pop(key) for key in ("state_dict", RAW_STATE_KEY) if key in checkpoint}
+    state = {key: checkpoint.pop(key) for key in ("state_dict", TRAINED_STATE_KEY) if key in checkpoint}
     objects = {name: value for name, value in state["state_dict"].items() if not isinstance(value, torch.Tensor)}
     if objects:
         checkpoint[CHECKPOINT_KEY]["objects"] = objects
@@ -51,7 +51,7 @@ def collect_state(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, 
     state: dict[str, Any] = {"state_dict": get_model_state_dict(module)}
     average = sharded_averaging.find_average(trainer)
     if average is not None:
-        state = {"state_dict": get_model_state_dict(average.module), RAW_STATE_KEY: state["state_dict"]}
+        state = {"state_dict": get_model_state_dict(average.module), TRAINED_STATE_KEY: state["state_dict"]}
     for index, optimizer in enumerate(trainer.optimizers):
         names = parameter_names(module, optimizer)
         states = {name: optimizer.state[parameter] for parameter, name in names.items() if parameter in optimizer.state}
@@ -150,8 +150,8 @@ def restore_sharded(
     saved_state = unflatten({**tensors, **objects}, metadata)
     model_objects = unsharded_state.get(CHECKPOINT_KEY, {}).get("objects", {})
     _load_module(module, saved_state.get("state_dict", {}) | model_objects)
-    if RAW_STATE_KEY in current_state:
-        unsharded_state[RAW_STATE_KEY] = saved_state[RAW_STATE_KEY] | model_objects
+    if TRAINED_STATE_KEY in current_state:
+        unsharded_state[TRAINED_STATE_KEY] = saved_state[TRAINED_STATE_KEY] | model_objects
     for number, optimizer in enumerate(trainer.optimizers):
         optimizer_state = saved_state.get(f"optimizer_{number}", {})
         states = optimizer_state.get("state", {})
@@ -252,12 +252,12 @@ def _prepare_model_state(
     model_state = get_model_state_dict(module)
     if module.strict_loading:
         _check_names(model_state, saved_tree.get("state_dict", {}))
-    if RAW_STATE_KEY not in saved_tree or sharded_averaging.find_average(trainer) is None:
+    if TRAINED_STATE_KEY not in saved_tree or sharded_averaging.find_average(trainer) is None:
         return {"state_dict": model_state}
     tensors = {name: value for name, value in model_state.items() if isinstance(value, torch.Tensor)}
     return {
         "state_dict": model_state,
-        RAW_STATE_KEY: {name: torch.empty_like(tensor) for name, tensor in tensors.items()},
+        TRAINED_STATE_KEY: {name: torch.empty_like(tensor) for name, tensor in tensors.items()},
     }
 
 

@@ -104,8 +104,8 @@ def _check_sharded(callbacks: Sequence[Target]) -> None:
             )
         if _builds_subclass(callback, WeightAveraging) and not has_recovery:
             raise UserError(
-                f"{callback.config_key} averages the sharded weights of trainer=fsdp with "
-                "stormproof.CheckpointRecovery, which must precede it"
+                f"{callback.config_key} can average the sharded weights of trainer=fsdp only after "
+                "stormproof.CheckpointRecovery: put CheckpointRecovery before it"
             )
 
 

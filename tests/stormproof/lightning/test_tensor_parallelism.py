@@ -13,5 +13,5 @@ pytestmark = LIGHTNING_WARNING_FILTERS
 def test_callbacks_that_need_whole_layers_are_refused(callback: pl.Callback, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(internals, "tensor_parallel_size", lambda _: 2)
     name = type(callback).__name__
-    with pytest.raises(StormproofError, match=rf"^{name} requires .*, but 2 ranks share .*remove {name}"):
+    with pytest.raises(StormproofError, match=rf"^{name} requires .*, but 2 ranks split .*remove {name}"):
         make_trainer(callbacks=[callback]).fit(make_module(), make_loader())

@@ -41,7 +41,7 @@ REFUSED = {
     ),
     "an average of sharded weights without recovery": (
         ["trainer=fsdp", "callbacks=ema", "~callbacks.recovery"],
-        "callbacks.ema averages the sharded weights of trainer=fsdp with stormproof.CheckpointRecovery, which must",
+        "callbacks.ema can average the sharded weights of trainer=fsdp only after stormproof.CheckpointRecovery",
     ),
     "an average that is not tested": (
         ["callbacks=[swa,early_stopping]"],

@@ -36,7 +36,7 @@ def copy_verified(source: Storage, name: str, file: StoredFile, target: BinaryIO
         raise DamagedError(f"{source.locate(name)} has changed since it was committed. It is not copied.")
 
 
-def find_changed_file(source: Storage, files: Mapping[str, StoredFile]) -> str | None:
+def find_content_problem(source: Storage, files: Mapping[str, StoredFile]) -> str | None:
     """Reads files. Returns :data:`CHANGED` if the content of one differs from its hash.
 
     Args:

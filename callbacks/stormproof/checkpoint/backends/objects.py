@@ -18,7 +18,7 @@ from stormproof.checkpoint.backends.claims import (
     list_claimed_sequences,
     release_claims,
 )
-from stormproof.checkpoint.backends.copying import find_changed_file
+from stormproof.checkpoint.backends.copying import find_content_problem
 from stormproof.checkpoint.backends.local_copies import LocalCopies
 from stormproof.checkpoint.backends.object_lease import ObjectLease, acquire_when_expired
 from stormproof.checkpoint.backends.object_log import LOG_FOLDER_NAME, ObjectLog
@@ -150,7 +150,7 @@ class ObjectBackend:
             OSError: If the object cannot be read.
         """
         try:
-            return self._find_content_problem(checkpoint, find_change or partial(find_changed_file, self.storage))
+            return self._find_content_problem(checkpoint, find_change or partial(find_content_problem, self.storage))
         except FileNotFoundError:
             return "its file is missing"
 

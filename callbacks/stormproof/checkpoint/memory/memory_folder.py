@@ -25,7 +25,7 @@ from stormproof.errors import DamagedError
 from stormproof.long_waits import long_wait
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (its subfolder is private)
-"""Folder of which Linux keeps the files in memory."""
+"""Folder whose files Linux keeps in memory (tmpfs)."""
 MAX_AGE_SECONDS = 86400.0
 """Time after which the memory of a run that did not resume is freed, in seconds."""
 
@@ -66,7 +66,7 @@ class MemoryFolder:
     def __init__(self, name: str) -> None:
         self.path = make_private_folder("stormproof-memory", SHARED_MEMORY) / name
         self._storage = PosixStorage(self.path)
-        self._last_sequence = 0  # also of deleted checkpoints
+        self._last_sequence = 0  # includes deleted checkpoints
 
     def prepare(self) -> None:
         """Creates the folder, and frees the memory of earlier attempts and of runs that did not resume for a day.
@@ -130,7 +130,7 @@ class MemoryFolder:
         try:
             checkpoint, _ = decode_manifest(manifest, self.path / file_name)
         except ValueError as error:
-            raise DamagedError(f"{file_name} was damaged on the way: {error}.") from error
+            raise DamagedError(f"{file_name} was damaged in transit: {error}.") from error
 
         self.path.mkdir(parents=True, exist_ok=True)
         self._check_room(checkpoint.bytes)
@@ -141,7 +141,7 @@ class MemoryFolder:
         file = put_hashed(self._storage, file_name, write)
         if file.digest != checkpoint.digest:
             self._storage.delete([file_name])
-            raise DamagedError(f"{file_name} was damaged on the way.")
+            raise DamagedError(f"{file_name} was damaged in transit.")
         self._add_manifest(checkpoint, manifest)
 
     def read(self, checkpoint: Checkpoint) -> tuple[bytes, Iterator[bytes]]:
@@ -159,7 +159,7 @@ class MemoryFolder:
 
     @contextmanager
     def lock(self) -> Generator[None]:
-        """Lets only one process of this node at a time run the block. The folder must exist.
+        """Allows one process of this node at a time to run the block. The folder must exist.
 
         Raises:
             BlockingIOError: If another process does not end the block within ``LOCK_TIMEOUT_SECONDS``.
@@ -188,7 +188,7 @@ class MemoryFolder:
     def _check_room(self, size: int) -> None:
         """Checks that a checkpoint fits in addition to the previous one.
 
-        A full ``/dev/shm`` would end the workers of data loaders, which use it too.
+        A full ``/dev/shm`` would crash the workers of data loaders, which use it too.
         """
         copies = 1 if any(self.path.iterdir()) else 2
         free_bytes = shutil.disk_usage(self.path).free

@@ -122,8 +122,8 @@ class MemoryTier:
         except OSError as error:
             self._is_disabled = True
             rank_zero_warn(
-                f"The state is not copied to memory: {error.strerror or error} ({SHARED_MEMORY}). Checkpoints are "
-                "saved as before."
+                f"The state is no longer copied to memory: {error.strerror or error} in {SHARED_MEMORY}. Enlarge it, "
+                "or set `memory_tier=False`. Checkpoints are still saved."
             )
             return
         self.step = copy.step

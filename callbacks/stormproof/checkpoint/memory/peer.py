@@ -1,4 +1,4 @@
-"""Sends checkpoints from the memory of rank 0's node to the memory of another node, by TCP."""
+"""Sends checkpoints from the memory of rank 0's node to the memory of another node, over TCP."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TIMEOUT_SECONDS = 60.0
 CLOSE_TIMEOUT_SECONDS = 10.0
 """Maximum time to wait for a transfer at the end, in seconds."""
 ACCEPT_RETRY_SECONDS = 0.1
-"""Time before rank 0 waits for the next connection after one that failed, in seconds."""
+"""Time before rank 0 accepts a connection again after one that failed, in seconds."""
 _CLEAR = b"clear"
 _END = b""
 """Message after the last part of a checkpoint, and reply to a successful request."""
@@ -50,11 +50,11 @@ class PeerAddress:
 class PeerSender:
     """Sends checkpoints to a :class:`PeerReceiver`. Runs on rank 0.
 
-    A problem causes one warning. After that, nothing is sent.
+    After the first error, warns once and stops sending.
 
     Attributes:
         address: Address to which the receiver connects.
-        is_closing: Whether the run ends, so that a problem is not a warning.
+        is_closing: Whether the run is ending. If True, errors cause no warning.
     """
 
     def __init__(self) -> None:
@@ -103,7 +103,7 @@ class PeerSender:
             return
         try:
             if not self._lock.acquire(timeout=TIMEOUT_SECONDS):
-                raise TimeoutError("it does not respond")
+                raise TimeoutError(f"no reply within {TIMEOUT_SECONDS:.0f} s")
             try:
                 self._exchange(messages)
             finally:
@@ -117,11 +117,11 @@ class PeerSender:
         self._accept_job.join(TIMEOUT_SECONDS)
         connection = self._connection
         if connection is None:
-            raise TimeoutError("it does not connect")
+            raise TimeoutError(f"no connection within {TIMEOUT_SECONDS:.0f} s")
         for message in itertools.chain(messages, [_END]):
             connection.send_bytes(message)
         if not connection.poll(TIMEOUT_SECONDS):
-            raise TimeoutError("it does not respond")
+            raise TimeoutError(f"no reply within {TIMEOUT_SECONDS:.0f} s")
         reply = connection.recv_bytes()
         if reply != _END:
             raise OSError(reply.decode(errors="replace"))
@@ -166,6 +166,6 @@ class PeerReceiver:
 
 def _warn(error: Exception) -> None:
     rank_zero_warn(
-        f"The state is not copied to the memory of another node: {str(error) or 'it has ended'}. Checkpoints are saved "
-        "as before."
+        f"The state is no longer copied to the memory of another node: {str(error) or 'the other process has ended'}. "
+        "Checkpoints are still saved."
     )

@@ -71,7 +71,7 @@ class RankChannel:
         return pickle.loads(message)  # noqa: S301 (sent by a rank of this job)
 
     def has(self, key: str) -> bool:
-        """Returns whether there is a message.
+        """Returns whether a message with this key exists.
 
         Raises:
             ConnectionError: If rank 0 has ended.

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.planner import WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
 
-from stormproof.checkpoint.backends.copying import find_changed_file
+from stormproof.checkpoint.backends.copying import find_content_problem
 from stormproof.checkpoint.background_thread import BackgroundJob
 from stormproof.checkpoint.finite_check import NonFiniteError, is_finite
 from stormproof.checkpoint.host_staging import HostStager
@@ -292,7 +292,7 @@ class ShardWriter:
 
     def _read_files(self, files: Mapping[str, StoredFile]) -> _Report:
         try:
-            return _Report(change=retry_read(lambda: find_changed_file(self._storage, files)))
+            return _Report(change=retry_read(lambda: find_content_problem(self._storage, files)))
         except Exception as error:  # noqa: BLE001 (rank 0 raises it)
             return _Report(error=_make_picklable(error))
 

@@ -123,7 +123,7 @@ def test_a_copy_from_another_node_is_stored_with_its_manifest():
 
 @pytest.mark.usefixtures("memory")
 @pytest.mark.parametrize("part", ["name", "manifest", "content"])
-def test_a_copy_that_was_damaged_on_the_way_is_refused_and_the_previous_one_stays(part: str):
+def test_a_copy_that_was_damaged_in_transit_is_refused_and_the_previous_one_stays(part: str):
     source, target = make_folder(), make_folder(location="/other/node")
     previous = commit(source, 5)
     target.receive(previous.path.name, *source.read(previous))
@@ -133,6 +133,6 @@ def test_a_copy_that_was_damaged_on_the_way_is_refused_and_the_previous_one_stay
     name = "../000009-step-7.ckpt" if part == "name" else copy.path.name
     manifest = manifest.replace(b'"step": 7', b'"step": 8') if part == "manifest" else manifest
     content = content[:-1] + b"?" if part == "content" else content
-    with pytest.raises(DamagedError, match=r"damaged on the way|is not the name"):
+    with pytest.raises(DamagedError, match=r"damaged in transit|is not the name"):
         target.receive(name, manifest, [content])
     assert list_files(target) == ["000001-step-5.ckpt", "000001-step-5.json"]

@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 from stormproof import CheckpointRecovery
 from stormproof.checkpoint import Store
 from stormproof.checkpoint.memory import memory_folder, memory_tier
-from stormproof.checkpoint.memory.start import start_memory_tier
+from stormproof.checkpoint.memory.start_memory_tier import start_memory_tier
 from stormproof.divergence.rollback import roll_back
 from stormproof.lightning.find_callback import find_callback
 from tests.support.checkpoint_files import flip_bit, make_store
@@ -73,7 +73,7 @@ def read_start_steps(folder: Path) -> list[int]:
     [(ONE_EPOCH, [7]), pytest.param(SELDOM, [7, 16, 32], marks=pytest.mark.slow)],
     ids=["one epoch", "three epochs"],
 )
-def test_a_killed_run_resumes_from_the_copy_in_memory_to_the_last_bit(
+def test_a_killed_run_resumes_from_the_copy_in_memory_bit_for_bit(
     cell: Cell, kill_steps: list[int], tmp_path: Path, memory: Path
 ):
     for step in kill_steps:
@@ -84,7 +84,7 @@ def test_a_killed_run_resumes_from_the_copy_in_memory_to_the_last_bit(
 
 
 @pytest.mark.slow
-def test_two_ranks_resume_from_the_copy_in_memory_to_the_last_bit(tmp_path: Path):
+def test_two_ranks_resume_from_the_copy_in_memory_bit_for_bit(tmp_path: Path):
     assert run(TWO_RANKS, tmp_path, partial(KillAfterCopy, 13)).was_killed
     assert_bitwise_equal(run(TWO_RANKS, tmp_path), train_uninterrupted(TWO_RANKS))
     assert read_start_steps(tmp_path) == [0, 10]
@@ -131,7 +131,7 @@ def test_a_bad_copy_is_ignored_and_the_run_resumes_from_storage(
 
 
 @pytest.mark.slow
-def test_an_older_copy_than_the_newest_checkpoint_is_ignored(
+def test_a_copy_that_is_older_than_the_newest_checkpoint_is_ignored(
     tmp_path: Path, memory: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(memory_tier, "MAX_PAUSE_SHARE", 1e-12)  # only the first copy is due
@@ -160,7 +160,7 @@ def test_the_copy_of_another_run_in_the_same_folder_is_ignored(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_copy_that_cannot_be_committed_is_a_warning_and_the_run_resumes_from_storage(
+def test_a_copy_that_cannot_be_committed_causes_a_warning_and_the_run_resumes_from_storage(
     tmp_path: Path, memory: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def fail(*_: Any) -> None:

@@ -74,10 +74,10 @@ def test_a_state_that_is_not_finite_does_not_replace_the_copy():
     assert find_step(folder) == tier.step == 5
 
 
-def test_too_little_memory_is_one_warning_and_nothing_is_copied_afterwards(monkeypatch: pytest.MonkeyPatch):
+def test_too_little_memory_causes_one_warning_and_nothing_is_copied_afterwards(monkeypatch: pytest.MonkeyPatch):
     tier, folder = make_tier()
     monkeypatch.setattr(memory_folder.shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
-    with pytest.warns(UserWarning, match="The state is not copied to memory: 0 MB are free"):
+    with pytest.warns(UserWarning, match="The state is no longer copied to memory: 0 MB are free"):
         save(tier, 5)
     assert not tier.is_due(time.monotonic() + 1e6)
     assert find_step(folder) is None

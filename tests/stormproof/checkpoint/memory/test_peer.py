@@ -64,7 +64,7 @@ def test_the_receiver_ends_when_rank_0_closes_and_keeps_the_copy(sender: PeerSen
     assert target.find_newest() is not None
 
 
-def test_an_error_of_the_other_node_is_one_warning(sender: PeerSender, monkeypatch: pytest.MonkeyPatch):
+def test_an_error_of_the_other_node_causes_one_warning(sender: PeerSender, monkeypatch: pytest.MonkeyPatch):
     source, target = make_folder("a"), make_folder("b")
 
     def fail(*_: Any) -> None:
@@ -72,17 +72,17 @@ def test_an_error_of_the_other_node_is_one_warning(sender: PeerSender, monkeypat
 
     monkeypatch.setattr(target, "receive", fail)
     PeerReceiver(target, sender.address)
-    with pytest.warns(UserWarning, match=r"not copied to the memory of another node: .*0 MB are free"):
+    with pytest.warns(UserWarning, match=r"no longer copied to the memory of another node: .*0 MB are free"):
         sender.send(source, commit(source, 5))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         sender.send(source, commit(source, 7))
 
 
-def test_a_node_that_does_not_connect_is_one_warning(sender: PeerSender, monkeypatch: pytest.MonkeyPatch):
+def test_a_node_that_does_not_connect_causes_one_warning(sender: PeerSender, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(peer, "TIMEOUT_SECONDS", 0.1)
     source = make_folder("a")
-    with pytest.warns(UserWarning, match="it does not connect"):
+    with pytest.warns(UserWarning, match="no connection within"):
         sender.send(source, commit(source, 5))
 
 

@@ -16,7 +16,7 @@ from stormproof.errors import StormproofError
 from stormproof.event_log import log_event
 
 
-def promote_on_this_node(store: Store, newest: Checkpoint) -> bool:
+def commit_from_this_node(store: Store, newest: Checkpoint) -> bool:
     """Commits the newest copy in the memory of this node if it is newer than ``newest``.
 
     Only copies of the last attempt count. Processes that call this at the same time wait for each other, so that one
@@ -49,7 +49,7 @@ def promote_on_this_node(store: Store, newest: Checkpoint) -> bool:
     return True
 
 
-def promote_on_any_node(store: Store, newest_step: int, *, rank: int, local_rank: int) -> str | None:
+def commit_from_any_node(store: Store, newest_step: int, *, rank: int, local_rank: int) -> str | None:
     """Commits the newest copy in the memory of any node if it is newer than ``newest_step``.
 
     All ranks call it together. The first rank of a node that has the copy commits it.
@@ -67,7 +67,7 @@ def promote_on_any_node(store: Store, newest_step: int, *, rank: int, local_rank
     folder = _open_folder(folder_name) if local_rank == 0 else None
     copy = None if folder is None or folder.find_newest_step() <= newest_step else folder.find_newest()
     copies = all_gather(None if copy is None else (copy.sequence, copy.step))
-    newest_copy = max((found for found in copies if found is not None), default=None)
+    newest_copy = max((candidate for candidate in copies if candidate is not None), default=None)
     if newest_copy is None or newest_copy[1] <= newest_step:
         return None
     owner = copies.index(newest_copy)

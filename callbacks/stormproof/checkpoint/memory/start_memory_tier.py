@@ -1,4 +1,4 @@
-"""Starts the copies in memory on all ranks."""
+"""Starts copying the state to memory, on all ranks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stormproof.distributed.collectives import all_gather, broadcast, run_on_ran
 
 
 def start_memory_tier(store: Store, *, rank: int, local_rank: int, node_rank: int) -> MemoryTier | PeerReceiver | None:
-    """Starts the copies in memory after an attempt has begun. All ranks call it together.
+    """Starts copying the state to memory, after an attempt has begun. All ranks call it together.
 
     Args:
         store: Storage of the checkpoints.
@@ -35,12 +35,15 @@ def start_memory_tier(store: Store, *, rank: int, local_rank: int, node_rank: in
             problem = str(error)
     problems = all_gather(problem)
     if problems[0] is not None:
-        rank_zero_warn(f"`memory_tier` is disabled: {problems[0]}. Checkpoints are saved as before.")
+        rank_zero_warn(f"`memory_tier` is disabled: {problems[0]}. Checkpoints are still saved.")
         return None
     places = all_gather((node_rank, local_rank))
     peer_rank = next((other for other, (node, local) in enumerate(places) if node != places[0][0] and local == 0), None)
     if peer_rank is not None and problems[peer_rank] is not None:
-        rank_zero_warn(f"The state is only copied to the memory of rank 0's node: {problems[peer_rank]}.")
+        rank_zero_warn(
+            f"The state is copied only to the memory of rank 0's node, because another node cannot keep it: "
+            f"{problems[peer_rank]}."
+        )
         peer_rank = None
     sender = PeerSender.create() if rank == 0 and peer_rank is not None else None
     address = broadcast(None if sender is None else sender.address)
