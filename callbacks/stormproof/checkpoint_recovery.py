@@ -244,7 +244,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self.skipped_checkpoints: Sequence[BadCheckpoint] = ()
         self.last_logged: dict[str, float] = {}
         self._step_functions: list[Callable[[pl.Trainer, pl.LightningModule], None]] = []
-        self._before_save_functions: list[Callable[[pl.Trainer, pl.LightningModule], None]] = []
+        self._before_save_functions: list[Callable[[pl.Trainer, pl.LightningModule], bool | None]] = []
         self._goodput = Goodput(time.time())
         self._resolution: Resolution | None = None  # from the last call of :meth:`latest_checkpoint` or :meth:`setup`
         self._start_over = False  # last argument of :meth:`latest_checkpoint`
@@ -281,8 +281,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             storage = ObjectStorage(self.mirror, retry_seconds=RETRY_SECONDS)
             if download_newest(self.store, storage, self._resolution, self.identity) is not None:
                 self._resolution = self._resolve(fetch=True)
-        newest = self._resolution.chosen_checkpoint
-        if self.memory_tier and newest is not None and self._commit_from_this_node(newest):
+        if self.memory_tier and self._commit_from_this_node(self._resolution.chosen_checkpoint):
             self._resolution = self._resolve(fetch=True)
         checkpoint = self.store.choose_checkpoint(self._resolution, start_over=start_over)
         self.skipped_checkpoints = self._resolution.skipped_checkpoints
@@ -321,10 +320,13 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._step_functions.append(function)
         return lambda: self._step_functions.remove(function)
 
-    def call_before_saving(self, function: Callable[[pl.Trainer, pl.LightningModule], None]) -> Callable[[], None]:
+    def call_before_saving(
+        self, function: Callable[[pl.Trainer, pl.LightningModule], bool | None]
+    ) -> Callable[[], None]:
         """Calls ``function`` on all ranks before the state between two batches is captured.
 
-        The function may change the state or raise an exception.
+        The function may change the state or raise an exception. If it returns True, the state is committed even if only
+        a copy in memory is due.
 
         Returns:
             Function that undoes this.
@@ -613,9 +615,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
         stall_start: float,
         destination: Destination = "storage",
     ) -> None:
-        for function in tuple(self._before_save_functions):
-            function(trainer, module)
-        if destination == "memory":
+        must_commit = [function(trainer, module) for function in tuple(self._before_save_functions)]
+        if destination == "memory" and not any(must_commit):
             self.save_coordinator.copy_to_memory(trainer, module, stall_start, has_validated=self._has_validated)
             return
         stall = self.save_coordinator.save(trainer, module, stall_start, has_validated=self._has_validated)
@@ -646,7 +647,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         )
         return ownership.token
 
-    def _commit_from_this_node(self, newest: Checkpoint) -> bool:
+    def _commit_from_this_node(self, newest: Checkpoint | None) -> bool:
         try:
             return commit_from_this_node(self.store, newest)
         except OSError as error:
@@ -670,7 +671,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             self.store, newest_step, rank=trainer.global_rank, local_rank=trainer.local_rank
         )
         name = committed_name or newest_name
-        if previous is None or previous.name == name:
+        if name == ("" if previous is None else previous.name):
             return resolution
         deadline = time.monotonic() + VISIBILITY_TIMEOUT_SECONDS
         resolution = self._resolution = self._resolve(fetch=True)
@@ -678,7 +679,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             time.sleep(0.2)
             resolution = self._resolution = self._resolve(fetch=True)
         checkpoint = resolution.chosen_checkpoint
-        if old_path is not None and checkpoint is not None:
+        if previous is not None and old_path is not None and checkpoint is not None:
             self._undo_functions.append(internals.replace_loaded_path(trainer, old_path, self._fetch(checkpoint)))
             self.store.backend.discard_copy(previous)
             self.resumed_from = checkpoint

@@ -300,10 +300,15 @@ class DivergenceGuard(InactiveCopies, Callback):
         if self._must_save and self._recovery is not None:
             self._recovery.save(trainer, module)
 
-    def _check_before_saving(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Checks losses before a checkpoint is saved, so that no diverged state is saved."""
+    def _check_before_saving(self, trainer: pl.Trainer, module: pl.LightningModule) -> bool:
+        """Checks losses before a checkpoint is saved, so that no diverged state is saved.
+
+        Returns:
+            Whether the state must be committed, because training was rolled back.
+        """
         self._check(trainer, module)
-        self._must_save = False
+        must_save, self._must_save = self._must_save, False
+        return must_save
 
     def _check(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Checks the losses since the last call, rolls back if necessary, and logs."""

@@ -299,7 +299,7 @@ class CheckpointWriter:
         elif self._write_job is not None:
             self._write_job.add_done_callback(lambda _: self.ownership.release())
         if self.memory_tier is not None:
-            self.memory_tier.close(self.committed_step)
+            self.memory_tier.close(self.committed_step, is_interrupted=is_interrupted)
 
     def _wait_for_write(self, timeout_seconds: float) -> bool:
         """Waits for the last write for at most ``timeout_seconds``. Returns whether it has ended."""

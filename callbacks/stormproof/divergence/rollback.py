@@ -114,13 +114,13 @@ def _select_checkpoint(
     )
     if selected_checkpoint is None:
         return None
+    if writer.memory_tier is not None:
+        writer.memory_tier.clear()
     later_checkpoints = [checkpoint for checkpoint in checkpoints if checkpoint.sequence > selected_checkpoint.sequence]
     try:
         store.quarantine(later_checkpoints, f"training diverged at step {since_step}", fence=writer.ownership.fence)
     except OSError as error:
         rank_zero_warn(f"Checkpoints of diverged weights could not be moved to quarantine/: {error}")
-    if writer.memory_tier is not None:
-        writer.memory_tier.clear()
     return selected_checkpoint
 
 

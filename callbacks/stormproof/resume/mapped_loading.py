@@ -42,8 +42,8 @@ def load_mapped(
     """Loads a checkpoint with a private memory map of its file.
 
     Only tensors that a restore copies refer to the map: parameters and buffers, and optimizer states that are moved or
-    distributed. All other tensors are copied, because a hook or a callback may keep them. A kept reference would occupy
-    the disk space of the file after its deletion.
+    distributed. All other tensors are copied, because a hook or a callback may keep them. A hook that keeps a tensor of
+    the ``state_dict`` keeps the map, which occupies the disk space of the file after its deletion.
 
     Args:
         path: Zip archive of ``torch.save``.

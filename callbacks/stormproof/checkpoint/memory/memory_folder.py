@@ -74,11 +74,12 @@ class MemoryFolder:
         Raises:
             OSError: If the folder cannot be created.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
         run = self.path.parent
         for other_run in run.parent.iterdir():
-            if other_run != run and time.time() - other_run.stat().st_mtime > MAX_AGE_SECONDS:
-                shutil.rmtree(other_run, ignore_errors=True)
+            with suppress(FileNotFoundError):  # its own process deletes it
+                if other_run != run and time.time() - other_run.stat().st_mtime > MAX_AGE_SECONDS:
+                    shutil.rmtree(other_run, ignore_errors=True)
         for attempt in run.iterdir():
             if attempt != self.path:
                 shutil.rmtree(attempt, ignore_errors=True)
@@ -95,7 +96,7 @@ class MemoryFolder:
         Raises:
             OSError: If the memory is full.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
         self._check_room(size)
         self._last_sequence += 1
         path = self.path / f"{format_stem(self._last_sequence, info.step)}.ckpt"
@@ -132,7 +133,7 @@ class MemoryFolder:
         except ValueError as error:
             raise DamagedError(f"{file_name} was damaged in transit: {error}.") from error
 
-        self.path.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
         self._check_room(checkpoint.bytes)
 
         def write(stream: BinaryIO) -> None:
@@ -184,6 +185,10 @@ class MemoryFolder:
             if path not in {checkpoint.path, checkpoint.manifest_path}:
                 path.unlink()
         self.path.parent.touch()  # the run is not abandoned
+
+    def _make_folder(self) -> None:
+        make_private_folder("stormproof-memory", SHARED_MEMORY)
+        self.path.mkdir(parents=True, exist_ok=True)
 
     def _check_room(self, size: int) -> None:
         """Checks that a checkpoint fits in addition to the previous one.

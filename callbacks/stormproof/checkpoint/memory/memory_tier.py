@@ -22,6 +22,8 @@ MAX_PAUSE_SHARE, MAX_WRITE_SHARE = 0.01, 0.1
 """Maximum share of time for which copies pause training, and for which a background thread writes them."""
 CLOSE_TIMEOUT_SECONDS = 10.0
 """Maximum time to wait for the last copy at the end, in seconds."""
+INTERRUPT_TIMEOUT_SECONDS = 1.0
+"""Maximum time to wait for the last copy after Ctrl-C, in seconds."""
 CLEAR_TIMEOUT_SECONDS = 300.0
 """Maximum time to wait for a copy that is being written before all copies are deleted, in seconds."""
 
@@ -85,31 +87,44 @@ class MemoryTier:
     def clear(self) -> None:
         """Deletes the copies on both nodes, because no run may resume from them."""
         self.wait(CLEAR_TIMEOUT_SECONDS)
-        self._folder.clear()
-        self.step = None
-        if self._peer is not None:
-            self._peer.clear()
+        self._delete()
 
-    def close(self, committed_step: int | None) -> None:
+    def close(self, committed_step: int | None, *, is_interrupted: bool = False) -> None:
         """Ends the copies. Deletes them if a checkpoint of the same or a later step was committed.
+
+        If a copy is still being written after ``CLOSE_TIMEOUT_SECONDS``, this happens after it is written.
 
         Args:
             committed_step: Step of the last committed checkpoint. None without one.
+            is_interrupted: Whether to wait for at most ``INTERRUPT_TIMEOUT_SECONDS``.
         """
         self._is_disabled = True
         if self._peer is not None:
             self._peer.is_closing = True
-        self.wait(CLOSE_TIMEOUT_SECONDS)
-        if self.step is None or (committed_step is not None and committed_step >= self.step):
-            self.clear()
-        if self._peer is not None:
-            self._peer.close()
+        self.wait(INTERRUPT_TIMEOUT_SECONDS if is_interrupted else CLOSE_TIMEOUT_SECONDS)
+
+        def delete_and_close(_: object = None) -> None:
+            if self.step is None or (committed_step is not None and committed_step >= self.step):
+                self._delete()
+            if self._peer is not None:
+                self._peer.close()
+
+        if self._job is None:
+            delete_and_close()
+        else:
+            self._job.add_done_callback(delete_and_close)
 
     def wait(self, seconds: float) -> None:
         """Waits until the last copy is written, for at most ``seconds``."""
         if self._job is not None:
             with long_wait("the copy in memory"):
                 self._job.join(seconds)
+
+    def _delete(self) -> None:
+        self._folder.clear()
+        self.step = None
+        if self._peer is not None:
+            self._peer.clear()
 
     def _write(self, checkpoint: Mapping[str, Any], info: CommitInfo, has_problem: Callable[[Any], bool]) -> None:
         if has_problem(checkpoint):

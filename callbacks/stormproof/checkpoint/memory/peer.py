@@ -6,7 +6,7 @@ import itertools
 import secrets
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import AuthenticationError
@@ -77,12 +77,16 @@ class PeerSender:
 
     def send(self, folder: MemoryFolder, checkpoint: Checkpoint) -> None:
         """Sends a checkpoint of ``folder`` and waits until the other node has stored it."""
-        manifest, chunks = folder.read(checkpoint)
-        self._request(itertools.chain([checkpoint.path.name.encode(), manifest], chunks))
+
+        def make_messages() -> Iterable[bytes]:
+            manifest, chunks = folder.read(checkpoint)
+            return itertools.chain([checkpoint.path.name.encode(), manifest], chunks)
+
+        self._request(make_messages)
 
     def clear(self) -> None:
         """Deletes the checkpoints on the other node."""
-        self._request([_CLEAR])
+        self._request(lambda: [_CLEAR])
 
     def close(self) -> None:
         """Closes the connection."""
@@ -98,14 +102,14 @@ class PeerSender:
             except (AuthenticationError, EOFError, OSError):  # another program has connected
                 time.sleep(ACCEPT_RETRY_SECONDS)
 
-    def _request(self, messages: Iterable[bytes]) -> None:
+    def _request(self, make_messages: Callable[[], Iterable[bytes]]) -> None:
         if self._is_disabled:
             return
         try:
             if not self._lock.acquire(timeout=TIMEOUT_SECONDS):
                 raise TimeoutError(f"no reply within {TIMEOUT_SECONDS:.0f} s")
             try:
-                self._exchange(messages)
+                self._exchange(make_messages())
             finally:
                 self._lock.release()
         except (OSError, EOFError) as error:

@@ -102,6 +102,26 @@ def test_a_new_attempt_frees_the_memory_of_earlier_ones_and_of_abandoned_runs(me
     assert [folder.path.exists() for folder in (first, other, abandoned, second)] == [False, True, False, True]
 
 
+def test_a_folder_of_another_run_that_disappears_does_not_prevent_copies(memory: Path, monkeypatch: pytest.MonkeyPatch):
+    make_folder(location="/runs/other")
+    folders = [*memory.glob("*/*")]
+    shutil.rmtree(folders[0])
+    monkeypatch.setattr(Path, "iterdir", lambda path: iter(folders if path.parent == memory else ()))
+    assert make_folder().path.exists()
+
+
+def test_a_folder_that_was_deleted_is_created_again_for_this_user_only(memory: Path):
+    folder = make_folder()
+    (root,) = memory.iterdir()
+    shutil.rmtree(root)
+    previous_mask = os.umask(0o002)
+    try:
+        commit(folder, 5)
+    finally:
+        os.umask(previous_mask)
+    assert root.stat().st_mode & 0o777 == 0o700
+
+
 @pytest.mark.usefixtures("memory")
 def test_a_cleared_folder_numbers_later_copies_higher():
     folder = make_folder()

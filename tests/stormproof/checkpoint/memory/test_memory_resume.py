@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,12 +13,13 @@ import pytest
 import pytorch_lightning as pl
 
 from stormproof import CheckpointRecovery
-from stormproof.checkpoint import Store
+from stormproof.checkpoint import CommitInfo, Store
 from stormproof.checkpoint.memory import memory_folder, memory_tier
+from stormproof.checkpoint.memory.memory_commit import commit_from_this_node
 from stormproof.checkpoint.memory.start_memory_tier import start_memory_tier
 from stormproof.divergence.rollback import roll_back
 from stormproof.lightning.find_callback import find_callback
-from tests.support.checkpoint_files import flip_bit, make_store
+from tests.support.checkpoint_files import flip_bit, make_store, state_writer
 from tests.support.exact_resume_training import Cell
 from tests.support.forked_attempts import Outcome, assert_bitwise_equal, run_attempt, train_uninterrupted
 
@@ -173,6 +175,52 @@ def test_a_copy_that_cannot_be_committed_causes_a_warning_and_the_run_resumes_fr
     assert "The copy of step 14 in memory cannot be committed to" in outcome.output
     assert "The run resumes from step 0" in outcome.output
     assert_bitwise_equal(outcome, train_uninterrupted(SELDOM))
+
+
+@pytest.mark.slow
+def test_a_run_whose_checkpoints_are_all_damaged_resumes_from_the_copy(tmp_path: Path):
+    assert run(SELDOM, tmp_path, partial(KillAfterCopy, 7)).was_killed
+    for checkpoint in (tmp_path / "checkpoints").glob("*.ckpt"):
+        flip_bit(checkpoint)
+    assert_bitwise_equal(run(SELDOM, tmp_path), train_uninterrupted(SELDOM))
+    assert read_start_steps(tmp_path) == [0, 6]
+
+
+class CommitAtStep(pl.Callback):
+    """Requests a commit before the state of a step is copied, as DivergenceGuard does after a rollback."""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        recovery = find_callback(trainer, CheckpointRecovery)
+        assert recovery is not None
+        recovery.call_before_saving(lambda trainer, _: trainer.global_step == 3)
+
+
+def test_a_function_before_a_copy_can_request_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(memory_tier.MemoryTier, "is_due", lambda *_: True)
+    assert run(ONE_EPOCH, tmp_path, CommitAtStep).results is not None
+    assert [checkpoint.step for checkpoint in Store(tmp_path / "checkpoints").read_checkpoints()] == [3, 15]
+
+
+def test_copies_that_cannot_be_read_are_ignored_with_a_warning(tmp_path: Path, memory: Path):
+    store = make_store(tmp_path)
+    store.begin_attempt(store.resolve())
+    attempt = memory_folder.MemoryFolder(memory_folder.name_folder(str(tmp_path.absolute()), store.read_attempts()[-1]))
+    attempt.path.parent.write_text("not a folder")
+    with pytest.warns(UserWarning, match="Copies in memory cannot be read: .*Not a directory"):
+        assert not commit_from_this_node(store, None)
+
+
+def test_a_run_in_progress_keeps_its_copies_to_itself(tmp_path: Path):
+    store = make_store(tmp_path)
+    store.begin_attempt(store.resolve())
+    name = memory_folder.name_folder(store.backend.absolute_location, store.read_attempts()[-1])
+    memory_folder.MemoryFolder(name).commit(state_writer(50), 1, CommitInfo(step=50, epoch=0, world_size=1), 1)
+    lease = store.acquire_lease()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not commit_from_this_node(store, store.latest_checkpoint())
+    lease.release()
+    assert commit_from_this_node(store, store.latest_checkpoint())
 
 
 class RollBackAndKill(pl.Callback):

@@ -1,5 +1,6 @@
 """The tier decides when to copy the state to memory, and does not stop training if it cannot."""
 
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from stormproof.checkpoint import Attempt, CommitInfo
-from stormproof.checkpoint.memory import memory_folder
+from stormproof.checkpoint.memory import memory_folder, memory_tier
 from stormproof.checkpoint.memory.memory_folder import MemoryFolder, name_folder
 from stormproof.checkpoint.memory.memory_tier import MemoryTier
 
@@ -106,6 +107,19 @@ def test_the_end_of_training_frees_the_memory_unless_the_copy_is_newer_than_stor
         tier.close(committed_step)
     assert find_step(folder) == kept_step
     assert folder.path.exists() == (kept_step is not None)
+
+
+def test_an_interrupted_run_does_not_wait_for_a_slow_copy_which_is_deleted_later(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(memory_tier, "INTERRUPT_TIMEOUT_SECONDS", 0.01)
+    tier, folder = make_tier()
+    may_write = threading.Event()
+    tier.save({"state_dict": {}}, CommitInfo(step=5, epoch=0, world_size=1), lambda _: not may_write.wait(20))
+    tier.close(9, is_interrupted=True)
+    assert tier._job is not None
+    assert not tier._job.done()
+    may_write.set()
+    tier.wait(20)
+    assert not folder.path.exists()
 
 
 def test_a_tier_without_a_copy_leaves_no_folder(memory: Path):
