@@ -97,7 +97,7 @@ def test_each_rank_averages_validates_and_returns_its_shards_of_the_average(cell
 
 
 @LAYOUTS
-def test_killed_anywhere_it_ends_with_the_same_bits(cell: Cell, tmp_path: Path):
+def test_a_killed_run_with_sharded_averages_resumes_bit_for_bit(cell: Cell, tmp_path: Path):
     points = [("on_train_batch_end", 2), ("on_validation_batch_start", 8), ("on_train_batch_start", 20)]
     for number, (point, step) in enumerate(points):
         outcome = run_attempt(cell, tmp_path, partial(FaultInjector().stop, point, step, number % 2))
@@ -199,7 +199,7 @@ def test_the_wrong_order_of_callbacks_is_explained(tmp_path: Path):
     assert "Put CheckpointRecovery before EMAWeightAveraging in the list of callbacks" in outcome.output
 
 
-def test_stochastic_weight_averaging_is_refused_in_a_sentence(tmp_path: Path):
+def test_stochastic_weight_averaging_is_refused_with_an_error(tmp_path: Path):
     outcome = run_attempt(replace(IN_SHARDS, ranks=1), tmp_path, partial(StochasticWeightAveraging, 0.01))
     assert outcome.exit_codes == (2,), outcome.output
     assert "StochasticWeightAveraging does not support sharded parameters. Use EMAWeight" in outcome.output

@@ -54,8 +54,8 @@ def check_data_parallelism(trainer: pl.Trainer) -> None:
     size, loader_size = internals.tensor_parallel_size(trainer), world_size() // current_replica().world_size
     if loader_size != size:
         raise NotResumableError(
-            f"The same samples go to groups of {loader_size} ranks, but this trainer has tensor_parallel_size={size}, "
-            "because an earlier trainer in this process had another device mesh. Start it in a new process."
+            f"`resumable` gives the same samples to groups of {loader_size} ranks, but tensor_parallel_size is {size}, "
+            "because an earlier trainer in this process created another device mesh. Train in a new process."
         )
 
 

@@ -202,8 +202,8 @@ def check_layout(trainer: pl.Trainer, rank_snapshot: RankSnapshot) -> None:
     data_parallel_size = trainer.world_size // internals.tensor_parallel_size(trainer)
     if len(snapshot.data_rank_states) == data_parallel_size:
         rank_zero_warn(
-            f"{change} Data and random numbers are the same, but sums are rounded differently, and means of the "
-            "interrupted epoch may count only the remaining batches."
+            f"{change} The order of the data and the random numbers are the same, but sums are rounded differently. "
+            "Means of the interrupted epoch may count only the remaining batches."
         )
         return
     assert job_state.accumulated is not None  # otherwise redistribute raised an error

@@ -126,7 +126,7 @@ class Snapshot:
         return self.rank_states[:: self.job_state.tensor_parallel_size]
 
     def has_layout(self, world_size: int, tensor_parallel_size: int) -> bool:
-        """Returns whether the job had as many ranks, in tensor-parallel groups of the same size."""
+        """Returns whether the job had this world size and tensor-parallel size."""
         return (len(self.rank_states), self.job_state.tensor_parallel_size) == (world_size, tensor_parallel_size)
 
     def to_dict(self) -> dict[str, Any]:

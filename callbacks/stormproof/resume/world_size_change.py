@@ -4,8 +4,8 @@ Weights, optimizers, schedules and step counts belong to the whole job and stay 
 number of samples in the order of the epoch, which does not depend on the world size. States of single ranks are merged
 (epoch means and metrics) or seeded anew (random number generators). Such a resume is not exact.
 
-The ranks of a tensor-parallel group have the same samples and states, so that one of them counts. If the number of
-groups stays the same, so do the states of single ranks.
+All ranks of a tensor-parallel group have the same samples and states, so that only the first is used. If the number of
+groups is unchanged, the states of single ranks are restored unchanged.
 """
 
 from __future__ import annotations

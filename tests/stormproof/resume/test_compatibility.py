@@ -43,7 +43,7 @@ def test_a_strategy_that_spreads_the_state_is_refused_by_name(name: str):
 
 
 @pytest.mark.parametrize("lightning", [pl, LIGHTNING_PYTORCH], ids=["pytorch_lightning", "lightning.pytorch"])
-def test_sharded_parameters_and_tensor_parallelism_are_fine(lightning: Any):
+def test_sharded_parameters_and_tensor_parallelism_are_supported(lightning: Any):
     make = importlib.import_module(f"{lightning.__name__}.strategies").ModelParallelStrategy
     check_strategy(make_trainer(lightning, strategy=make(2, 1, save_distributed_checkpoint=False)), "the test needs it")
     check_strategy(make_trainer(lightning, strategy=make(2, 1)), "the test needs it")
@@ -53,7 +53,7 @@ def test_sharded_parameters_and_tensor_parallelism_are_fine(lightning: Any):
 def test_a_data_order_of_an_earlier_device_mesh_is_refused(monkeypatch: pytest.MonkeyPatch):
     check_data_parallelism(make_trainer())
     monkeypatch.setattr(compatibility, "world_size", lambda: 2)  # two ranks that take the same samples
-    with pytest.raises(NotResumableError, match=r"groups of 2 ranks, but this trainer has tensor_parallel_size=1, bec"):
+    with pytest.raises(NotResumableError, match=r"groups of 2 ranks, but tensor_parallel_size is 1, bec"):
         check_data_parallelism(make_trainer())
 
 
