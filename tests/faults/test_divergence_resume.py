@@ -15,6 +15,7 @@ import torch
 from stormproof import DivergenceGuard, Preemption
 from stormproof.testing import FaultInjector
 from tests.faults.test_preemption_resume import checkpoint_steps
+from tests.support.cases import mark_cases
 from tests.support.exact_resume_training import Cell, train
 from tests.support.forked_attempts import Outcome, assert_bitwise_equal, run_attempt
 
@@ -27,7 +28,7 @@ CELLS = {
     "sharded averages": Cell(every_n_train_steps=5, epochs=6, ranks=2, sharded=True, ema=True),
     "averages in shards": Cell(every_n_train_steps=5, epochs=6, ranks=2, sharded=True, saves_shards=True, ema=True),
     "two-dimensional": Cell(
-        every_n_train_steps=5, epochs=4, ranks=4, sharded=True, saves_shards=True, tensor_parallel=2
+        every_n_train_steps=5, epochs=5, ranks=4, sharded=True, saves_shards=True, tensor_parallel=2
     ),
     "averaged weights": Cell(every_n_train_steps=5, epochs=4, ema=True),
     "16 bits and a scaler": Cell(every_n_train_steps=5, epochs=4, precision="16-mixed"),
@@ -121,10 +122,7 @@ PHASES = [
 
 
 @pytest.mark.parametrize("treatment", TREATMENTS)
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[] if name == "one rank" else [pytest.mark.drill]) for name in CELLS],
-)
+@pytest.mark.parametrize("name", mark_cases(CELLS, ["one rank"]))
 def test_killed_again_and_again_it_ends_with_the_same_bits(name: str, treatment: str, tmp_path: Path):
     cell = CELLS[name]
     for number, (phase, step) in enumerate(PHASES):

@@ -13,19 +13,26 @@ DRILL_STRIDE = int(os.environ.get("STORMPROOF_DRILL_EVERY", "1"))
 """Stride of the drills: sweeps run every n-th step or trial."""
 
 
+KEPT_DRILL_CASES = 1 if DRILL_STRIDE == 1 else 3
+"""Of the cases that only drills run, every n-th is kept: all if drills are not reduced."""
+
+
 def mark_cases(cases: Iterable[Any], not_drill: Iterable[Any], default: Iterable[Any] | None = None) -> list[Any]:
-    """Returns all cases as ``pytest.param``, marked by suite.
+    """Returns cases as ``pytest.param``, marked by suite.
 
     Args:
         cases: Each a value, or a tuple with one value for each parameter.
-        not_drill: Cases of the default and slow suites. All other cases are marked ``drill``.
+        not_drill: Cases of the default and slow suites. All other cases are marked ``drill``. If drills are reduced,
+            only every third of these is returned.
         default: Cases of the default suite. Cases in ``not_drill`` but not in ``default`` are marked ``slow``. Equal to
             ``not_drill`` if None.
     """
     cases, not_drill = list(cases), list(not_drill)
     default = not_drill if default is None else list(default)
     assert all(case in cases for case in [*not_drill, *default]), (not_drill, default)
-    return [_to_param(case, *_suite_marks(case in not_drill, case in default)) for case in cases]
+    kept_drill_cases = [case for case in cases if case not in not_drill][::KEPT_DRILL_CASES]
+    kept_cases = [case for case in cases if case in not_drill or case in kept_drill_cases]
+    return [_to_param(case, *_suite_marks(case in not_drill, case in default)) for case in kept_cases]
 
 
 def slow_except(cases: Iterable[Any], default: Iterable[Any]) -> list[Any]:
