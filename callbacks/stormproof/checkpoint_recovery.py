@@ -21,7 +21,6 @@ from stormproof.checkpoint.folder_ownership import FolderOwnership, verify_share
 from stormproof.checkpoint.loadable import restore_pickled
 from stormproof.checkpoint.memory import memory_folder
 from stormproof.checkpoint.memory.memory_commit import commit_from_any_node, commit_from_this_node
-from stormproof.checkpoint.memory.memory_tier import MemoryTier
 from stormproof.checkpoint.memory.peer import PeerReceiver
 from stormproof.checkpoint.memory.start_memory_tier import start_memory_tier
 from stormproof.checkpoint.mirror import Mirror, download_newest
@@ -30,7 +29,7 @@ from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.resolution import BadCheckpoint
 from stormproof.checkpoint.schedule import SaveSchedule
 from stormproof.checkpoint.storage import ObjectStorage, is_url
-from stormproof.distributed.collectives import all_gather, assert_equal, run_on_rank_zero
+from stormproof.distributed.collectives import assert_equal, run_on_rank_zero
 from stormproof.distributed.fork_safety import make_forks_safe
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.errors import NotResumableError, StorageError
@@ -54,8 +53,6 @@ MIRROR_FINISH_SECONDS = 540.0
 HangWatch, 600 s, because the other ranks wait for rank 0."""
 MIRROR_EXCEPTION_SECONDS, MIRROR_INTERRUPT_SECONDS = 10.0, 1.0
 """Maximum time to wait for the last upload after an exception, and after Ctrl-C, in seconds."""
-VISIBILITY_TIMEOUT_SECONDS = 30.0
-"""Maximum time for a network file system to show what another host wrote, in seconds."""
 RETRY_SECONDS = 20.0
 """Maximum time to retry one request to an object store, in seconds. Failed uploads are repeated."""
 _FINISHED_LOCATIONS: set[str] = set()
@@ -408,7 +405,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         destroy_gloo_before_exit()
         resolution = self._resolution = self._resolution or self._resolve()
         if self.memory_tier:
-            resolution = self._commit_from_any_node(trainer, resolution)
+            resolution = self._switch_to_newest(trainer, resolution)
         checkpoint = resolution.chosen_checkpoint
         assert_equal(
             "the newest good checkpoint",
@@ -653,47 +650,31 @@ class CheckpointRecovery(InactiveCopies, Callback):
         except OSError as error:
             raise self._make_storage_error("read", error) from error
 
-    def _commit_from_any_node(self, trainer: pl.Trainer, resolution: Resolution) -> Resolution:
-        """Commits the newest copy of any node if it is newer. Makes all ranks resume from the newest checkpoint.
-
-        If a node committed a copy in :meth:`latest_checkpoint`, the ranks of other nodes may have found an older one.
-
-        Returns:
-            The current resolution.
-        """
-        previous = resolution.chosen_checkpoint
-        old_path = None if self.resumed_from is None else self._fetch(self.resumed_from)
-        newest_by_rank = all_gather(
-            (-1, "", -1) if previous is None else (previous.sequence, previous.name, previous.step)
-        )
-        _, newest_name, newest_step = max(newest_by_rank)
-        committed_name = commit_from_any_node(
-            self.store, newest_step, rank=trainer.global_rank, local_rank=trainer.local_rank
-        )
-        name = committed_name or newest_name
-        if name == ("" if previous is None else previous.name):
-            return resolution
-        deadline = time.monotonic() + VISIBILITY_TIMEOUT_SECONDS
-        resolution = self._resolution = self._resolve(fetch=True)
-        while getattr(resolution.chosen_checkpoint, "name", None) != name and time.monotonic() < deadline:
-            time.sleep(0.2)
-            resolution = self._resolution = self._resolve(fetch=True)
-        checkpoint = resolution.chosen_checkpoint
-        if previous is not None and old_path is not None and checkpoint is not None:
-            self._undo_functions.append(internals.replace_loaded_path(trainer, old_path, self._fetch(checkpoint)))
-            self.store.backend.discard_copy(previous)
-            self.resumed_from = checkpoint
-        return resolution
+    def _switch_to_newest(self, trainer: pl.Trainer, resolution: Resolution) -> Resolution:
+        """Commits the newest copy of any node if it is newer. Makes all ranks resume from the newest checkpoint."""
+        ranks = {"rank": trainer.global_rank, "local_rank": trainer.local_rank}
+        self._resolution = commit_from_any_node(self.store, resolution, partial(self._resolve, fetch=True), **ranks)
+        older, newest = self.resumed_from, self._resolution.chosen_checkpoint
+        if older is not None and newest is not None and older != newest:
+            paths = self._fetch(older), self._fetch(newest)
+            self._undo_functions.append(internals.replace_loaded_path(trainer, *paths))
+            self.store.backend.discard_copy(older)
+            self.resumed_from = newest
+        return self._resolution
 
     def _start_memory_tier(self, trainer: pl.Trainer) -> None:
+        writer = self.save_coordinator.writer
         endpoint = start_memory_tier(
-            self.store, rank=trainer.global_rank, local_rank=trainer.local_rank, node_rank=trainer.node_rank
+            self.store,
+            attempt=None if writer is None else writer.ownership.attempt,
+            rank=trainer.global_rank,
+            local_rank=trainer.local_rank,
+            node_rank=trainer.node_rank,
         )
-        if isinstance(endpoint, MemoryTier):
-            assert self.save_coordinator.writer is not None
-            self.save_coordinator.writer.memory_tier = endpoint
-        else:
+        if isinstance(endpoint, PeerReceiver):
             self._peer_receiver = endpoint
+        elif writer is not None:
+            writer.memory_tier = endpoint
 
     def _finish_all_uploads(self) -> None:
         if self._mirror is not None:

@@ -2,7 +2,7 @@
 
     python scripts/benchmarks/memory_tier.py [--megabytes 50] [--seconds 60] [--every 30] [--between-kills 20]
 
-Each round trains the same network with AdamW four times in other processes: without and with copies in memory, and both
+Each round trains the same network with Adam four times in other processes: without and with copies in memory, and both
 without and with kills. The killed runs get SIGKILL at the same random times after the start of training (exponential
 distribution) and start again at once. Prints, over the rounds (``--rounds 2``), medians (minimum, maximum) of
 
@@ -28,28 +28,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from wide_network import WIDTH, WideNetwork, count_layers
 
 from stormproof import CheckpointRecovery, resumable
 from stormproof.checkpoint import Store
-
-WIDTH = 1024
-BYTES_PER_LAYER = 3 * 4 * WIDTH * WIDTH  # parameters and two moments
-
-
-class Task(pl.LightningModule):
-    """A network of linear layers with 4 MB each."""
-
-    def __init__(self, layers: int) -> None:
-        super().__init__()
-        self.network = nn.Sequential(*(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(layers)))
-
-    def training_step(self, batch: list[torch.Tensor], index: int) -> torch.Tensor:
-        return self.network(batch[0]).square().mean()
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters())
 
 
 class Progress(pl.Callback):
@@ -82,8 +65,8 @@ def train(folder: Path, megabytes: float, steps: int, every_seconds: float, memo
         enable_model_summary=False,
         callbacks=[Progress(folder / "progress.json"), recovery],
     )
-    layers = max(1, round(megabytes * 1e6 / BYTES_PER_LAYER))
-    trainer.fit(Task(layers), resumable(data), ckpt_path=recovery.latest_checkpoint())
+    layers = count_layers(megabytes)
+    trainer.fit(WideNetwork(layers), resumable(data), ckpt_path=recovery.latest_checkpoint())
 
 
 def run(options: argparse.Namespace, steps: int, *, memory_tier: bool, kill_times: list[float]) -> dict[str, float]:

@@ -39,29 +39,14 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.trainer.connectors.checkpoint_connector import _CheckpointConnector
-from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from wide_network import WIDTH, WideNetwork, count_layers
 
 from stormproof import CheckpointRecovery, resumable
 from stormproof.resume import sharded_state
 
 KINDS = ("lightning", "mapped")
 BYTE_NAMES, TIME_NAMES = ("called", "disk", "pss", "anonymous"), ("restore", "start")
-WIDTH = 1024
-BYTES_PER_LAYER = 3 * 4 * WIDTH * WIDTH
-"""A weight and two moments of Adam."""
-
-
-class Task(pl.LightningModule):
-    def __init__(self, layers: int) -> None:
-        super().__init__()
-        self.net = nn.Sequential(*(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(layers)))
-
-    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        return self.net(batch[0]).square().mean()
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=1e-5)
 
 
 class FirstBatch(pl.Callback):
@@ -137,7 +122,10 @@ def train(folder: Path, layers: int, ranks: int, steps: int, kind: str, out: Pat
     if kind == "lightning":
         sharded_state.is_mappable = lambda _: False
     durations, measured = time_restore(), {}
-    module, loader = Task(layers), resumable(DataLoader(TensorDataset(torch.ones(64, WIDTH)), batch_size=2), seed=1)
+    module, loader = (
+        WideNetwork(layers),
+        resumable(DataLoader(TensorDataset(torch.ones(64, WIDTH)), batch_size=2), seed=1),
+    )
     wait_for_ranks(out, ranks)
     before, memory, start = read_io(), PeakMemory(), time.perf_counter()
     memory.start()
@@ -209,7 +197,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    layers = max(1, arguments.megabytes * 10**6 // BYTES_PER_LAYER)
+    layers = count_layers(arguments.megabytes)
     cases = [(kind, ranks) for ranks in (1, arguments.ranks) for kind in KINDS]
     rounds: list[dict[tuple[str, int], dict[str, float]]] = []
     with tempfile.TemporaryDirectory() as folder:

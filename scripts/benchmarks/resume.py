@@ -29,27 +29,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from wide_network import WIDTH, WideNetwork, count_layers
 
 from stormproof import CheckpointRecovery, resumable
 
 ROOT = Path(__file__).resolve().parents[2]
-WIDTH = 1024
-BYTES_PER_LAYER = 3 * 4 * WIDTH * WIDTH
-"""A weight and two moments of Adam."""
-
-
-class Task(pl.LightningModule):
-    def __init__(self, layers: int) -> None:
-        super().__init__()
-        self.net = nn.Sequential(*(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(layers)))
-
-    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        return self.net(batch[0]).square().mean()
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=1e-5)
 
 
 class FirstBatch(pl.Callback):
@@ -78,7 +63,10 @@ def train(folder: Path, layers: int, ranks: int, steps: int) -> dict[str, float]
         enable_model_summary=False,
         callbacks=[recovery, first],
     )
-    module, loader = Task(layers), resumable(DataLoader(TensorDataset(torch.ones(64, WIDTH)), batch_size=2), seed=1)
+    module, loader = (
+        WideNetwork(layers),
+        resumable(DataLoader(TensorDataset(torch.ones(64, WIDTH)), batch_size=2), seed=1),
+    )
     begun = time.perf_counter()
     path = recovery.latest_checkpoint()
     resolved_at = time.perf_counter()
@@ -124,7 +112,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--baseline", type=Path, help="another checkout to compare with")
     arguments = parser.parse_args()
-    layers = max(1, arguments.megabytes * 10**6 // BYTES_PER_LAYER)
+    layers = count_layers(arguments.megabytes)
     checkouts = {"this": ROOT} | ({"baseline": arguments.baseline.resolve()} if arguments.baseline else {})
     for ranks in arguments.ranks:
         with tempfile.TemporaryDirectory() as folder:

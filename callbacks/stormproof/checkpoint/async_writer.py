@@ -83,7 +83,7 @@ class CheckpointWriter:
         shard_writer: ShardWriter | None = None,
     ) -> None:
         self._shard_writer = shard_writer
-        self._find_change = None if shard_writer is None else shard_writer.find_change
+        self._check_content = None if shard_writer is None else shard_writer.check_content
         self._store, self.retention, self.ownership = store, retention, ownership
         self._async_save = async_save
         self._storage_timeout_seconds = storage_timeout_seconds
@@ -340,7 +340,7 @@ class CheckpointWriter:
             self._storage_problem = None  # storage is not the cause
             return
         if should_read_back:
-            self._store.read_back(committed_checkpoint, self._find_change)
+            self._store.read_back(committed_checkpoint, self._check_content)
         self.committed_step = committed_checkpoint.step
         if self._on_commit is not None:
             self._on_commit()
@@ -348,7 +348,7 @@ class CheckpointWriter:
             self._storage_problem = None
             log_event(__name__, f"step {self.submitted_step}: checkpoints are saved again")
         try:
-            self._store.apply_retention(self.retention, fence=self.ownership.fence, find_change=self._find_change)
+            self._store.apply_retention(self.retention, fence=self.ownership.fence, check_content=self._check_content)
         except OSError as error:
             rank_zero_warn(
                 f"The checkpoint of step {self.submitted_step} is saved, but older checkpoints could not be deleted: "
@@ -361,7 +361,7 @@ class CheckpointWriter:
             return self._write_checkpoint(checkpoint, info)
         except OSError as error:
             if error.errno not in DISK_FULL_ERRNOS or not self._store.free_disk_space(
-                self.retention, fence=self.ownership.fence, find_change=self._find_change
+                self.retention, fence=self.ownership.fence, check_content=self._check_content
             ):
                 raise
             return self._write_checkpoint(checkpoint, info)

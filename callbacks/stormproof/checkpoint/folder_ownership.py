@@ -10,6 +10,9 @@ from stormproof.checkpoint.lease import LeaseError
 from stormproof.distributed.collectives import all_gather
 from stormproof.errors import RanksDisagreeError
 
+VISIBILITY_TIMEOUT_SECONDS = 30.0
+"""Maximum time for a network file system to show what another host wrote, in seconds."""
+
 
 class FolderOwnership:
     """Acquires the lease of a store, begins an attempt, and records its progress.
@@ -74,7 +77,7 @@ class FolderOwnership:
             self._lease.release()
 
 
-def verify_shared_store(store: Store, token: str, timeout_seconds: float = 30.0) -> None:
+def verify_shared_store(store: Store, token: str, timeout_seconds: float = VISIBILITY_TIMEOUT_SECONDS) -> None:
     """Checks that all ranks see the folder or object store that rank 0 owns. All ranks call it together.
 
     Args:
@@ -95,7 +98,7 @@ def verify_shared_store(store: Store, token: str, timeout_seconds: float = 30.0)
         )
 
 
-def is_owner_visible(store: Store, token: str, timeout_seconds: float = 30.0) -> bool:
+def is_owner_visible(store: Store, token: str, timeout_seconds: float = VISIBILITY_TIMEOUT_SECONDS) -> bool:
     """Returns whether the lease of ``store``, as this host sees it, has the token ``token``.
 
     Args:

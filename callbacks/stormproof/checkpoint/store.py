@@ -33,7 +33,7 @@ from stormproof.checkpoint.storage import (
     Storage,
     is_url,
 )
-from stormproof.checkpoint.verification import FindChange, describe_read_error
+from stormproof.checkpoint.verification import ContentCheck, describe_read_error
 from stormproof.checkpoint.versions import collect_versions
 from stormproof.errors import (
     DamagedError,
@@ -216,18 +216,18 @@ class Store:
         except OSError as error:
             return describe_read_error(error)
 
-    def read_back(self, checkpoint: Checkpoint, find_change: FindChange | None = None) -> None:
+    def read_back(self, checkpoint: Checkpoint, check_content: ContentCheck | None = None) -> None:
         """Verifies a checkpoint that was just committed.
 
         Args:
             checkpoint: The committed checkpoint.
-            find_change: Compares its content with the hashes. This process reads all files if None.
+            check_content: Compares its content with the hashes. This process reads all files if None.
 
         Raises:
             DamagedError: If it differs from what was written.
             OSError: If it cannot be read.
         """
-        problem = self.backend.find_damage(checkpoint, find_change)
+        problem = self.backend.find_damage(checkpoint, check_content)
         if problem is not None:
             raise DamagedError(
                 f"{self.storage.locate(checkpoint.path.name)} was just committed but is bad: {problem}. "
@@ -457,14 +457,14 @@ class Store:
         self.storage.delete(())
 
     def apply_retention(
-        self, retention: Retention, *, fence: Fence | None = None, find_change: FindChange | None = None
+        self, retention: Retention, *, fence: Fence | None = None, check_content: ContentCheck | None = None
     ) -> list[Checkpoint]:
         """Deletes the checkpoints that ``retention`` does not keep, after verifying the newest finite one.
 
         Args:
             retention: Checkpoints to keep.
             fence: Called before any file is deleted. Its exception cancels the deletion.
-            find_change: As for :meth:`read_back`.
+            check_content: As for :meth:`read_back`.
 
         Returns:
             The deleted checkpoints, oldest first.
@@ -472,17 +472,17 @@ class Store:
         Raises:
             DamagedError: If the newest checkpoint is damaged. No checkpoint is deleted then.
         """
-        return self._delete_checkpoints(select_for_deletion(self.read_checkpoints(), retention), fence, find_change)
+        return self._delete_checkpoints(select_for_deletion(self.read_checkpoints(), retention), fence, check_content)
 
     def free_disk_space(
-        self, retention: Retention, *, fence: Fence | None = None, find_change: FindChange | None = None
+        self, retention: Retention, *, fence: Fence | None = None, check_content: ContentCheck | None = None
     ) -> list[Checkpoint]:
         """Makes room on a full disk: like :meth:`apply_retention` with ``keep_last=1``.
 
         Args:
             retention: Other checkpoints to keep.
             fence: Called before any file is deleted. Its exception cancels the deletion.
-            find_change: As for :meth:`read_back`.
+            check_content: As for :meth:`read_back`.
 
         Returns:
             The deleted checkpoints, oldest first.
@@ -491,17 +491,17 @@ class Store:
             DamagedError: If the newest checkpoint is damaged. No checkpoint is deleted then.
         """
         deleted_checkpoints = select_for_deletion(self.read_checkpoints(), retention, keep_last=1)
-        return self._delete_checkpoints(deleted_checkpoints, fence, find_change)
+        return self._delete_checkpoints(deleted_checkpoints, fence, check_content)
 
     def _delete_checkpoints(
-        self, checkpoints: Sequence[Checkpoint], fence: Fence | None, find_change: FindChange | None
+        self, checkpoints: Sequence[Checkpoint], fence: Fence | None, check_content: ContentCheck | None
     ) -> list[Checkpoint]:
         newest_finite = next(
             (checkpoint for checkpoint in reversed(self.read_checkpoints()) if checkpoint.finite), None
         )
         if not checkpoints or newest_finite is None:  # None if the manifests have become unreadable
             return []
-        self.read_back(newest_finite, find_change)
+        self.read_back(newest_finite, check_content)
         if fence is not None:
             fence()
         self._log_deletion(checkpoints)

@@ -15,7 +15,7 @@ from stormproof.checkpoint.digest import compute_file_digest
 from stormproof.checkpoint.manifest import Checkpoint, LogPrefix, StoredFile, decode_manifest
 from stormproof.checkpoint.read_retry import retry_read
 
-FindChange = Callable[[Mapping[str, StoredFile]], str | None]
+ContentCheck = Callable[[Mapping[str, StoredFile]], str | None]
 """Reads files, by their names in the storage. Returns :data:`CHANGED` if the content of one differs from its hash."""
 CHANGED = "its content has changed since it was committed"
 """Problem of a checkpoint whose hash differs from its manifest."""
@@ -35,7 +35,7 @@ def read_manifest(path: Path) -> tuple[Checkpoint, LogPrefix]:
     return decode_manifest(manifest_path.read_bytes(), path)
 
 
-def find_damage(checkpoint: Checkpoint, find_change: FindChange | None = None) -> str | None:
+def find_damage(checkpoint: Checkpoint, check_content: ContentCheck | None = None) -> str | None:
     """Returns why the file differs from its manifest or no run may resume from it. None if it is good.
 
     Reads the whole file once and loads its structure with ``torch.load(weights_only=True, mmap=True)``, which does not
@@ -43,20 +43,20 @@ def find_damage(checkpoint: Checkpoint, find_change: FindChange | None = None) -
 
     Args:
         checkpoint: Content of the manifest.
-        find_change: Compares the content with the hashes. This process reads all files if None.
+        check_content: Compares the content with the hashes. This process reads all files if None.
 
     Raises:
         OSError: If the file cannot be read, even after two retries.
     """
 
-    def find_changed(files: Mapping[str, StoredFile]) -> str | None:
+    def check_all_files(files: Mapping[str, StoredFile]) -> str | None:
         problems = (find_content_change(checkpoint.path.parent / name, file) for name, file in files.items())
         return next((problem for problem in problems if problem is not None), None)
 
     def find() -> str | None:
         return (
             find_size_problem(checkpoint)
-            or (find_change or find_changed)(checkpoint.stored_files)
+            or (check_content or check_all_files)(checkpoint.stored_files)
             or find_resume_problem(checkpoint)
         )
 

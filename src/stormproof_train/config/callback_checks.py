@@ -94,7 +94,7 @@ def _check_order(callbacks: Sequence[Target]) -> None:
 
 
 def _check_sharded(callbacks: Sequence[Target]) -> None:
-    """Checks that sharded weights can be averaged. CheckpointRecovery prepares the callback that does so."""
+    """Checks that sharded weights can be averaged: CheckpointRecovery must precede the averaging callback."""
     has_recovery = False
     for callback in callbacks:
         has_recovery |= _builds_subclass(callback, CheckpointRecovery)

@@ -18,7 +18,7 @@ from stormproof.checkpoint.manifest import Checkpoint, LogPrefix
 from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.shared_verification import verify_once_per_node
 from stormproof.checkpoint.storage import Entry, Fence, PosixStorage
-from stormproof.checkpoint.verification import FindChange, find_damage, find_size_problem, read_manifest
+from stormproof.checkpoint.verification import ContentCheck, find_damage, find_size_problem, read_manifest
 
 
 class FolderBackend:
@@ -89,14 +89,14 @@ class FolderBackend:
         """Returns why the file is missing or of the wrong size. None if it is fine."""
         return find_size_problem(checkpoint)
 
-    def find_damage(self, checkpoint: Checkpoint, find_change: FindChange | None = None) -> str | None:
+    def find_damage(self, checkpoint: Checkpoint, check_content: ContentCheck | None = None) -> str | None:
         """Returns why no run may resume from the checkpoint. None if it is good. Reads its content.
 
         Args:
             checkpoint: Content of the manifest.
-            find_change: Compares the content with the hashes. This process reads all files if None.
+            check_content: Compares the content with the hashes. This process reads all files if None.
         """
-        return find_damage(checkpoint, find_change)
+        return find_damage(checkpoint, check_content)
 
     def find_damage_once_per_node(self, checkpoint: Checkpoint, *, fetch: bool = False) -> str | None:
         """Returns the same as :meth:`find_damage`. Only one rank per node reads the content. Ignores ``fetch``."""

@@ -27,7 +27,7 @@ from stormproof.checkpoint.file_names import QUARANTINE_FOLDER_NAME, parse_file_
 from stormproof.checkpoint.lease import Owner
 from stormproof.checkpoint.manifest import Checkpoint, LogPrefix, StoredFile, decode_manifest
 from stormproof.checkpoint.storage import Entry, Fence, ObjectStorage
-from stormproof.checkpoint.verification import FindChange, compare_size, find_load_problem
+from stormproof.checkpoint.verification import ContentCheck, compare_size, find_load_problem
 from stormproof.errors import DamagedError
 from stormproof.long_waits import long_wait
 
@@ -136,7 +136,7 @@ class ObjectBackend:
         )
         return next((problem for problem in problems if problem is not None), None)
 
-    def find_damage(self, checkpoint: Checkpoint, find_change: FindChange | None = None) -> str | None:
+    def find_damage(self, checkpoint: Checkpoint, check_content: ContentCheck | None = None) -> str | None:
         """Returns why no run may resume from the checkpoint. None if it is good.
 
         Streams the object once through the hash, and reads the ranges that contain its structure. Stores nothing on
@@ -144,13 +144,13 @@ class ObjectBackend:
 
         Args:
             checkpoint: Content of the manifest.
-            find_change: Compares the content with the hashes. This process reads all objects if None.
+            check_content: Compares the content with the hashes. This process reads all objects if None.
 
         Raises:
             OSError: If the object cannot be read.
         """
         try:
-            return self._find_content_problem(checkpoint, find_change or partial(find_content_problem, self.storage))
+            return self._find_content_problem(checkpoint, check_content or partial(find_content_problem, self.storage))
         except FileNotFoundError:
             return "its file is missing"
 
@@ -244,8 +244,8 @@ class ObjectBackend:
         """Aborts the commits that are claimed and have no manifest. Returns the created manifests."""
         return abort_pending_commits(self.storage)
 
-    def _find_content_problem(self, checkpoint: Checkpoint, find_change: FindChange) -> str | None:
-        problem = self.find_size_problem(checkpoint) or find_change(checkpoint.stored_files)
+    def _find_content_problem(self, checkpoint: Checkpoint, check_content: ContentCheck) -> str | None:
+        problem = self.find_size_problem(checkpoint) or check_content(checkpoint.stored_files)
         if problem is not None:
             return problem
         if not checkpoint.finite:

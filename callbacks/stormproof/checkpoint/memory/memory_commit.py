@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from stormproof.checkpoint.checkpoint_copy import copy_checkpoint
+from stormproof.checkpoint.folder_ownership import VISIBILITY_TIMEOUT_SECONDS
 from stormproof.checkpoint.manifest import Checkpoint
-from stormproof.checkpoint.memory.memory_folder import MemoryFolder, name_folder
+from stormproof.checkpoint.memory.memory_folder import MemoryFolder, name_last_folder
+from stormproof.checkpoint.resolution import Resolution
 from stormproof.checkpoint.storage import PosixStorage
 from stormproof.checkpoint.store import Store
 from stormproof.distributed.collectives import all_gather, run_on_rank_zero
@@ -32,14 +36,14 @@ def commit_from_this_node(store: Store, newest: Checkpoint | None) -> bool:
     Raises:
         OSError: If the storage cannot be read.
     """
-    folder_name, newest_step = _name_last_folder(store), _get_step(newest)
-    if _find_copy(folder_name, newest_step) is None:
+    folder_name, newest_step = name_last_folder(store), _get_step(newest)
+    if _find_copy_step(folder_name) <= newest_step:
         return False
     with MemoryFolder(folder_name).lock():
-        resolved = store.resolve().chosen_checkpoint
-        copy = _find_copy(folder_name, _get_step(resolved))
-        if copy is None:  # another process has committed it
-            return _get_step(resolved) > newest_step
+        resolved_step = _get_step(store.resolve(fetch=True).chosen_checkpoint)
+        copy = _find_copy(folder_name, resolved_step)
+        if copy is None:  # damaged, or another process has committed it
+            return resolved_step > newest_step
         try:
             name = _commit(store, copy)
         except FolderTakenError:  # a run in progress, or a process of another node that commits the same copy
@@ -51,21 +55,40 @@ def commit_from_this_node(store: Store, newest: Checkpoint | None) -> bool:
     return True
 
 
-def commit_from_any_node(store: Store, newest_step: int, *, rank: int, local_rank: int) -> str | None:
-    """Commits the newest copy in the memory of any node if it is newer than ``newest_step``.
+def commit_from_any_node(
+    store: Store, resolution: Resolution, resolve: Callable[[], Resolution], *, rank: int, local_rank: int
+) -> Resolution:
+    """Commits the newest copy in the memory of any node if it is newer than the newest checkpoint of any rank.
 
-    All ranks call it together. The first rank of a node that has the copy commits it.
+    All ranks call it together. The first rank of a node that has the copy commits it. If a node committed a copy in
+    :func:`commit_from_this_node`, the ranks of other nodes may have found an older checkpoint.
 
     Args:
         store: Storage of the checkpoints.
-        newest_step: Step of the newest good checkpoint of ``store``. -1 without one.
+        resolution: Resolution of this rank.
+        resolve: Returns the current resolution.
         rank: Rank of this process.
         local_rank: Rank of this process among those of its node.
 
     Returns:
-        Name of the committed checkpoint. None if no copy is newer, or it cannot be committed.
+        Resolution with the newest checkpoint. ``resolution`` itself if this rank has already found it.
     """
-    folder_name = run_on_rank_zero(lambda: _name_last_folder(store))
+    chosen = resolution.chosen_checkpoint
+    found = (0, "", -1) if chosen is None else (chosen.sequence, chosen.name, chosen.step)
+    _, name, step = max(all_gather(found))
+    name = _commit_newest_copy(store, step, rank, local_rank) or name
+    deadline = time.monotonic() + VISIBILITY_TIMEOUT_SECONDS
+    while name != (chosen.name if chosen else "") and time.monotonic() < deadline:
+        resolution = resolve()
+        chosen = resolution.chosen_checkpoint
+        if chosen is None or chosen.name != name:
+            time.sleep(0.2)
+    return resolution
+
+
+def _commit_newest_copy(store: Store, newest_step: int, rank: int, local_rank: int) -> str | None:
+    """Returns the name of the committed checkpoint. None if no copy is newer, or it cannot be committed."""
+    folder_name = run_on_rank_zero(lambda: name_last_folder(store))
     copy = _find_copy(folder_name, newest_step) if local_rank == 0 else None
     copies = all_gather(None if copy is None else (copy.sequence, copy.step))
     newest_copy = max((candidate for candidate in copies if candidate is not None), default=None)
@@ -86,21 +109,25 @@ def commit_from_any_node(store: Store, newest_step: int, *, rank: int, local_ran
     return name
 
 
-def _name_last_folder(store: Store) -> str:
-    """Returns the name of the memory folder of the last attempt. Empty if there was no attempt."""
-    attempts = store.read_attempts()
-    return name_folder(store.backend.absolute_location, attempts[-1]) if attempts else ""
+def _find_copy_step(folder_name: str) -> int:
+    """Returns the step of the newest copy according to its manifest. -1 without one."""
+    if not folder_name:
+        return -1
+    try:
+        return max((copy.step for copy in MemoryFolder(folder_name).read_checkpoints()), default=-1)
+    except OSError as error:
+        _warn_unreadable(error)
+        return -1
 
 
 def _find_copy(folder_name: str, newest_step: int) -> Checkpoint | None:
-    """Returns the newest good copy in a memory folder if its step is above ``newest_step``."""
-    if not folder_name:
+    """Returns the newest good copy if its step is above ``newest_step``. Reads its content only in this case."""
+    if _find_copy_step(folder_name) <= newest_step:
         return None
     try:
-        folder = MemoryFolder(folder_name)
-        return folder.find_newest() if folder.find_newest_step() > newest_step else None
+        return MemoryFolder(folder_name).find_newest()
     except OSError as error:
-        rank_zero_warn(f"Copies in memory cannot be read: {error}. The run resumes from the newest checkpoint.")
+        _warn_unreadable(error)
         return None
 
 
@@ -123,3 +150,7 @@ def _warn(store: Store, copy_step: int, problem: str | None, newest_step: int) -
         f"The copy of step {copy_step} in memory cannot be committed to {store.location}: {problem}. The run resumes "
         f"from step {max(0, newest_step)}."
     )
+
+
+def _warn_unreadable(error: OSError) -> None:
+    rank_zero_warn(f"Copies in memory cannot be read: {error}. The run resumes from the newest checkpoint.")

@@ -18,7 +18,7 @@ from stormproof.checkpoint.manifest import Checkpoint, CommitInfo, LogPrefix, de
 from stormproof.checkpoint.resolution import read_checkpoints
 from stormproof.checkpoint.shared_verification import make_private_folder, wait_for_lock
 from stormproof.checkpoint.storage import PosixStorage
-from stormproof.checkpoint.store import Attempt
+from stormproof.checkpoint.store import Attempt, Store
 from stormproof.checkpoint.verification import find_problem
 from stormproof.checkpoint.versions import collect_versions
 from stormproof.errors import DamagedError
@@ -33,8 +33,14 @@ LOCK_TIMEOUT_SECONDS = 600.0
 """Maximum time to wait for another process that commits the same copy, in seconds."""
 
 
+def name_last_folder(store: Store) -> str:
+    """Returns the name of the memory folder of the last attempt. Empty if there was no attempt."""
+    attempts = store.read_attempts()
+    return name_folder(store.backend.absolute_location, attempts[-1]) if attempts else ""
+
+
 def name_folder(location: str, attempt: Attempt) -> str:
-    """Returns the name of the memory folder of an attempt, the same on all nodes.
+    """Returns the name of the memory folder of an attempt.
 
     The name contains the start time of the attempt. A folder with the checkpoints of another run at the same location,
     or of an earlier attempt, therefore has another name.
@@ -50,8 +56,8 @@ def name_folder(location: str, attempt: Attempt) -> str:
 class MemoryFolder:
     """Keeps the newest checkpoint of one attempt in the memory of this node.
 
-    As in a :class:`stormproof.checkpoint.Store`, the manifest of a checkpoint is written last. There is no log and no
-    lease, because one thread writes, and the content need not survive a power failure.
+    As in a :class:`stormproof.checkpoint.Store`, the manifest of a checkpoint is written last. A log and a lease are
+    not required, because one thread writes, and the content need not survive a power failure.
 
     Args:
         name: Name from :func:`name_folder`.
@@ -149,14 +155,15 @@ class MemoryFolder:
         """Returns the manifest of a checkpoint, and its content in chunks."""
         return checkpoint.manifest_path.read_bytes(), self._storage.get(checkpoint.path.name)
 
-    def find_newest_step(self) -> int:
-        """Returns the step of the newest copy according to its manifest. -1 without one."""
-        return max((checkpoint.step for checkpoint in read_checkpoints(self.path)), default=-1)
+    def read_checkpoints(self) -> list[Checkpoint]:
+        """Returns the checkpoints with an intact manifest, oldest first. Does not read their content."""
+        return read_checkpoints(self.path)
 
     def find_newest(self) -> Checkpoint | None:
         """Returns the newest good checkpoint, after verifying its content. None without one."""
-        checkpoints = reversed(read_checkpoints(self.path))
-        return next((checkpoint for checkpoint in checkpoints if find_problem(checkpoint) is None), None)
+        return next(
+            (checkpoint for checkpoint in reversed(self.read_checkpoints()) if find_problem(checkpoint) is None), None
+        )
 
     @contextmanager
     def lock(self) -> Generator[None]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from stormproof.checkpoint.memory.memory_folder import MemoryFolder, name_folder
+from stormproof.checkpoint.memory.memory_folder import MemoryFolder, name_last_folder
 from stormproof.checkpoint.memory.memory_tier import MemoryTier
 from stormproof.checkpoint.memory.peer import PeerReceiver, PeerSender
 from stormproof.checkpoint.store import Store
 from stormproof.distributed.collectives import all_gather, broadcast, run_on_rank_zero
 
 
-def start_memory_tier(store: Store, *, rank: int, local_rank: int, node_rank: int) -> MemoryTier | PeerReceiver | None:
+def start_memory_tier(
+    store: Store, *, attempt: int | None, rank: int, local_rank: int, node_rank: int
+) -> MemoryTier | PeerReceiver | None:
     """Starts copying the state to memory, after an attempt has begun. All ranks call it together.
 
     Args:
         store: Storage of the checkpoints.
+        attempt: Number of the attempt on rank 0. Ignored on other ranks.
         rank: Rank of this process.
         local_rank: Rank of this process among those of its node.
         node_rank: Number of this node.
@@ -24,8 +27,7 @@ def start_memory_tier(store: Store, *, rank: int, local_rank: int, node_rank: in
         The tier on rank 0, the receiver on the first rank of another node, and None on the other ranks, or if the
         memory cannot be used.
     """
-    attempt = run_on_rank_zero(lambda: store.read_attempts()[-1])
-    name = run_on_rank_zero(lambda: name_folder(store.backend.absolute_location, attempt))
+    name = run_on_rank_zero(lambda: name_last_folder(store))
     folder = problem = None
     if local_rank == 0:
         try:
@@ -33,25 +35,25 @@ def start_memory_tier(store: Store, *, rank: int, local_rank: int, node_rank: in
             folder.prepare()
         except OSError as error:
             problem = str(error)
-    problems = all_gather(problem)
-    if problems[0] is not None:
-        rank_zero_warn(f"`memory_tier` is disabled: {problems[0]}. Checkpoints are still saved.")
+    ranks = all_gather((node_rank, local_rank, problem))
+    first_node, _, first_problem = ranks[0]
+    if first_problem is not None:
+        rank_zero_warn(f"`memory_tier` is disabled: {first_problem}. Checkpoints are still saved.")
         return None
-    places = all_gather((node_rank, local_rank))
-    peer_rank = next((other for other, (node, local) in enumerate(places) if node != places[0][0] and local == 0), None)
-    if peer_rank is not None and problems[peer_rank] is not None:
+    peers = [number for number, (node, local, _) in enumerate(ranks) if node != first_node and local == 0]
+    peer_rank = next((number for number in peers if ranks[number][2] is None), None)
+    if peers and peer_rank is None:
         rank_zero_warn(
-            f"The state is copied only to the memory of rank 0's node, because another node cannot keep it: "
-            f"{problems[peer_rank]}."
+            "The state is copied only to the memory of rank 0's node, because no other node can keep it: "
+            f"{ranks[peers[0]][2]}."
         )
-        peer_rank = None
     sender = PeerSender.create() if rank == 0 and peer_rank is not None else None
     address = broadcast(None if sender is None else sender.address)
     if rank == 0:
         assert folder is not None
-        return MemoryTier(folder, attempt.number, sender)
-    if rank == peer_rank:
+        assert attempt is not None
+        return MemoryTier(folder, attempt, sender)
+    if rank == peer_rank and address is not None:
         assert folder is not None
-        assert address is not None
         return PeerReceiver(folder, address)
     return None

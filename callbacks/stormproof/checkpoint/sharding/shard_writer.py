@@ -6,16 +6,15 @@ import errno
 import itertools
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 from typing import Any
 
 import torch
 from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.planner import WriteItemType
-from torch.distributed.checkpoint.storage import WriteResult
 
 from stormproof.checkpoint.backends.copying import find_content_problem
 from stormproof.checkpoint.background_thread import BackgroundJob
@@ -27,6 +26,7 @@ from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.sharding.rank_channel import RankChannel
 from stormproof.checkpoint.sharding.shard_file_names import format_shard_name
 from stormproof.checkpoint.sharding.shard_files import ShardFiles
+from stormproof.checkpoint.sharding.shard_messages import ReadRequest, Report, WriteRequest, make_picklable, raise_error
 from stormproof.checkpoint.sharding.shard_plan import PlannedValue, ShardPlan, ShardPlanner
 from stormproof.checkpoint.storage import Storage
 from stormproof.distributed.collectives import world_size
@@ -54,49 +54,6 @@ class _Shard:
     save_id: int
     plan: ShardPlan
     values: Mapping[MetadataIndex, PlannedValue]
-
-
-@dataclass(frozen=True)
-class _WriteRequest:
-    """Asks a rank to write its shard.
-
-    Attributes:
-        save_id: Number of the checkpoint.
-        folder: Name of its folder.
-    """
-
-    save_id: int
-    folder: str
-
-
-@dataclass(frozen=True)
-class _ReadRequest:
-    """Asks the ranks to read files.
-
-    Attributes:
-        files_by_rank: The files of each rank, by name in the storage.
-    """
-
-    files_by_rank: Sequence[Mapping[str, StoredFile]]
-
-
-@dataclass(frozen=True)
-class _Report:
-    """Result of writing one shard, or of reading files.
-
-    Attributes:
-        files: The written files.
-        results: Positions of the items.
-        non_finite_names: Tensors that have become NaN or infinite. No file is written then.
-        change: Why a file that was read is bad. None if all are good.
-        error: Why the shard could not be written, or a file could not be read. None after a success.
-    """
-
-    files: Mapping[str, StoredFile] = field(default_factory=dict)
-    results: Sequence[WriteResult] = ()
-    non_finite_names: Sequence[str] = ()
-    change: str | None = None
-    error: Exception | None = None
 
 
 class ShardWriter:
@@ -173,7 +130,7 @@ class ShardWriter:
         assert self._shard is not None, "stage comes first"
         shard, request_id = self._shard, next(self._request_ids)
         if self._channel is not None:
-            self._channel.send(f"request/{request_id}", _WriteRequest(shard.save_id, folder))
+            self._channel.send(f"request/{request_id}", WriteRequest(shard.save_id, folder))
         reports = [self._write_shard(shard.save_id, folder)]
         # also after an error: no rank writes to the folder, or reads the copy, once this method has returned
         reports += [self._receive_report(request_id, rank) for rank in range(1, self._world_size)]
@@ -183,7 +140,7 @@ class ShardWriter:
         if non_finite_names:
             raise NonFiniteError(sorted(set(non_finite_names)))
         for rank, report in enumerate(reports):
-            _raise_error(rank, report)
+            raise_error(rank, report)
         files = ShardFiles(self._storage, folder)
         files.write_unsharded_state(unsharded_state)
         assert shard.plan.metadata is not None
@@ -192,7 +149,7 @@ class ShardWriter:
             files.files.update(report.files)
         return files.files
 
-    def find_change(self, files: Mapping[str, StoredFile]) -> str | None:
+    def check_content(self, files: Mapping[str, StoredFile]) -> str | None:
         """Reads files of a checkpoint on all ranks, before retention deletes an older one.
 
         Each rank reads one shard. Runs in a background thread of rank 0.
@@ -212,7 +169,7 @@ class ShardWriter:
             files_by_rank[readers.get(name.rpartition("/")[2], 0)][name] = file
         request_id = next(self._request_ids)
         if self._channel is not None:
-            self._channel.send(f"request/{request_id}", _ReadRequest(files_by_rank))
+            self._channel.send(f"request/{request_id}", ReadRequest(files_by_rank))
         reports = [self._read_files(files_by_rank[0])]
         for rank in range(1, self._world_size):
             report = self._receive_read_report(request_id, rank)
@@ -220,7 +177,7 @@ class ShardWriter:
         if self._channel is not None:
             self._channel.delete(f"request/{request_id}")
         for rank, report in enumerate(reports):
-            _raise_error(rank, report)
+            raise_error(rank, report)
         return next((report.change for report in reports if report.change is not None), None)
 
     def start_close_timeout(self) -> None:
@@ -272,7 +229,7 @@ class ShardWriter:
         if request is None:
             return False
         report_key = f"report/{request_id}/{self._rank}"
-        if isinstance(request, _ReadRequest):
+        if isinstance(request, ReadRequest):
             self._channel.send(report_key, self._read_files(request.files_by_rank[self._rank]))
             return True
         with self._condition:
@@ -290,13 +247,13 @@ class ShardWriter:
         """
         return (rank + self._world_size // 2) % self._world_size
 
-    def _read_files(self, files: Mapping[str, StoredFile]) -> _Report:
+    def _read_files(self, files: Mapping[str, StoredFile]) -> Report:
         try:
-            return _Report(change=retry_read(lambda: find_content_problem(self._storage, files)))
+            return Report(change=retry_read(lambda: find_content_problem(self._storage, files)))
         except Exception as error:  # noqa: BLE001 (rank 0 raises it)
-            return _Report(error=_make_picklable(error))
+            return Report(error=make_picklable(error))
 
-    def _receive_read_report(self, request_id: int, rank: int) -> _Report | None:
+    def _receive_read_report(self, request_id: int, rank: int) -> Report | None:
         """Returns the report of a rank. None if its thread has ended, because the run ends."""
         channel = self._channel
         assert channel is not None
@@ -308,7 +265,7 @@ class ShardWriter:
     def _has_staged(self, save_id: int) -> bool:
         return self._shard is not None and self._shard.save_id >= save_id
 
-    def _write_shard(self, save_id: int, folder: str) -> _Report:
+    def _write_shard(self, save_id: int, folder: str) -> Report:
         with self._write_lock:
             try:
                 shard = self._shard
@@ -319,18 +276,18 @@ class ShardWriter:
                     self._baseline_names = set(non_finite_names)
                 new_names = [name for name in non_finite_names if name not in self._baseline_names]
                 if new_names:
-                    return _Report(non_finite_names=new_names)
+                    return Report(non_finite_names=new_names)
                 files = ShardFiles(self._storage, folder)
                 results = files.write_shard(self._rank, shard.plan.save_plan, shard.values)
-                return _Report(files.files, results)
+                return Report(files.files, results)
             except Exception as error:  # noqa: BLE001 (rank 0 raises it)
-                return _Report(error=_make_picklable(error))
+                return Report(error=make_picklable(error))
 
-    def _receive_report(self, request_id: int, rank: int, pause: Callable[[], bool] | None = None) -> _Report:
+    def _receive_report(self, request_id: int, rank: int, pause: Callable[[], bool] | None = None) -> Report:
         channel, key = self._channel, f"report/{request_id}/{rank}"
         assert channel is not None
         try:
-            report: _Report = channel.receive(key, pause or self._pause)
+            report: Report = channel.receive(key, pause or self._pause)
         except TimeoutError as error:
             reason = f"rank {rank} did not write its shard within 60 s after the end of training"
             raise TimeoutError(errno.ETIMEDOUT, reason) from error
@@ -365,17 +322,3 @@ class ShardWriter:
 
 def _find_non_finite(values: Mapping[MetadataIndex, PlannedValue]) -> list[str]:
     return [index.fqn for index, value in values.items() if isinstance(value, torch.Tensor) and not is_finite(value)]
-
-
-def _make_picklable(error: Exception) -> Exception:
-    if isinstance(error, OSError):
-        return OSError(error.errno, error.strerror or str(error), error.filename)
-    return RuntimeError(f"{type(error).__name__}: {error}")
-
-
-def _raise_error(rank: int, report: _Report) -> None:
-    error = report.error
-    if isinstance(error, OSError):
-        raise OSError(error.errno, f"rank {rank}: {error.strerror}", error.filename)
-    if error is not None:
-        raise RuntimeError(f"rank {rank} could not write or read a shard of the checkpoint: {error}")

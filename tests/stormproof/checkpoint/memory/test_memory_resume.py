@@ -261,4 +261,4 @@ def test_a_folder_of_another_user_disables_the_copies_with_a_warning(tmp_path: P
     store = make_store(tmp_path)
     store.begin_attempt(store.resolve())
     with pytest.warns(UserWarning, match="`memory_tier` is disabled: .*others can write to it"):
-        assert start_memory_tier(store, rank=0, local_rank=0, node_rank=0) is None
+        assert start_memory_tier(store, attempt=1, rank=0, local_rank=0, node_rank=0) is None

@@ -36,24 +36,17 @@ def find_step(folder: MemoryFolder) -> int | None:
     return None if newest is None else newest.step
 
 
-def test_a_copy_is_due_after_a_hundred_times_the_pause_of_the_last_one():
+@pytest.mark.parametrize(("pause_seconds", "write_seconds", "interval"), [(0.5, 0.0, 50), (0.0, 3.0, 30)])
+def test_a_copy_is_due_after_100_pauses_and_10_writes_of_the_last_one(
+    pause_seconds: float, write_seconds: float, interval: float
+):
     tier, _ = make_tier()
     save(tier, 5)
-    tier._write_seconds = 0.0
-    tier.record_pause(0.5)
+    tier._write_seconds = write_seconds
+    tier.record_pause(pause_seconds)
     now = time.monotonic()
-    assert not tier.is_due(now + 49)
-    assert tier.is_due(now + 51)
-
-
-def test_a_copy_is_due_after_ten_times_the_time_to_write_the_last_one():
-    tier, _ = make_tier()
-    save(tier, 5)
-    tier._write_seconds = 3.0
-    tier.record_pause(0.0)
-    now = time.monotonic()
-    assert not tier.is_due(now + 29)
-    assert tier.is_due(now + 31)
+    assert not tier.is_due(now + interval - 1)
+    assert tier.is_due(now + interval + 1)
 
 
 def test_training_may_modify_the_state_while_it_is_written():

@@ -56,7 +56,7 @@ def _read_back(rank: int, folder: str, port: int) -> None:
     checkpoint = _commit(store, writer, rank)
 
     if checkpoint is not None:
-        store.read_back(checkpoint, writer.find_change)
+        store.read_back(checkpoint, writer.check_content)
     dist.barrier()
     assert storage.names == ([".metadata", "__1_0.distcp", "meta.pt"] if rank == 0 else ["__0_0.distcp"])
 
@@ -64,14 +64,14 @@ def _read_back(rank: int, folder: str, port: int) -> None:
     dist.barrier()
     if checkpoint is not None:
         with pytest.raises(OSError, match="rank 1: Input/output error"):
-            store.read_back(checkpoint, writer.find_change)
+            store.read_back(checkpoint, writer.check_content)
     dist.barrier()
     storage.error = None
     dist.barrier()
     if checkpoint is not None:
         flip_bit(checkpoint.path / "__0_0.distcp")
         with pytest.raises(DamagedError, match="its content has changed"):
-            store.read_back(checkpoint, writer.find_change)
+            store.read_back(checkpoint, writer.check_content)
         flip_bit(checkpoint.path / "__0_0.distcp")
         storage.names.clear()
     dist.barrier()
@@ -80,7 +80,7 @@ def _read_back(rank: int, folder: str, port: int) -> None:
         writer.close()
     dist.barrier()
     if checkpoint is not None:
-        store.read_back(checkpoint, writer.find_change)
+        store.read_back(checkpoint, writer.check_content)
         assert sorted(storage.names) == [".metadata", "__0_0.distcp", "__1_0.distcp", "meta.pt"]
         writer.close()
     dist.barrier()
