@@ -149,8 +149,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
         mirror_keep_last: Number of the newest checkpoints to keep in ``mirror``. Must be at least 2. The best and
             every n-th checkpoint are kept as in the folder.
         memory_tier: Whether to also copy the state to ``/dev/shm`` of rank 0's node and of one other node, between the
-            checkpoints. Training pauses for at most 1% of the time. If the job restarts on the same nodes, it resumes
-            from the newest copy. Requires Linux. Refused with sharded checkpoints.
+            checkpoints. After the first copy, training pauses for at most 1% of the time. If the job restarts on the
+            same nodes, it resumes from the newest copy. Requires Linux. Refused with sharded checkpoints.
 
     Attributes:
         resumed_from: Checkpoint that :meth:`latest_checkpoint` found. None before the call and if there is no

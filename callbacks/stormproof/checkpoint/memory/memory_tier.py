@@ -19,7 +19,7 @@ from stormproof.long_waits import long_wait
 MIN_INTERVAL_SECONDS = 1.0
 """Minimum time between two copies, in seconds."""
 MAX_PAUSE_SHARE, MAX_WRITE_SHARE = 0.01, 0.1
-"""Maximum share of time for which copies pause training, and for which a background thread writes them."""
+"""Maximum share of time for which copies pause training after the first one, and for which a thread writes them."""
 CLOSE_TIMEOUT_SECONDS = 10.0
 """Maximum time to wait for the last copy at the end, in seconds."""
 INTERRUPT_TIMEOUT_SECONDS = 1.0
@@ -47,7 +47,7 @@ class MemoryTier:
         self._folder, self._attempt, self._peer = folder, attempt, peer
         self._stager = HostStager()
         self._job: BackgroundJob | None = None
-        self._is_disabled = False
+        self._is_disabled = self._has_buffers = False
         self._pause_seconds = self._write_seconds = 0.0
         self._last_time = time.monotonic()
         self.step: int | None = None
@@ -81,8 +81,12 @@ class MemoryTier:
         self._job = BackgroundJob(lambda: self._write(staged_checkpoint, info, has_problem), "memory-writer")
 
     def record_pause(self, seconds: float) -> None:
-        """Records for how long training paused for the last copy, in seconds."""
-        self._pause_seconds, self._last_time = seconds, time.monotonic()
+        """Records for how long training paused for the last copy, in seconds.
+
+        Ignores the first pause, because the first copy allocates the buffers that later copies reuse.
+        """
+        self._pause_seconds = seconds if self._has_buffers else 0.0
+        self._has_buffers, self._last_time = True, time.monotonic()
 
     def clear(self) -> None:
         """Deletes the copies on both nodes, because no run may resume from them."""

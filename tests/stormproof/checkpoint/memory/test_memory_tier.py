@@ -42,11 +42,20 @@ def test_a_copy_is_due_after_100_pauses_and_10_writes_of_the_last_one(
 ):
     tier, _ = make_tier()
     save(tier, 5)
+    tier.record_pause(60.0)  # allocates the buffers
     tier._write_seconds = write_seconds
     tier.record_pause(pause_seconds)
     now = time.monotonic()
     assert not tier.is_due(now + interval - 1)
     assert tier.is_due(now + interval + 1)
+
+
+def test_the_pause_of_the_first_copy_does_not_delay_the_second_one():
+    tier, _ = make_tier()
+    save(tier, 5)
+    tier._write_seconds = 0.0
+    tier.record_pause(60.0)
+    assert tier.is_due(time.monotonic() + 2)
 
 
 def test_training_may_modify_the_state_while_it_is_written():
