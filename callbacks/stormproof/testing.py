@@ -169,10 +169,11 @@ class FaultInjector(Callback):
         """Runs in the writer thread, where the step is the step of the checkpoint."""
         assert self.trainer is not None
         recovery = find_callback(self.trainer, CheckpointRecovery)
-        writer = None if recovery is None else recovery.save_coordinator.writer
-        self._trigger(
-            at, self.trainer.global_step if writer is None or writer.submitted_step is None else writer.submitted_step
-        )
+        step = None
+        if recovery is not None:
+            coordinator = recovery.save_coordinator
+            step = coordinator.sharded_step if coordinator.writer is None else coordinator.writer.submitted_step
+        self._trigger(at, self.trainer.global_step if step is None else step)
 
     def _add(self, action: Action, at: str, step: int | None, rank: int | None) -> FaultInjector:
         if at not in POSITIONS:

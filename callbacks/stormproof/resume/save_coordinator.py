@@ -41,6 +41,7 @@ class SaveCoordinator(InactiveCopies):
     Attributes:
         writer: Writer on rank 0 during training, otherwise None.
         shard_writer: Writer of this rank's shard during training. None if checkpoints are in one file.
+        sharded_step: Step of this rank's last shard. None before the first.
         unsaved_attributes: Warns about attributes that are in no checkpoint.
     """
 
@@ -61,6 +62,7 @@ class SaveCoordinator(InactiveCopies):
         self._identity = identity
         self.writer: CheckpointWriter | None = None
         self.shard_writer: ShardWriter | None = None
+        self.sharded_step: int | None = None
         self.unsaved_attributes = UnsavedAttributes()
         self._exchanged_attention: ExchangedNumbers | None = None
 
@@ -148,6 +150,7 @@ class SaveCoordinator(InactiveCopies):
             # before any rank overwrites the copy that is being written
             run_on_rank_zero(lambda: self._require_writer().require_write_finished())
             self.shard_writer.plan(sharded_state.pop_state(checkpoint))
+            self.sharded_step = trainer.global_step
             if not trainer.is_global_zero:  # rank 0 does so in submit
                 self.shard_writer.stage()
         stall = run_on_rank_zero(lambda: self._submit(checkpoint, trainer, stall_start, has_ended))
