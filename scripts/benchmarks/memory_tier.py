@@ -88,9 +88,11 @@ def run(options: argparse.Namespace, steps: int, *, memory_tier: bool, kill_time
             process.kill()
             process.wait()
             kills += 1
-        else:
+        store = Store(folder / "checkpoints")
+        newest = store.latest_checkpoint()
+        if newest is not None and newest.step >= steps:  # a kill may come after the last commit
             end = read_progress(folder)[2]
-        start_steps = [attempt.step for attempt in Store(folder / "checkpoints").read_attempts()]
+        start_steps = [attempt.step for attempt in store.read_attempts()]
         done_steps += int(read_progress(folder)[0]) - start_steps[-1]
     shutil.rmtree(folder)
     return {"seconds": end - first_start, "steps": done_steps, "kills": kills}
@@ -143,7 +145,7 @@ def main() -> None:
             result = run(options, steps, memory_tier=memory_tier, kill_times=kill_times)
             ratios[memory_tier].append(whole["seconds"] / result["seconds"])
             repeated[memory_tier].append(result["steps"] / steps - 1)
-            print(f"round {number}, memory_tier={memory_tier}: {result}")
+            print(f"round {number}, memory_tier={memory_tier}: {result}", flush=True)
     print(f"{steps} steps, overhead {summarize(overheads)}")
     for memory_tier in (False, True):
         print(f"memory_tier={memory_tier}: effective training time ratio {summarize(ratios[memory_tier])},", end=" ")

@@ -9,6 +9,9 @@ in random order:
 - ``lightning``: Lightning's ModelCheckpoint with ``save_distributed_checkpoint=True``, which training waits for
 - ``async_save``: ``torch.distributed.checkpoint.async_save`` in a callback, as the documentation of torch suggests,
   without the rest of Lightning's checkpoint
+- ``torch_checkpointing``: the same with the package of this name, if it is installed. Another process writes the
+  checkpoint. The state is copied before training continues, because asynchronous copies require a GPU, as does the
+  metadata for resharding, which is left out.
 - ``sharded``: CheckpointRecovery with sharded checkpoints
 - ``full``: CheckpointRecovery with full checkpoints, which rank 0 gathers
 
@@ -31,6 +34,7 @@ import sys
 import tempfile
 import time
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +54,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from stormproof import CheckpointRecovery, resumable
 from tests.support.ranks import call_on_ranks
 
-KINDS = ("none", "lightning", "async_save", "sharded", "full")
+KINDS = ["none", "lightning", "async_save", "sharded", "full"]
+if find_spec("torch_checkpointing") is not None:
+    KINDS.append("torch_checkpointing")
 WIDTH = 1024
 
 
@@ -114,6 +120,40 @@ class AsyncSave(pl.Callback):
             self.future.result()
 
 
+class TorchCheckpointing(pl.Callback):
+    """Saves with the package ``torch_checkpointing``."""
+
+    def __init__(self, folder: Path, every: int) -> None:
+        self.folder, self.every, self.manager = folder, every, None
+
+    def on_train_start(self, *_: Any) -> None:
+        from torch_checkpointing import (  # noqa: PLC0415 (optional)
+            AsyncCheckpointSaverConfig,
+            CheckpointManager,
+            CheckpointStagerConfig,
+        )
+        from torch_checkpointing.checkpoint_process import CheckpointProcessConfig  # noqa: PLC0415 (optional)
+        from torch_checkpointing.storage.filesystem import LocalFileSystemStorageConfig  # noqa: PLC0415 (optional)
+
+        self.folder.mkdir(exist_ok=True)
+        save = AsyncCheckpointSaverConfig(
+            staging_config=CheckpointStagerConfig(use_async_staging=False),
+            process_config=CheckpointProcessConfig(subprocess_init_timeout_secs=300),
+        )
+        storage = LocalFileSystemStorageConfig(use_direct_io=False)  # files of any length
+        self.manager: Any = CheckpointManager(CheckpointManager.Config(save=save, storage_config=storage))
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+        if trainer.global_step % self.every == 0:
+            model_state, optimizer_state = get_state_dict(pl_module, trainer.optimizers)
+            self.manager.save(
+                str(self.folder / f"{trainer.global_step}"), {"model": model_state, "optimizer": optimizer_state}
+            )
+
+    def on_train_end(self, *_: Any) -> None:
+        self.manager.close()
+
+
 def train(rank: int, ranks: int, port: int, kind: str, folder: str, layers: int, steps: int, every: int) -> None:
     """Trains one rank and writes its measurements to ``folder``."""
     os.environ.update(
@@ -127,6 +167,8 @@ def train(rank: int, ranks: int, port: int, kind: str, folder: str, layers: int,
         callbacks = [ModelCheckpoint(checkpoints, every_n_train_steps=every, save_top_k=1, monitor=None)]
     elif kind == "async_save":
         callbacks = [AsyncSave(checkpoints, every)]
+    elif kind == "torch_checkpointing":
+        callbacks = [TorchCheckpointing(checkpoints, every)]
     elif kind != "none":
         callbacks = [CheckpointRecovery(checkpoints, every_n_train_steps=every)]
     trainer = pl.Trainer(
@@ -186,7 +228,7 @@ def main() -> None:
             entry["pause"].append(statistics.median(ranks[0]["pauses"]))
     for kind, entry in results.items():
         print(
-            f"{kind:10} {summarize(entry['seconds'], 1)} s, ratio {summarize(entry['ratio'])}, pause "
+            f"{kind:19} {summarize(entry['seconds'], 1)} s, ratio {summarize(entry['ratio'])}, pause "
             f"{summarize(entry['pause'], 3)} s, additional memory {summarize(entry['memory'])} shards"
         )
 
