@@ -60,12 +60,19 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class _WrittenFiles:
+class WrittenFiles:
     """Content of a commit, with the fields of :class:`Checkpoint`."""
 
     digest: str
     bytes: int
     files: Mapping[str, StoredFile] | None = None
+
+    @classmethod
+    def from_shards(cls, files: Mapping[str, StoredFile]) -> WrittenFiles:
+        """Returns the content of a sharded checkpoint with these files."""
+        sorted_files = dict(sorted(files.items()))
+        digest = compute_combined_digest(f"{file.digest} {file.bytes} {name}" for name, file in sorted_files.items())
+        return cls(digest, sum(file.bytes for file in files.values()), sorted_files)
 
 
 class Store:
@@ -328,11 +335,11 @@ class Store:
             OSError: If the folder cannot be written or the disk is full.
         """
 
-        def write_file(name: str, on_stage: Callable[[str], None]) -> _WrittenFiles:
+        def write_file(name: str, on_stage: Callable[[str], None]) -> WrittenFiles:
             file = put_hashed(
                 self.storage, f"{name}.ckpt", write, on_stage, lambda: reach_fault_point("checkpoint half written")
             )
-            return _WrittenFiles(file.digest, file.bytes)
+            return WrittenFiles(file.digest, file.bytes)
 
         return self._commit(write_file, info, attempt=attempt, fence=fence, sequence=sequence)
 
@@ -366,7 +373,7 @@ class Store:
             OSError: If the folder cannot be written or the disk is full.
         """
 
-        def write_folder(name: str, _: Callable[[str], None]) -> _WrittenFiles:
+        def write_folder(name: str, _: Callable[[str], None]) -> WrittenFiles:
             folder = f"{name}.ckpt"
             self.backend.make_checkpoint_folder(folder)
             reach_fault_point("folder created")
@@ -375,16 +382,13 @@ class Store:
             except BaseException:
                 self.backend.discard(folder)
                 raise
-            digest = compute_combined_digest(
-                f"{file.digest} {file.bytes} {file_name}" for file_name, file in sorted(files.items())
-            )
-            return _WrittenFiles(digest, sum(file.bytes for file in files.values()), dict(sorted(files.items())))
+            return WrittenFiles.from_shards(files)
 
         return self._commit(write_folder, info, attempt=attempt, fence=fence, sequence=sequence)
 
     def _commit(
         self,
-        write: Callable[[str, Callable[[str], None]], _WrittenFiles],
+        write: Callable[[str, Callable[[str], None]], WrittenFiles],
         info: CommitInfo,
         *,
         attempt: int,

@@ -50,6 +50,26 @@ def rank_zero_address(environ: Mapping[str, str] = os.environ) -> str:
     return environ.get("MASTER_ADDR") or socket.gethostname()
 
 
+def own_address(environ: Mapping[str, str] = os.environ) -> str:
+    """Returns an address of this process that the other ranks can reach.
+
+    On ranks other than 0, this is the address from which packets to rank 0 are sent.
+
+    Raises:
+        OSError: If rank 0 has no IPv4 address, or there is no route to it.
+
+    Example:
+        >>> own_address({"RANK": "1", "MASTER_ADDR": "127.0.0.1"})
+        '127.0.0.1'
+    """
+    host = rank_zero_address(environ)
+    if global_rank(environ) == 0:
+        return host
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 9))  # sends no packet
+        return str(probe.getsockname()[0])
+
+
 def is_in_slurm_step(environ: Mapping[str, str] = os.environ) -> bool:
     """Returns whether ``srun`` started this process.
 

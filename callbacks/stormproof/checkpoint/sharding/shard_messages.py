@@ -44,6 +44,7 @@ class Report:
         non_finite_names: Tensors that have become NaN or infinite. No file is written then.
         change: Why a file that was read is bad. None if all are good.
         error: Why the shard could not be written, or a file could not be read. None after a success.
+        warning: A problem that does not prevent the checkpoint. None without one.
     """
 
     files: Mapping[str, StoredFile] = field(default_factory=dict)
@@ -51,6 +52,7 @@ class Report:
     non_finite_names: Sequence[str] = ()
     change: str | None = None
     error: Exception | None = None
+    warning: str | None = None
 
 
 def make_picklable(error: Exception) -> Exception:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -86,6 +87,11 @@ class ShardWriter:
         self._channel = RankChannel() if self._world_size > 1 else None
         self._thread = None if rank == 0 else BackgroundJob(self._serve, "shard-writer")
 
+    @property
+    def baseline_names(self) -> set[str] | None:
+        """Tensors that may be not finite. None before the first checkpoint."""
+        return self._baseline_names
+
     def set_baseline(self, state: Mapping[str, Any]) -> None:
         """Records which loaded tensors are not finite. They do not prevent later commits.
 
@@ -128,14 +134,9 @@ class ShardWriter:
             OSError: If a rank cannot write.
         """
         assert self._shard is not None, "stage comes first"
-        shard, request_id = self._shard, next(self._request_ids)
-        if self._channel is not None:
-            self._channel.send(f"request/{request_id}", WriteRequest(shard.save_id, folder))
-        reports = [self._write_shard(shard.save_id, folder)]
+        shard = self._shard
         # also after an error: no rank writes to the folder, or reads the copy, once this method has returned
-        reports += [self._receive_report(request_id, rank) for rank in range(1, self._world_size)]
-        if self._channel is not None:
-            self._channel.delete(f"request/{request_id}")
+        reports = self._request(WriteRequest(shard.save_id, folder))
         non_finite_names = [name for report in reports for name in report.non_finite_names]
         if non_finite_names:
             raise NonFiniteError(sorted(set(non_finite_names)))
@@ -209,13 +210,12 @@ class ShardWriter:
         """Writes this rank's shard and reads files on each request of rank 0."""
         assert self._channel is not None
         try:
-            for request_id in itertools.count(1):
-                if not self._handle_request(request_id):
-                    return
-        except TimeoutError:  # this rank ends
-            with suppress(ConnectionError):
-                self._channel.send(f"ended/{self._rank}", None)
-        except ConnectionError:  # rank 0 ends
+            with suppress(TimeoutError):  # this rank ends
+                for request_id in itertools.count(1):
+                    if not self._handle_request(request_id):
+                        break
+            self._channel.send(f"ended/{self._rank}", None)
+        except ConnectionError:  # rank 0 has ended
             pass
         finally:
             with self._condition:
@@ -228,17 +228,42 @@ class ShardWriter:
         request = self._channel.receive(f"request/{request_id}", self._pause)
         if request is None:
             return False
-        report_key = f"report/{request_id}/{self._rank}"
+        self._channel.send(f"report/{request_id}/{self._rank}", self._execute(request))
+        if isinstance(request, WriteRequest):
+            with self._condition:
+                self._reported_id, self._report_time = request.save_id, time.monotonic()
+                self._condition.notify_all()
+        return True
+
+    def _execute(self, request: Any) -> Report:
+        """Executes a request on this rank."""
         if isinstance(request, ReadRequest):
-            self._channel.send(report_key, self._read_files(request.files_by_rank[self._rank]))
-            return True
+            return self._read_files(request.files_by_rank[self._rank])
+        assert isinstance(request, WriteRequest)
         with self._condition:
             self._condition.wait_for(lambda: self._has_staged(request.save_id) or self._should_stop())
-        self._channel.send(report_key, self._write_shard(request.save_id, request.folder))
-        with self._condition:
-            self._reported_id, self._report_time = request.save_id, time.monotonic()
-            self._condition.notify_all()
-        return True
+        return self._write_shard(request.save_id, request.folder)
+
+    def _request(self, request: object, seconds: float = inf) -> list[Report]:
+        """Executes a request on all ranks and returns their reports. Runs on rank 0.
+
+        Args:
+            request: The request.
+            seconds: Maximum time, in seconds. If finite, does not wait for a rank that ends, either.
+
+        Raises:
+            TimeoutError: If a rank does not reply in time.
+        """
+        request_id, deadline = next(self._request_ids), time.monotonic() + seconds
+        if self._channel is not None:
+            self._channel.send(f"request/{request_id}", request)
+        reports = [self._execute(request)]
+        for rank in range(1, self._world_size):
+            pause = partial(self._pause_for, rank, deadline) if seconds < inf else self._pause
+            reports.append(self._receive_report(request_id, rank, pause))
+        if self._channel is not None:
+            self._channel.delete(f"request/{request_id}")
+        return reports
 
     def _choose_reader(self, rank: int) -> int:
         """Returns the rank that reads the shard of ``rank`` back. It is on another node if there are several.
@@ -255,10 +280,8 @@ class ShardWriter:
 
     def _receive_read_report(self, request_id: int, rank: int) -> Report | None:
         """Returns the report of a rank. None if its thread has ended, because the run ends."""
-        channel = self._channel
-        assert channel is not None
         try:
-            return self._receive_report(request_id, rank, lambda: self._pause() and not channel.has(f"ended/{rank}"))
+            return self._receive_report(request_id, rank, partial(self._pause_for, rank, inf))
         except TimeoutError:
             return None
 
@@ -283,13 +306,13 @@ class ShardWriter:
             except Exception as error:  # noqa: BLE001 (rank 0 raises it)
                 return Report(error=make_picklable(error))
 
-    def _receive_report(self, request_id: int, rank: int, pause: Callable[[], bool] | None = None) -> Report:
+    def _receive_report(self, request_id: int, rank: int, pause: Callable[[], bool]) -> Report:
         channel, key = self._channel, f"report/{request_id}/{rank}"
         assert channel is not None
         try:
-            report: Report = channel.receive(key, pause or self._pause)
+            report: Report = channel.receive(key, pause)
         except TimeoutError as error:
-            reason = f"rank {rank} did not write its shard within 60 s after the end of training"
+            reason = f"rank {rank} did not reply in time, or within 60 s after the end of training"
             raise TimeoutError(errno.ETIMEDOUT, reason) from error
         channel.delete(key)
         return report
@@ -315,6 +338,11 @@ class ShardWriter:
             if not self._should_stop():
                 self._condition.wait(POLL_SECONDS if is_expected else IDLE_POLL_SECONDS)
         return not self._should_stop()
+
+    def _pause_for(self, rank: int, deadline: float) -> bool:
+        """Returns the same as :meth:`_pause`, and False after ``deadline`` or if the thread of ``rank`` has ended."""
+        assert self._channel is not None
+        return self._pause() and time.monotonic() < deadline and not self._channel.has(f"ended/{rank}")
 
     def _should_stop(self) -> bool:
         return time.monotonic() >= self._deadline
