@@ -21,8 +21,9 @@ from stormproof.checkpoint.folder_ownership import FolderOwnership, verify_share
 from stormproof.checkpoint.loadable import restore_pickled
 from stormproof.checkpoint.memory import memory_folder
 from stormproof.checkpoint.memory.memory_commit import commit_from_any_node, commit_from_this_node
+from stormproof.checkpoint.memory.memory_tier import MemoryTier
 from stormproof.checkpoint.memory.peer import PeerReceiver
-from stormproof.checkpoint.memory.start_memory_tier import start_memory_tier
+from stormproof.checkpoint.memory.start_memory_tier import start_memory_tier, start_sharded_memory_tier
 from stormproof.checkpoint.mirror import Mirror, download_newest
 from stormproof.checkpoint.monitored_metric import MonitoredMetric
 from stormproof.checkpoint.read_retry import retry_read
@@ -150,7 +151,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
             every n-th checkpoint are kept as in the folder.
         memory_tier: Whether to also copy the state to ``/dev/shm`` of rank 0's node and of one other node, between the
             checkpoints. After the first copy, training pauses for at most 1% of the time. If the job restarts on the
-            same nodes, it resumes from the newest copy. Requires Linux. Refused with sharded checkpoints.
+            same nodes, it resumes from the newest copy. Requires Linux. With sharded checkpoints, each rank copies its
+            shard to its own node and to one other node.
 
     Attributes:
         resumed_from: Checkpoint that :meth:`latest_checkpoint` found. None before the call and if there is no
@@ -390,11 +392,6 @@ class CheckpointRecovery(InactiveCopies, Callback):
         if not self._is_active:
             return
         check_strategy(trainer, "CheckpointRecovery requires the parameters and optimizer states of each rank")
-        if self.memory_tier and internals.saves_sharded_checkpoints(trainer):
-            raise NotResumableError(
-                "`memory_tier=True` does not support sharded checkpoints. Set `memory_tier=False`, or "
-                "`save_distributed_checkpoint=False` in ModelParallelStrategy."
-            )
         if self.wrap_loaders:
             self._undo_functions.append(wrap_training_loaders(trainer))
         if self.resume:
@@ -663,14 +660,15 @@ class CheckpointRecovery(InactiveCopies, Callback):
         return self._resolution
 
     def _start_memory_tier(self, trainer: pl.Trainer) -> None:
-        writer = self.save_coordinator.writer
-        endpoint = start_memory_tier(
-            self.store,
-            attempt=None if writer is None else writer.ownership.attempt,
-            rank=trainer.global_rank,
-            local_rank=trainer.local_rank,
-            node_rank=trainer.node_rank,
-        )
+        writer, shard_writer = self.save_coordinator.writer, self.save_coordinator.shard_writer
+        ranks = {"rank": trainer.global_rank, "local_rank": trainer.local_rank, "node_rank": trainer.node_rank}
+        if shard_writer is not None:
+            memory_writer = start_sharded_memory_tier(self.store, shard_writer, **ranks)
+            self.save_coordinator.memory_shard_writer = memory_writer
+            if writer is not None and memory_writer is not None:
+                writer.memory_tier = MemoryTier(memory_writer.folder, writer.ownership.attempt, None, memory_writer)
+            return
+        endpoint = start_memory_tier(self.store, attempt=None if writer is None else writer.ownership.attempt, **ranks)
         if isinstance(endpoint, PeerReceiver):
             self._peer_receiver = endpoint
         elif writer is not None:
@@ -707,6 +705,9 @@ class CheckpointRecovery(InactiveCopies, Callback):
         if self.save_coordinator.shard_writer is not None:
             self.save_coordinator.shard_writer.close(is_interrupted=is_interrupted)
             self.save_coordinator.shard_writer = None
+        if self.save_coordinator.memory_shard_writer is not None:
+            self.save_coordinator.memory_shard_writer.close(is_interrupted=is_interrupted, has_ended=self._has_ended)
+            self.save_coordinator.memory_shard_writer = None
         if self._peer_receiver is not None and self._has_ended:
             self._peer_receiver.wait_until_closed()
         self._peer_receiver = None

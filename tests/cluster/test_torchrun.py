@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 
-from stormproof.checkpoint import Store
+from stormproof.checkpoint import Store, load_checkpoint
 from tests.cluster.nodes import ADDRESSES, Nodes
 from tests.support.forked_command import ROOT
 
@@ -43,8 +43,11 @@ class Slow(Callback):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """The weights of two ranks that nothing happened to."""
-    folder = tmp_path_factory.mktemp("whole")
-    overrides = [word for word in WORDS if "slow" not in word]
+    return train_whole(tmp_path_factory.mktemp("whole"), WORDS)
+
+
+def train_whole(folder: Path, words: Sequence[str]) -> dict[str, torch.Tensor]:
+    overrides = [word for word in words if "slow" not in word]
     command = [sys.executable, str(ROOT / "train.py"), *overrides, "trainer.devices=2"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=200)
     return load_weights(folder)
@@ -66,20 +69,20 @@ def nodes() -> Iterator[Nodes]:
 
 
 def start_agent(
-    both_nodes: Nodes, node: int, here: Path, *arguments: str, seconds: float = 0.12
+    both_nodes: Nodes, node: int, here: Path, *arguments: str, seconds: float = 0.12, words: Sequence[str] = WORDS
 ) -> subprocess.Popen[bytes]:
     env = os.environ | {
         "SECONDS_A_BATCH": str(seconds), "FAST_FILE": str(here / "fast"),
         "NODES": "1:2", "PROCESSES": "1", "RENDEZVOUS": f"{ADDRESSES[0]}:29400", "IS_HOST": str(node == 0).lower(),
         "ADDRESS": ADDRESSES[node], "GLOO_SOCKET_IFNAME": "cable",
     }  # fmt: skip
-    return both_nodes.start(node, [SCRIPT, *WORDS, *arguments], here, env)
+    return both_nodes.start(node, [SCRIPT, *words, *arguments], here, env)
 
 
 def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     newest = Store(folder / "runs" / "run" / "checkpoints").latest_checkpoint()
     assert newest is not None
-    checkpoint = torch.load(newest.path, weights_only=True)
+    checkpoint = load_checkpoint(newest.path)
     assert checkpoint["global_step"] == STEPS
     return checkpoint["state_dict"]
 
@@ -192,14 +195,25 @@ def test_the_node_of_the_rendezvous_dies_all_end_and_started_again_they_lose_no_
 def test_a_run_that_lost_the_node_of_rank_0_resumes_from_the_memory_of_the_other_node(
     nodes: Nodes, here: Path, whole: dict[str, torch.Tensor]
 ):
-    words = ("callbacks.recovery.every_n_train_steps=100000", "callbacks.recovery.memory_tier=true")
-    _, second = [start_agent(nodes, node, here, *words) for node in (0, 1)]
+    resume_from_memory_of_node_1(nodes, here, WORDS, whole)
+
+
+def test_a_run_that_lost_the_shards_of_rank_0_resumes_from_the_memory_of_the_other_node(
+    nodes: Nodes, here: Path, tmp_path_factory: pytest.TempPathFactory
+):
+    words = [word.replace("trainer=ddp", "trainer=fsdp") for word in WORDS]
+    resume_from_memory_of_node_1(nodes, here, words, train_whole(tmp_path_factory.mktemp("whole"), words))
+
+
+def resume_from_memory_of_node_1(nodes: Nodes, here: Path, words: Sequence[str], whole: dict[str, torch.Tensor]):
+    memory_words = ("callbacks.recovery.every_n_train_steps=100000", "callbacks.recovery.memory_tier=true")
+    _, second = [start_agent(nodes, node, here, *memory_words, words=words) for node in (0, 1)]
     wait_until(lambda: has_copies(nodes) == [True, True], 90, here)
     nodes.kill(0)
     second.kill()  # the scheduler starts the job again
     wait_until(lambda: not nodes.pids(1), 60, here)
     (here / "fast").touch()
-    repeated = [start_agent(nodes, node, here, *words) for node in (0, 1)]
+    repeated = [start_agent(nodes, node, here, *memory_words, words=words) for node in (0, 1)]
     assert [agent.wait(timeout=150) for agent in repeated] == [0, 0]
     attempts = Store(here / "runs" / "run" / "checkpoints").read_attempts()
     assert attempts[1].step > 0

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from stormproof.checkpoint.backends.copying import copy_shards, copy_verified
-from stormproof.checkpoint.manifest import Checkpoint
+from stormproof.checkpoint.manifest import Checkpoint, StoredFile
 from stormproof.checkpoint.storage import Fence, Storage
 from stormproof.checkpoint.store import Store
 
 
 def copy_checkpoint(
-    source: Storage, checkpoint: Checkpoint, target: Store, *, attempt: int, fence: Fence
+    source: Storage,
+    checkpoint: Checkpoint,
+    target: Store,
+    *,
+    attempt: int,
+    fence: Fence,
+    copy_files: Callable[[str], Mapping[str, StoredFile]] | None = None,
 ) -> Checkpoint:
     """Commits a copy of a checkpoint under the same name, and returns it. Verifies the content.
 
@@ -19,6 +27,8 @@ def copy_checkpoint(
         target: Store of the copy.
         attempt: Attempt that writes the copy.
         fence: Called before the manifest appears. Its exception cancels the commit.
+        copy_files: Copies the files of a sharded checkpoint to a folder, and returns them. This process copies all if
+            None.
 
     Raises:
         DamagedError: If the content has changed since it was committed.
@@ -28,7 +38,7 @@ def copy_checkpoint(
     info, sequence = checkpoint.commit_info, checkpoint.sequence
     if checkpoint.files is not None:
         return target.commit_sharded(
-            lambda folder: copy_shards(source, checkpoint, target.storage, folder),
+            copy_files or (lambda folder: copy_shards(source, checkpoint, target.storage, folder)),
             info,
             attempt=attempt,
             fence=fence,

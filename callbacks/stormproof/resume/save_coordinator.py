@@ -22,6 +22,7 @@ from stormproof.resume import sharded_state, snapshot
 from stormproof.resume.unsaved_attributes import UnsavedAttributes
 
 if TYPE_CHECKING:  # imports torch.distributed.checkpoint, which takes 0.3 s
+    from stormproof.checkpoint.memory.memory_shard_writer import MemoryShardWriter
     from stormproof.checkpoint.sharding.shard_writer import ShardWriter
 
 Destination = Literal["storage", "memory"]
@@ -41,6 +42,7 @@ class SaveCoordinator(InactiveCopies):
     Attributes:
         writer: Writer on rank 0 during training, otherwise None.
         shard_writer: Writer of this rank's shard during training. None if checkpoints are in one file.
+        memory_shard_writer: Writer of this rank's shard to memory. None if disabled, or if copies are in one file.
         sharded_step: Step of this rank's last shard. None before the first.
         unsaved_attributes: Warns about attributes that are in no checkpoint.
     """
@@ -62,6 +64,7 @@ class SaveCoordinator(InactiveCopies):
         self._identity = identity
         self.writer: CheckpointWriter | None = None
         self.shard_writer: ShardWriter | None = None
+        self.memory_shard_writer: MemoryShardWriter | None = None
         self.sharded_step: int | None = None
         self.unsaved_attributes = UnsavedAttributes()
         self._exchanged_attention: ExchangedNumbers | None = None
@@ -113,6 +116,10 @@ class SaveCoordinator(InactiveCopies):
             has_validated: Whether the validation loaders have been iterated in this run.
         """
         checkpoint = snapshot.capture(trainer, module, has_validated=has_validated, has_ended=False)
+        if self.memory_shard_writer is not None:  # no rank writes, because a copy is due
+            self.memory_shard_writer.plan(sharded_state.pop_state(checkpoint))
+            if not trainer.is_global_zero:  # rank 0 does so in copy_to_memory
+                self.memory_shard_writer.stage()
 
         def copy() -> None:
             writer = self._require_writer()
@@ -187,7 +194,7 @@ class SaveCoordinator(InactiveCopies):
         return run_on_rank_zero(finish)
 
     def _inactive_state(self) -> dict[str, Any]:
-        return {"writer": None, "shard_writer": None, "_exchanged_attention": None}
+        return dict.fromkeys(("writer", "shard_writer", "memory_shard_writer", "_exchanged_attention"))
 
     def _require_writer(self) -> CheckpointWriter:
         assert self.writer is not None

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
+from stormproof.checkpoint.backends.copying import copy_shards, find_content_problem
 from stormproof.checkpoint.checkpoint_copy import copy_checkpoint
 from stormproof.checkpoint.folder_ownership import VISIBILITY_TIMEOUT_SECONDS
-from stormproof.checkpoint.manifest import Checkpoint
+from stormproof.checkpoint.manifest import Checkpoint, StoredFile
 from stormproof.checkpoint.memory.memory_folder import MemoryFolder, name_last_folder
 from stormproof.checkpoint.resolution import Resolution
-from stormproof.checkpoint.storage import PosixStorage
 from stormproof.checkpoint.store import Store
 from stormproof.distributed.collectives import all_gather, run_on_rank_zero
-from stormproof.errors import FolderTakenError, StormproofError
+from stormproof.errors import FolderTakenError, StorageError, StormproofError
 from stormproof.event_log import log_event
 
 
@@ -45,7 +46,7 @@ def commit_from_this_node(store: Store, newest: Checkpoint | None) -> bool:
         if copy is None:  # damaged, or another process has committed it
             return resolved_step > newest_step
         try:
-            name = _commit(store, copy)
+            name = _commit(store, folder_name, copy)
         except FolderTakenError:  # a run in progress, or a process of another node that commits the same copy
             return False
         except (OSError, StormproofError) as error:
@@ -58,10 +59,10 @@ def commit_from_this_node(store: Store, newest: Checkpoint | None) -> bool:
 def commit_from_any_node(
     store: Store, resolution: Resolution, resolve: Callable[[], Resolution], *, rank: int, local_rank: int
 ) -> Resolution:
-    """Commits the newest copy in the memory of any node if it is newer than the newest checkpoint of any rank.
+    """Commits the newest copy in the memory of the nodes if it is newer than the newest checkpoint of any rank.
 
-    All ranks call it together. The first rank of a node that has the copy commits it. If a node committed a copy in
-    :func:`commit_from_this_node`, the ranks of other nodes may have found an older checkpoint.
+    All ranks call it together. The first rank of a node that has a file of the copy writes the file to storage. If a
+    node committed a copy in :func:`commit_from_this_node`, the ranks of other nodes may have found an older checkpoint.
 
     Args:
         store: Storage of the checkpoints.
@@ -89,35 +90,99 @@ def commit_from_any_node(
 def _commit_newest_copy(store: Store, newest_step: int, rank: int, local_rank: int) -> str | None:
     """Returns the name of the committed checkpoint. None if no copy is newer, or it cannot be committed."""
     folder_name = run_on_rank_zero(lambda: name_last_folder(store))
-    copy = _find_copy(folder_name, newest_step) if local_rank == 0 else None
-    copies = all_gather(None if copy is None else (copy.sequence, copy.step))
-    newest_copy = max((candidate for candidate in copies if candidate is not None), default=None)
-    if newest_copy is None:
-        return None
-    owner = copies.index(newest_copy)
-    name = problem = None
-    if copy is not None and rank == owner:
+    own_copies = _read_copies(folder_name) if local_rank == 0 else []
+    copies = {copy.sequence: copy for copies in all_gather(own_copies) for copy in copies if copy.step > newest_step}
+    for _, copy in sorted(copies.items(), reverse=True):
+        own_files = _find_good_files(folder_name, copy) if local_rank == 0 else []
+        files = all_gather(own_files)
+        owners = {file: owner for owner, names in reversed([*enumerate(files)]) for file in names}
+        if owners.keys() < copy.stored_files.keys():
+            rank_zero_warn(f"The copy of step {copy.step} in memory is damaged or incomplete, and is not used.")
+            continue
+        name, problem = _commit_files(store, folder_name, copy, owners, rank)
+        if name is None:
+            _warn(store, copy.step, problem, newest_step)
+        else:
+            log_event(__name__, f"resuming from the copy of step {copy.step} in memory, committed as {name}.ckpt")
+        return name
+    return None
+
+
+def _commit_files(
+    store: Store, folder_name: str, copy: Checkpoint, owners: Mapping[str, int], rank: int
+) -> tuple[str | None, str | None]:
+    """Commits a copy whose files are in the memory of several nodes. All ranks call it together.
+
+    Args:
+        store: Storage of the checkpoints.
+        folder_name: Name of the folder in memory.
+        copy: The copy, with a path of any node.
+        owners: Rank that writes each file.
+        rank: Rank of this process.
+
+    Returns:
+        The name of the committed checkpoint and None, or None and the problem.
+    """
+    committer, has_written = min(owners.values()), False
+
+    def write_own_files(folder: str | None) -> dict[str, StoredFile]:
+        """Writes the files of this rank to ``folder`` of the committer, unless it is None. Returns those of all."""
+        nonlocal has_written
+        has_written, written, problem = True, {}, None
+        folder = all_gather(folder)[committer]
         try:
-            name = _commit(store, copy)
+            if folder is not None:
+                own_files = {
+                    name: file
+                    for name, file in (copy.files or {}).items()
+                    if owners[f"{copy.path.name}/{name}"] == rank
+                }
+                source = MemoryFolder(folder_name).storage
+                written = copy_shards(source, replace(copy, files=own_files), store.storage, folder)
         except (OSError, StormproofError) as error:
             problem = str(error)
-    name, problem = all_gather((name, problem))[owner]
-    if name is None:
-        _warn(store, newest_copy[1], problem, newest_step)
-    else:
-        log_event(__name__, f"resuming from the copy of step {newest_copy[1]} in memory, committed as {name}.ckpt")
-    return name
+        results = all_gather((written, problem))
+        problems = [problem for _, problem in results if problem is not None]
+        if problems:
+            raise StorageError(problems[0])
+        return {name: file for files, _ in results for name, file in files.items()}
+
+    name = problem = None
+    if rank == committer:
+        try:
+            name = _commit(store, folder_name, copy, write_own_files)
+        except (OSError, StormproofError) as error:
+            problem = str(error)
+    if copy.files is not None and not has_written:
+        with suppress(StorageError):  # the committer reports it
+            write_own_files(None)
+    return all_gather((name, problem))[committer]
+
+
+def _read_copies(folder_name: str) -> list[Checkpoint]:
+    """Returns the copies with an intact manifest in the memory of this node. Does not read their content."""
+    if not folder_name:
+        return []
+    try:
+        return MemoryFolder(folder_name).read_checkpoints()
+    except OSError as error:
+        _warn_unreadable(error)
+        return []
+
+
+def _find_good_files(folder_name: str, copy: Checkpoint) -> list[str]:
+    """Returns the files of a copy that this node has, after verifying their content."""
+    names = []
+    for name, file in copy.stored_files.items():
+        with suppress(OSError):  # another node may have it
+            if find_content_problem(MemoryFolder(folder_name).storage, {name: file}) is None:
+                names.append(name)
+    return names
 
 
 def _find_copy_step(folder_name: str) -> int:
     """Returns the step of the newest copy according to its manifest. -1 without one."""
-    if not folder_name:
-        return -1
-    try:
-        return max((copy.step for copy in MemoryFolder(folder_name).read_checkpoints()), default=-1)
-    except OSError as error:
-        _warn_unreadable(error)
-        return -1
+    return max((copy.step for copy in _read_copies(folder_name)), default=-1)
 
 
 def _find_copy(folder_name: str, newest_step: int) -> Checkpoint | None:
@@ -135,12 +200,19 @@ def _get_step(checkpoint: Checkpoint | None) -> int:
     return -1 if checkpoint is None else checkpoint.step
 
 
-def _commit(store: Store, copy: Checkpoint) -> str:
+def _commit(
+    store: Store,
+    folder_name: str,
+    copy: Checkpoint,
+    copy_files: Callable[[str], Mapping[str, StoredFile]] | None = None,
+) -> str:
     lease = store.acquire_lease()
     try:
         numbered_copy = replace(copy, sequence=store.next_sequence())
-        source = PosixStorage(copy.path.parent)
-        return copy_checkpoint(source, numbered_copy, store, attempt=copy.attempt, fence=lease.check).name
+        source = MemoryFolder(folder_name).storage
+        return copy_checkpoint(
+            source, numbered_copy, store, attempt=copy.attempt, fence=lease.check, copy_files=copy_files
+        ).name
     finally:
         lease.release()
 

@@ -7,18 +7,26 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from stormproof.checkpoint.file_names import format_stem, parse_file_name
 from stormproof.checkpoint.hashing_file import put_hashed
-from stormproof.checkpoint.manifest import Checkpoint, CommitInfo, LogPrefix, decode_manifest, encode_manifest
+from stormproof.checkpoint.manifest import (
+    Checkpoint,
+    CommitInfo,
+    LogPrefix,
+    StoredFile,
+    decode_manifest,
+    encode_manifest,
+)
 from stormproof.checkpoint.resolution import read_checkpoints
+from stormproof.checkpoint.sharding.shard_file_names import is_shard_file
 from stormproof.checkpoint.shared_verification import make_private_folder, wait_for_lock
 from stormproof.checkpoint.storage import PosixStorage
-from stormproof.checkpoint.store import Attempt, Store
+from stormproof.checkpoint.store import Attempt, Store, WrittenFiles
 from stormproof.checkpoint.verification import find_problem
 from stormproof.checkpoint.versions import collect_versions
 from stormproof.errors import DamagedError
@@ -54,7 +62,7 @@ def name_folder(location: str, attempt: Attempt) -> str:
 
 
 class MemoryFolder:
-    """Keeps the newest checkpoint of one attempt in the memory of this node.
+    """Keeps the newest checkpoint of one attempt in the memory of this node, or the node's files of a sharded one.
 
     As in a :class:`stormproof.checkpoint.Store`, the manifest of a checkpoint is written last. A log and a lease are
     not required, because one thread writes, and the content need not survive a power failure.
@@ -64,6 +72,7 @@ class MemoryFolder:
 
     Attributes:
         path: The folder. It may not exist yet.
+        storage: Storage in the folder.
 
     Raises:
         OSError: If the parent folder cannot be created or belongs to another user.
@@ -71,7 +80,7 @@ class MemoryFolder:
 
     def __init__(self, name: str) -> None:
         self.path = make_private_folder("stormproof-memory", SHARED_MEMORY) / name
-        self._storage = PosixStorage(self.path)
+        self.storage = PosixStorage(self.path)
         self._last_sequence = 0  # includes deleted checkpoints
 
     def prepare(self) -> None:
@@ -104,21 +113,77 @@ class MemoryFolder:
         """
         self._make_folder()
         self._check_room(size)
-        self._last_sequence += 1
-        path = self.path / f"{format_stem(self._last_sequence, info.step)}.ckpt"
-        file = put_hashed(self._storage, path.name, write)
-        checkpoint = Checkpoint(
-            **vars(info),
-            path=path,
-            sequence=self._last_sequence,
-            attempt=attempt,
-            digest=file.digest,
-            bytes=file.bytes,
-            versions=collect_versions(),
-            time=time.time(),
-        )
-        self._add_manifest(checkpoint, encode_manifest(checkpoint, LogPrefix.from_content(b"")))
+        path = self._make_next_path(info)
+        file = put_hashed(self.storage, path.name, write)
+        checkpoint, manifest = self._describe(path, WrittenFiles(file.digest, file.bytes), info, attempt)
+        self._replace_by(checkpoint, manifest)
         return checkpoint
+
+    def commit_sharded(
+        self,
+        write: Callable[[str], Mapping[str, StoredFile]],
+        add_manifest: Callable[[str, bytes], object],
+        info: CommitInfo,
+        attempt: int,
+    ) -> Checkpoint:
+        """Writes a sharded checkpoint to the memory of all nodes.
+
+        Args:
+            write: Takes the name of the checkpoint's folder. Writes all files, and returns them.
+            add_manifest: Takes the name of the folder and the manifest. Calls :meth:`add_manifest` on all nodes.
+            info: Description of the checkpoint.
+            attempt: Number of the attempt.
+
+        Raises:
+            OSError: If the memory of a node is full.
+        """
+        path = self._make_next_path(info)
+        checkpoint, manifest = self._describe(path, WrittenFiles.from_shards(write(path.name)), info, attempt)
+        add_manifest(path.name, manifest)
+        return checkpoint
+
+    def make_room(self, name: str, size: int) -> None:
+        """Prepares this node for the files of a sharded checkpoint. Several processes may call it at the same time.
+
+        Deletes all checkpoints except the newest one with a manifest. All nodes have its files, because the manifest
+        of a checkpoint is added on all nodes before the next checkpoint begins.
+
+        Args:
+            name: Name of the checkpoint's folder.
+            size: Bytes that this process writes or sends to the memory of a node.
+
+        Raises:
+            OSError: If the memory is full.
+        """
+        self._make_folder()
+        kept_names = {name} | {part for copy in self.read_checkpoints()[-1:] for part in _list_names(copy)}
+        self.storage.delete(path.name for path in self.path.iterdir() if path.name not in kept_names)
+        self._check_room(size, copies=1 if len(kept_names) > 1 else 2)
+        (self.path / name).mkdir(exist_ok=True)
+
+    def add_manifest(self, checkpoint: Checkpoint, manifest: bytes) -> None:
+        """Adds the manifest of a sharded checkpoint, after the files are written on all nodes."""
+        self.storage.put_if_absent(checkpoint.manifest_path.name, manifest)
+        self.path.parent.touch()  # the run is not abandoned
+
+    def receive_file(self, name: str, digest: str, chunks: Iterable[bytes]) -> None:
+        """Stores a file of a sharded checkpoint that another node has sent.
+
+        Args:
+            name: Name in the storage.
+            digest: Hash of its content.
+            chunks: Its content.
+
+        Raises:
+            DamagedError: If the content has another hash.
+            OSError: If the memory is full.
+        """
+        folder, _, file_name = name.partition("/")
+        if parse_file_name(folder) is None or not is_shard_file(file_name):
+            raise DamagedError(f"{name!r:.60} is not the name of a file of a checkpoint.")
+        self._make_folder()
+        (self.path / folder).mkdir(exist_ok=True)
+        self._receive(name, digest, chunks)
 
     def receive(self, file_name: str, manifest: bytes, chunks: Iterable[bytes]) -> None:
         """Stores a checkpoint that another node has sent, and deletes the previous one.
@@ -141,19 +206,12 @@ class MemoryFolder:
 
         self._make_folder()
         self._check_room(checkpoint.bytes)
-
-        def write(stream: BinaryIO) -> None:
-            stream.writelines(chunks)
-
-        file = put_hashed(self._storage, file_name, write)
-        if file.digest != checkpoint.digest:
-            self._storage.delete([file_name])
-            raise DamagedError(f"{file_name} was damaged in transit.")
-        self._add_manifest(checkpoint, manifest)
+        self._receive(file_name, checkpoint.digest, chunks)
+        self._replace_by(checkpoint, manifest)
 
     def read(self, checkpoint: Checkpoint) -> tuple[bytes, Iterator[bytes]]:
         """Returns the manifest of a checkpoint, and its content in chunks."""
-        return checkpoint.manifest_path.read_bytes(), self._storage.get(checkpoint.path.name)
+        return checkpoint.manifest_path.read_bytes(), self.storage.get(checkpoint.path.name)
 
     def read_checkpoints(self) -> list[Checkpoint]:
         """Returns the checkpoints with an intact manifest, oldest first. Does not read their content."""
@@ -186,24 +244,52 @@ class MemoryFolder:
         with suppress(OSError):  # it does not exist, or contains another attempt
             self.path.parent.rmdir()
 
-    def _add_manifest(self, checkpoint: Checkpoint, manifest: bytes) -> None:
-        self._storage.put_if_absent(checkpoint.manifest_path.name, manifest)
+    def _make_next_path(self, info: CommitInfo) -> Path:
+        self._last_sequence += 1
+        return self.path / f"{format_stem(self._last_sequence, info.step)}.ckpt"
+
+    def _describe(self, path: Path, content: WrittenFiles, info: CommitInfo, attempt: int) -> tuple[Checkpoint, bytes]:
+        """Returns a checkpoint and its manifest."""
+        checkpoint = Checkpoint(
+            **vars(info),
+            **vars(content),
+            path=path,
+            sequence=self._last_sequence,
+            attempt=attempt,
+            versions=collect_versions(),
+            time=time.time(),
+        )
+        return checkpoint, encode_manifest(checkpoint, LogPrefix.from_content(b""))
+
+    def _replace_by(self, checkpoint: Checkpoint, manifest: bytes) -> None:
+        self.add_manifest(checkpoint, manifest)
         for path in self.path.iterdir():
-            if path not in {checkpoint.path, checkpoint.manifest_path}:
+            if path.name not in _list_names(checkpoint):
                 path.unlink()
-        self.path.parent.touch()  # the run is not abandoned
+
+    def _receive(self, name: str, digest: str, chunks: Iterable[bytes]) -> None:
+        def write(stream: BinaryIO) -> None:
+            stream.writelines(chunks)
+
+        if put_hashed(self.storage, name, write).digest != digest:
+            self.storage.delete([name])
+            raise DamagedError(f"{name} was damaged in transit.")
 
     def _make_folder(self) -> None:
         make_private_folder("stormproof-memory", SHARED_MEMORY)
         self.path.mkdir(parents=True, exist_ok=True)
 
-    def _check_room(self, size: int) -> None:
+    def _check_room(self, size: int, copies: int | None = None) -> None:
         """Checks that a checkpoint fits in addition to the previous one.
 
         A full ``/dev/shm`` would crash the workers of data loaders, which use it too.
         """
-        copies = 1 if any(self.path.iterdir()) else 2
+        copies = copies or (1 if any(self.path.iterdir()) else 2)
         free_bytes = shutil.disk_usage(self.path).free
         if free_bytes < copies * size:
             reason = f"{free_bytes / 1e6:.0f} MB are free, but {copies * size / 1e6:.0f} MB are required"
             raise OSError(errno.ENOSPC, reason, str(self.path))
+
+
+def _list_names(checkpoint: Checkpoint) -> set[str]:
+    return {checkpoint.path.name, checkpoint.manifest_path.name}

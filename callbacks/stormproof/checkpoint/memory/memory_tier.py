@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from stormproof.checkpoint.background_thread import BackgroundJob
+from stormproof.checkpoint.finite_check import NonFiniteError
 from stormproof.checkpoint.host_staging import HostStager
-from stormproof.checkpoint.manifest import CommitInfo
+from stormproof.checkpoint.manifest import Checkpoint, CommitInfo
 from stormproof.checkpoint.memory.memory_folder import SHARED_MEMORY, MemoryFolder
 from stormproof.checkpoint.memory.peer import PeerSender
 from stormproof.long_waits import long_wait
+
+if TYPE_CHECKING:  # imports torch.distributed.checkpoint, which takes 0.3 s
+    from stormproof.checkpoint.memory.memory_shard_writer import MemoryShardWriter
 
 MIN_INTERVAL_SECONDS = 1.0
 """Minimum time between two copies, in seconds."""
@@ -25,11 +30,14 @@ CLOSE_TIMEOUT_SECONDS = 10.0
 INTERRUPT_TIMEOUT_SECONDS = 1.0
 """Maximum time to wait for the last copy after Ctrl-C, in seconds."""
 CLEAR_TIMEOUT_SECONDS = 300.0
-"""Maximum time to wait for a copy that is being written before all copies are deleted, in seconds."""
+"""Maximum time to wait for a copy that is being written before all copies are deleted, and for other ranks to delete
+theirs, in seconds."""
 
 
 class MemoryTier:
     """Keeps the newest state in the memory of this node and of one other node. Runs on rank 0.
+
+    With sharded checkpoints, each rank keeps its shard in the memory of its node and of one other node.
 
     The interval follows from the duration of the previous copy. If the memory is full, or the other node cannot be
     reached, one warning is issued and training continues.
@@ -37,14 +45,21 @@ class MemoryTier:
     Args:
         folder: Folder in the memory of this node.
         attempt: Number of the attempt.
-        peer: Connection to the other node. None without another node.
+        peer: Connection to the other node. None without another node, and with sharded checkpoints.
+        shard_writer: Writes sharded parameters and optimizer states. None if copies are in one file.
 
     Attributes:
         step: Step of the newest copy. None before the first.
     """
 
-    def __init__(self, folder: MemoryFolder, attempt: int, peer: PeerSender | None) -> None:
-        self._folder, self._attempt, self._peer = folder, attempt, peer
+    def __init__(
+        self,
+        folder: MemoryFolder,
+        attempt: int,
+        peer: PeerSender | None,
+        shard_writer: MemoryShardWriter | None = None,
+    ) -> None:
+        self._folder, self._attempt, self._peer, self._shard_writer = folder, attempt, peer, shard_writer
         self._stager = HostStager()
         self._job: BackgroundJob | None = None
         self._is_disabled = self._has_buffers = False
@@ -68,7 +83,8 @@ class MemoryTier:
         """Copies a checkpoint into host memory and starts to write the copy. Call it if :meth:`is_due`.
 
         Args:
-            checkpoint: Lightning checkpoint. The caller may modify it afterwards.
+            checkpoint: Lightning checkpoint. The caller may modify it afterwards. If ``shard_writer`` is set, it has no
+                parameters and optimizer states. The caller passes them to ``shard_writer.plan`` first.
             info: Description of the checkpoint.
             has_problem: Returns whether the checkpoint must not be kept, because numbers in it are not finite.
 
@@ -78,6 +94,8 @@ class MemoryTier:
         if self._job is not None:
             self._job.result()
         staged_checkpoint = self._stager.stage(checkpoint)
+        if self._shard_writer is not None:
+            self._shard_writer.stage()
         self._job = BackgroundJob(lambda: self._write(staged_checkpoint, info, has_problem), "memory-writer")
 
     def record_pause(self, seconds: float) -> None:
@@ -89,9 +107,13 @@ class MemoryTier:
         self._has_buffers, self._last_time = True, time.monotonic()
 
     def clear(self) -> None:
-        """Deletes the copies on both nodes, because no run may resume from them."""
+        """Deletes the copies on all nodes, because no run may resume from them.
+
+        Raises:
+            OSError: If another rank does not delete its copies.
+        """
         self.wait(CLEAR_TIMEOUT_SECONDS)
-        self._delete()
+        self._delete(CLEAR_TIMEOUT_SECONDS)
 
     def close(self, committed_step: int | None, *, is_interrupted: bool = False) -> None:
         """Ends the copies. Deletes them if a checkpoint of the same or a later step was committed.
@@ -105,11 +127,15 @@ class MemoryTier:
         self._is_disabled = True
         if self._peer is not None:
             self._peer.is_closing = True
-        self.wait(INTERRUPT_TIMEOUT_SECONDS if is_interrupted else CLOSE_TIMEOUT_SECONDS)
+        if self._shard_writer is not None:
+            self._shard_writer.start_close_timeout()
+        seconds = INTERRUPT_TIMEOUT_SECONDS if is_interrupted else CLOSE_TIMEOUT_SECONDS
+        self.wait(seconds)
 
         def delete_and_close(_: object = None) -> None:
             if self.step is None or (committed_step is not None and committed_step >= self.step):
-                self._delete()
+                with suppress(OSError):  # another rank has ended; the next attempt deletes its copies
+                    self._delete(seconds)
             if self._peer is not None:
                 self._peer.close()
 
@@ -124,28 +150,41 @@ class MemoryTier:
             with long_wait("the copy in memory"):
                 self._job.join(seconds)
 
-    def _delete(self) -> None:
+    def _delete(self, seconds: float) -> None:
         self._folder.clear()
         self.step = None
         if self._peer is not None:
             self._peer.clear()
+        if self._shard_writer is not None:
+            self._shard_writer.clear(seconds)
 
     def _write(self, checkpoint: Mapping[str, Any], info: CommitInfo, has_problem: Callable[[Any], bool]) -> None:
         if has_problem(checkpoint):
             return
         start = time.monotonic()
         try:
-            copy = self._folder.commit(
-                lambda file: torch.save(checkpoint, file), self._stager.staged_bytes, info, self._attempt
-            )
+            copy = self._commit(checkpoint, info)
+        except NonFiniteError:  # the next checkpoint warns
+            return
         except OSError as error:
-            self._is_disabled = True
-            rank_zero_warn(
-                f"The state is no longer copied to memory: {error.strerror or error} in {SHARED_MEMORY}. Enlarge it, "
-                "or set `memory_tier=False`. Checkpoints are still saved."
-            )
+            is_closing, self._is_disabled = self._is_disabled, True
+            if not is_closing:
+                rank_zero_warn(
+                    f"The state is no longer copied to memory: {error.strerror or error} in {SHARED_MEMORY}. Enlarge "
+                    "it, or set `memory_tier=False`. Checkpoints are still saved."
+                )
             return
         self.step = copy.step
         if self._peer is not None:
             self._peer.send(self._folder, copy)
         self._write_seconds = time.monotonic() - start
+
+    def _commit(self, checkpoint: Mapping[str, Any], info: CommitInfo) -> Checkpoint:
+        shard_writer = self._shard_writer
+        if shard_writer is not None:
+            return self._folder.commit_sharded(
+                lambda folder: shard_writer.write(folder, checkpoint), shard_writer.add_manifest, info, self._attempt
+            )
+        return self._folder.commit(
+            lambda file: torch.save(checkpoint, file), self._stager.staged_bytes, info, self._attempt
+        )

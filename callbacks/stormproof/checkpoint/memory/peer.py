@@ -1,4 +1,4 @@
-"""Sends checkpoints from the memory of rank 0's node to the memory of another node, over TCP."""
+"""Sends checkpoints from the memory of one node to the memory of another node, over TCP."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from typing import Any
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from stormproof.checkpoint.background_thread import BackgroundJob
-from stormproof.checkpoint.manifest import Checkpoint
+from stormproof.checkpoint.manifest import Checkpoint, StoredFile
 from stormproof.checkpoint.memory.memory_folder import MemoryFolder
-from stormproof.distributed.rank import rank_zero_address
+from stormproof.distributed.rank import own_address
 from stormproof.errors import DamagedError
 
 TIMEOUT_SECONDS = 60.0
@@ -26,18 +26,18 @@ TIMEOUT_SECONDS = 60.0
 CLOSE_TIMEOUT_SECONDS = 10.0
 """Maximum time to wait for a transfer at the end, in seconds."""
 ACCEPT_RETRY_SECONDS = 0.1
-"""Time before rank 0 accepts a connection again after one that failed, in seconds."""
-_CLEAR = b"clear"
+"""Time before the sender accepts a connection again after one that failed, in seconds."""
+_CLEAR = "clear"
 _END = b""
 """Message after the last part of a checkpoint, and reply to a successful request."""
 
 
 @dataclass(frozen=True)
 class PeerAddress:
-    """Address at which rank 0 waits for the other node.
+    """Address at which a sender waits for the other node.
 
     Attributes:
-        host: Host name or address of rank 0.
+        host: Host name or address of the sender.
         port: TCP port.
         key: Random key with which both sides authenticate each other.
     """
@@ -48,31 +48,35 @@ class PeerAddress:
 
 
 class PeerSender:
-    """Sends checkpoints to a :class:`PeerReceiver`. Runs on rank 0.
+    """Sends checkpoints to a :class:`PeerReceiver`.
 
-    After the first error, warns once and stops sending.
+    After the first error, reports it once and stops sending.
+
+    Args:
+        report: Called with the description of the first error. Issues a warning if None, on rank 0.
 
     Attributes:
         address: Address to which the receiver connects.
-        is_closing: Whether the run is ending. If True, errors cause no warning.
+        is_closing: Whether the run is ending. If True, errors are not reported.
     """
 
-    def __init__(self) -> None:
-        key = secrets.token_bytes(32)
+    def __init__(self, report: Callable[[str], object] | None = None) -> None:
+        self._report = report or warn_without_peer
+        key, host = secrets.token_bytes(32), own_address()
         self._listener = Listener(("", 0), authkey=key)
-        self.address = PeerAddress(rank_zero_address(), int(self._listener.address[1]), key)
+        self.address = PeerAddress(host, int(self._listener.address[1]), key)
         self._connection: Any = None  # a Connection, for which the stubs have two types
         self._lock = threading.Lock()
         self._is_disabled = self.is_closing = False
         self._accept_job = BackgroundJob(self._accept, "memory-peer")
 
     @classmethod
-    def create(cls) -> PeerSender | None:
-        """Returns a sender. None, with a warning, if no port is available."""
+    def create(cls, report: Callable[[str], object] | None = None) -> PeerSender | None:
+        """Returns a sender. None, after a report, if no port is available."""
         try:
-            return cls()
+            return cls(report)
         except OSError as error:
-            _warn(error)
+            (report or warn_without_peer)(str(error))
             return None
 
     def send(self, folder: MemoryFolder, checkpoint: Checkpoint) -> None:
@@ -84,9 +88,14 @@ class PeerSender:
 
         self._request(make_messages)
 
+    def send_file(self, folder: MemoryFolder, name: str, file: StoredFile) -> None:
+        """Sends a file of a sharded checkpoint of ``folder`` and waits until the other node has stored it."""
+        head = [name.encode(), file.digest.encode()]
+        self._request(lambda: itertools.chain(head, folder.storage.get(name)))
+
     def clear(self) -> None:
         """Deletes the checkpoints on the other node."""
-        self._request(lambda: [_CLEAR])
+        self._request(lambda: [_CLEAR.encode()])
 
     def close(self) -> None:
         """Closes the connection."""
@@ -115,7 +124,7 @@ class PeerSender:
         except (OSError, EOFError) as error:
             self._is_disabled = True
             if not self.is_closing:
-                _warn(error)
+                self._report(str(error) or "the other process has ended")
 
     def _exchange(self, messages: Iterable[bytes]) -> None:
         self._accept_job.join(TIMEOUT_SECONDS)
@@ -132,7 +141,7 @@ class PeerSender:
 
 
 class PeerReceiver:
-    """Stores the checkpoints that rank 0 sends. Runs in a background thread of one rank of the other node.
+    """Stores the checkpoints that a sender sends. Runs in a background thread of one rank of the other node.
 
     Args:
         folder: Folder in the memory of this node.
@@ -144,23 +153,25 @@ class PeerReceiver:
         self._job = BackgroundJob(self._serve, "memory-peer")
 
     def wait_until_closed(self) -> None:
-        """Waits until rank 0 closes the connection, for at most ``CLOSE_TIMEOUT_SECONDS``."""
+        """Waits until the sender closes the connection, for at most ``CLOSE_TIMEOUT_SECONDS``."""
         self._job.join(CLOSE_TIMEOUT_SECONDS)
 
     def _serve(self) -> None:
         address = self._address
         with suppress(EOFError, OSError), Client((address.host, address.port), authkey=address.key) as connection:
-            while True:  # until rank 0 closes the connection
+            while True:  # until the sender closes the connection
                 self._handle_request(connection)
 
     def _handle_request(self, connection: Any) -> None:
         messages = iter(connection.recv_bytes, _END)
-        head, reply = next(messages), _END
+        head, reply = next(messages).decode(errors="replace"), _END
         try:
             if head == _CLEAR:
                 self._folder.clear()
+            elif "/" in head:
+                self._folder.receive_file(head, next(messages).decode(errors="replace"), messages)
             else:
-                self._folder.receive(head.decode(errors="replace"), next(messages), messages)
+                self._folder.receive(head, next(messages), messages)
         except (OSError, DamagedError) as error:
             reply = str(error).encode()
         for _ in messages:  # the rest, after an error
@@ -168,8 +179,8 @@ class PeerReceiver:
         connection.send_bytes(reply)
 
 
-def _warn(error: Exception) -> None:
+def warn_without_peer(problem: str) -> None:
+    """Warns that the state is no longer copied to another node."""
     rank_zero_warn(
-        f"The state is no longer copied to the memory of another node: {str(error) or 'the other process has ended'}. "
-        "Checkpoints are still saved."
+        f"The state is no longer copied to the memory of another node: {problem}. Checkpoints are still saved."
     )

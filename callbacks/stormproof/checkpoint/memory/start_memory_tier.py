@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from stormproof.checkpoint.memory.memory_folder import MemoryFolder, name_last_folder
@@ -9,6 +11,10 @@ from stormproof.checkpoint.memory.memory_tier import MemoryTier
 from stormproof.checkpoint.memory.peer import PeerReceiver, PeerSender
 from stormproof.checkpoint.store import Store
 from stormproof.distributed.collectives import all_gather, broadcast, run_on_rank_zero
+
+if TYPE_CHECKING:  # imports torch.distributed.checkpoint, which takes 0.3 s
+    from stormproof.checkpoint.memory.memory_shard_writer import MemoryShardWriter
+    from stormproof.checkpoint.sharding.shard_writer import ShardWriter
 
 
 def start_memory_tier(
@@ -27,18 +33,11 @@ def start_memory_tier(
         The tier on rank 0, the receiver on the first rank of another node, and None on the other ranks, or if the
         memory cannot be used.
     """
-    name = run_on_rank_zero(lambda: name_last_folder(store))
-    folder = problem = None
-    if local_rank == 0:
-        try:
-            folder = MemoryFolder(name)
-            folder.prepare()
-        except OSError as error:
-            problem = str(error)
+    folder, problem = _prepare_folder(store, local_rank)
     ranks = all_gather((node_rank, local_rank, problem))
     first_node, _, first_problem = ranks[0]
     if first_problem is not None:
-        rank_zero_warn(f"`memory_tier` is disabled: {first_problem}. Checkpoints are still saved.")
+        _warn_disabled(first_problem)
         return None
     peers = [number for number, (node, local, _) in enumerate(ranks) if node != first_node and local == 0]
     peer_rank = next((number for number in peers if ranks[number][2] is None), None)
@@ -57,3 +56,46 @@ def start_memory_tier(
         assert folder is not None
         return PeerReceiver(folder, address)
     return None
+
+
+def start_sharded_memory_tier(
+    store: Store, storage_writer: ShardWriter, *, rank: int, local_rank: int, node_rank: int
+) -> MemoryShardWriter | None:
+    """Starts copying sharded states to memory, after an attempt has begun. All ranks call it together.
+
+    Args:
+        store: Storage of the checkpoints.
+        storage_writer: Writes the checkpoints of this rank.
+        rank: Rank of this process.
+        local_rank: Rank of this process among those of its node.
+        node_rank: Number of this node.
+
+    Returns:
+        The writer of this rank's shards. None if the memory of a node cannot be used.
+    """
+    from stormproof.checkpoint.memory.memory_shard_writer import MemoryShardWriter  # noqa: PLC0415 (0.3 s)
+
+    folder, problem = _prepare_folder(store, local_rank)
+    ranks = all_gather((node_rank, problem))
+    problems = [f"rank {number}: {problem}" for number, (_, problem) in enumerate(ranks) if problem is not None]
+    if problems:
+        _warn_disabled(problems[0])
+        return None
+    assert folder is not None
+    return MemoryShardWriter(folder, rank, [node for node, _ in ranks], storage_writer)
+
+
+def _prepare_folder(store: Store, local_rank: int) -> tuple[MemoryFolder | None, str | None]:
+    """Returns the folder, which the first rank of a node prepares, or why it cannot be used."""
+    name = run_on_rank_zero(lambda: name_last_folder(store))
+    try:
+        folder = MemoryFolder(name)
+        if local_rank == 0:
+            folder.prepare()
+    except OSError as error:
+        return None, str(error)
+    return folder, None
+
+
+def _warn_disabled(problem: str) -> None:
+    rank_zero_warn(f"`memory_tier` is disabled: {problem}. Checkpoints are still saved.")
