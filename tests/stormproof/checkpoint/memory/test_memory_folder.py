@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from stormproof.checkpoint import Attempt, CommitInfo
+from stormproof.checkpoint import Attempt, CommitInfo, Store
+from stormproof.checkpoint.manifest import decode_manifest
 from stormproof.checkpoint.memory.memory_folder import MAX_AGE_SECONDS, MemoryFolder, name_folder
 from stormproof.errors import DamagedError
 from tests.support.checkpoint_files import flip_bit, state_writer
+from tests.support.sharded_checkpoints import make_sharded_store
 
 LOCATION = "/runs/mine/checkpoints"
 
@@ -156,3 +158,57 @@ def test_a_copy_that_was_damaged_in_transit_is_refused_and_the_previous_one_stay
     with pytest.raises(DamagedError, match=r"damaged in transit|is not the name"):
         target.receive(name, manifest, [content])
     assert list_files(target) == ["000001-step-5.ckpt", "000001-step-5.json"]
+
+
+def copy_shards(folder: MemoryFolder, step: int, shards: Store, *, size: int = 1) -> Any:
+    """Copies the files of the only checkpoint of ``shards`` to ``folder``, as a copy of ``step``."""
+    (checkpoint,) = shards.read_checkpoints()
+
+    def write(name: str) -> Any:
+        folder.make_room(name, size)
+        for file, stored in checkpoint.stored_files.items():
+            chunks = shards.storage.get(file)
+            folder.receive_file(f"{name}/{file.partition('/')[2]}", stored.digest, chunks)
+        return checkpoint.files
+
+    def add_manifest(name: str, manifest: bytes) -> None:
+        folder.add_manifest(decode_manifest(manifest, folder.path / name)[0], manifest)
+
+    return folder.commit_sharded(write, add_manifest, CommitInfo(step=step, epoch=0, world_size=1), 1)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Store:
+    return make_sharded_store(tmp_path / "checkpoints", [10])
+
+
+@pytest.mark.usefixtures("memory")
+def test_a_sharded_copy_replaces_the_copy_before_the_previous_one(shards: Store):
+    folder = make_folder()
+    for step in (5, 7):
+        copy_shards(folder, step, shards)
+    assert folder.find_newest() == folder.read_checkpoints()[-1]
+    assert [copy.step for copy in folder.read_checkpoints()] == [5, 7]
+    folder.make_room("000003-step-9.ckpt", 1)
+    assert list_files(folder) == ["000002-step-7.ckpt", "000002-step-7.json", "000003-step-9.ckpt"]
+    folder.make_room("000004-step-11.ckpt", 1)  # the previous one was not completed
+    assert list_files(folder) == ["000002-step-7.ckpt", "000002-step-7.json", "000004-step-11.ckpt"]
+
+
+@pytest.mark.usefixtures("memory")
+def test_the_first_sharded_copy_requires_room_for_two(shards: Store, monkeypatch: pytest.MonkeyPatch):
+    folder = make_folder()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=150))
+    with pytest.raises(OSError, match="0 MB are free"):
+        copy_shards(folder, 5, shards, size=100)
+    copy_shards(folder, 5, shards)
+    copy_shards(folder, 7, shards, size=100)
+
+
+@pytest.mark.usefixtures("memory")
+def test_a_file_that_was_damaged_in_transit_or_leads_out_of_the_folder_is_refused():
+    folder = make_folder()
+    for name in ("000001-step-5.ckpt/__0_0.distcp", "../000001-step-5.ckpt/meta.pt", "000001-step-5.ckpt/../../a"):
+        with pytest.raises(DamagedError, match=r"damaged in transit|is not the name"):
+            folder.receive_file(name, "sha256:00", [b"content"])
+    assert [path for path in folder.path.parent.rglob("*") if path.is_file()] == []

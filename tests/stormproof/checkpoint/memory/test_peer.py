@@ -3,11 +3,13 @@
 import socket
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from stormproof.checkpoint import Attempt, CommitInfo
+from stormproof.checkpoint.hashing_file import put_hashed
 from stormproof.checkpoint.memory import peer
 from stormproof.checkpoint.memory.memory_folder import MemoryFolder, name_folder
 from stormproof.checkpoint.memory.peer import PeerReceiver, PeerSender
@@ -93,6 +95,29 @@ def test_another_program_that_connects_first_is_ignored(sender: PeerSender):
     PeerReceiver(target, sender.address)
     sender.send(source, commit(source, 5))
     assert target.find_newest() is not None
+
+
+def test_a_file_of_a_sharded_copy_is_stored_before_send_file_returns(sender: PeerSender):
+    source, target, name = make_folder("a"), make_folder("b"), "000001-step-5.ckpt/__0_0.distcp"
+    content = bytes(range(256)) * 10_000
+    source.make_room("000001-step-5.ckpt", 1)
+    file = put_hashed(source.storage, name, lambda stream: stream.write(content))
+    PeerReceiver(target, sender.address)
+    sender.send_file(source, name, file)
+    assert (target.path / name).read_bytes() == content
+
+
+def test_a_file_that_was_damaged_in_transit_is_reported_once(sender: PeerSender, monkeypatch: pytest.MonkeyPatch):
+    source, target, name = make_folder("a"), make_folder("b"), "000001-step-5.ckpt/__0_0.distcp"
+    problems: list[str] = []
+    monkeypatch.setattr(sender, "_report", problems.append)
+    source.make_room("000001-step-5.ckpt", 1)
+    file = put_hashed(source.storage, name, lambda stream: stream.write(b"content"))
+    PeerReceiver(target, sender.address)
+    for _ in range(2):
+        sender.send_file(source, name, replace(file, digest="sha256:00"))
+    assert problems == [f"{name} was damaged in transit."]
+    assert not (target.path / name).exists()
 
 
 def test_the_key_is_not_printed(sender: PeerSender):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,8 +16,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 
-from stormproof import CheckpointRecovery
-from stormproof.checkpoint import Store
+from stormproof import CheckpointRecovery, HangWatch, Preemption
 from stormproof.checkpoint.fault_points import observe_fault_points
 from stormproof.checkpoint.memory import memory_commit, memory_folder
 from stormproof.divergence.rollback import roll_back
@@ -25,8 +25,8 @@ from stormproof.testing import FaultInjector
 from tests.stormproof.checkpoint.memory.test_memory_resume import KillAfterCopy, read_start_steps
 from tests.stormproof.checkpoint.memory.test_memory_resume import run as run_with_monitor
 from tests.support.checkpoint_files import flip_bit
-from tests.support.exact_resume_training import Cell
-from tests.support.forked_attempts import assert_bitwise_equal, train_uninterrupted
+from tests.support.exact_resume_training import Cell, train
+from tests.support.forked_attempts import assert_bitwise_equal, run_attempt, train_uninterrupted
 
 TWO_RANKS = Cell(every_n_train_steps=1000, ranks=2, sharded=True, saves_shards=True)
 THREE_RANKS = replace(TWO_RANKS, ranks=3)
@@ -149,7 +149,7 @@ def test_shards_of_several_nodes_are_committed_to_an_object_store(s3_url: str, t
     shutil.rmtree(memory / "node0")
     outcome = run(THREE_RANKS, tmp_path, partial(nodes, 0), dirpath=s3_url)
     assert_bitwise_equal(outcome, train_uninterrupted(THREE_RANKS))
-    assert [attempt.step for attempt in Store(s3_url).read_attempts()] == [0, 10]
+    assert "resuming from the copy of step 10 in memory" in outcome.output
 
 
 class FailToWrite(Nodes):
@@ -193,6 +193,50 @@ def test_full_memory_on_any_node_causes_one_warning_and_training_continues(node:
     assert outcome.output.count("The state is no longer copied to memory") == 1
     assert_bitwise_equal(outcome, train_uninterrupted(TWO_RANKS))
     assert list_files(memory) == []
+
+
+class BrokenReceiver(Nodes):
+    """One node cannot store the files that another node sends."""
+
+    def __init__(self, memory: Path, step: int, node: int) -> None:
+        super().__init__(memory, step)
+        if int(os.environ["LOCAL_RANK"]) == node:
+            memory_folder.MemoryFolder.receive_file = fail  # type: ignore[assignment,method-assign]
+
+
+@pytest.mark.parametrize("node", [0, 1])
+def test_copies_that_cannot_be_sent_stay_on_the_nodes_of_their_ranks(node: int, tmp_path: Path, memory: Path):
+    assert run(TWO_RANKS, tmp_path, partial(BrokenReceiver, memory, 23, node)).was_killed
+    output = (tmp_path / "output0.txt").read_text()
+    assert output.count("The state is no longer copied to the memory of another node: rank") == 1
+    assert "No space left on device" in output
+    assert_bitwise_equal(run(TWO_RANKS, tmp_path, partial(Nodes, memory, 0)), train_uninterrupted(TWO_RANKS))
+    assert read_start_steps(tmp_path) == [0, 20]
+
+
+def train_with_callbacks(cell: Cell, folder: Path, extra: Any = None, **options: Any) -> Any:
+    return train(cell, folder, extra=extra[0], **options)
+
+
+def test_preempted_ranks_leave_together_and_delete_the_copies(tmp_path: Path, memory: Path):
+    faults = lambda: [Preemption(), HangWatch(), FaultInjector().signal(at="on_train_batch_end", step=15)]  # noqa: E731
+    recovery = {"memory_tier": True, "monitor": None}
+    outcome = run_attempt(TWO_RANKS, tmp_path, faults, function=train_with_callbacks, recovery=recovery)
+    assert sorted(outcome.exit_codes) == [0, 75], outcome.output
+    assert list_files(memory) == []
+    assert_bitwise_equal(run(TWO_RANKS, tmp_path), train_uninterrupted(TWO_RANKS))
+    assert read_start_steps(tmp_path)[1] > 10
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), KeyboardInterrupt()])
+def test_a_run_that_fails_on_one_rank_ends_and_resumes_from_the_copy(error: BaseException, rank: int, tmp_path: Path):
+    faults = lambda: FaultInjector().fail(error, "on_train_batch_start", 13, rank)  # noqa: E731
+    start = time.monotonic()
+    assert run(TWO_RANKS, tmp_path, faults).results is None
+    assert time.monotonic() - start < 60
+    assert_bitwise_equal(run(TWO_RANKS, tmp_path), train_uninterrupted(TWO_RANKS))
+    assert read_start_steps(tmp_path) == [0, 10]
 
 
 def test_a_copy_with_a_nan_on_another_rank_is_not_kept(tmp_path: Path, memory: Path):
