@@ -169,9 +169,10 @@ class MemoryTier:
         except OSError as error:
             is_closing, self._is_disabled = self._is_disabled, True
             if not is_closing:
+                advice = f" in {SHARED_MEMORY}. Enlarge it, or set `memory_tier=False`"
                 rank_zero_warn(
-                    f"The state is no longer copied to memory: {error.strerror or error} in {SHARED_MEMORY}. Enlarge "
-                    "it, or set `memory_tier=False`. Checkpoints are still saved."
+                    f"The state is no longer copied to memory: {error.strerror or error}"
+                    f"{'' if isinstance(error, TimeoutError) else advice}. Checkpoints are still saved."
                 )
             return
         self.step = copy.step

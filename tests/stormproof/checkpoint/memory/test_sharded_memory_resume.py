@@ -134,6 +134,16 @@ def test_a_bad_file_leads_to_the_older_checkpoint_with_a_warning(
     assert read_start_steps(tmp_path) == [0, 0]
 
 
+def test_a_bad_copy_leads_to_the_previous_copy_with_a_warning(tmp_path: Path, memory: Path):
+    assert run(TWO_RANKS, tmp_path, partial(Nodes, memory, 23)).was_killed
+    for file in memory.glob("node*/*/*/*/*-step-20.ckpt/__1_0.distcp"):
+        flip_bit(file)
+    outcome = run(TWO_RANKS, tmp_path, partial(Nodes, memory, 0))
+    assert outcome.output.count("The copy of step 20 in memory is damaged or incomplete, and is not used.") == 1
+    assert_bitwise_equal(outcome, train_uninterrupted(TWO_RANKS))
+    assert read_start_steps(tmp_path) == [0, 10]
+
+
 def test_files_that_are_bad_on_one_node_are_taken_from_the_other_node(tmp_path: Path, memory: Path):
     assert run(TWO_RANKS, tmp_path, partial(Nodes, memory, 13)).was_killed
     for node, name in enumerate(["__0_0.distcp", "__1_0.distcp"]):
