@@ -136,7 +136,8 @@ def test_a_bad_copy_is_ignored_and_the_run_resumes_from_storage(
 def test_a_copy_that_is_older_than_the_newest_checkpoint_is_ignored(
     tmp_path: Path, memory: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(memory_tier, "MAX_PAUSE_SHARE", 1e-12)  # only the first copy is due
+    is_due = iter([True])  # only the first copy
+    monkeypatch.setattr(memory_tier.MemoryTier, "is_due", lambda *_: next(is_due, False))
     cell = Cell(every_n_train_steps=5)
     assert run(cell, tmp_path, partial(KillAfterCopy, 17)).was_killed
     assert [copy.name for copy in memory.glob("*/*/*/*.ckpt")] == ["000001-step-1.ckpt"]
