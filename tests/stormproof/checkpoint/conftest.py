@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import pytorch_lightning  # noqa: F401 (sets the rank, without which rank_zero_warn fails)
 
 
 @pytest.fixture
