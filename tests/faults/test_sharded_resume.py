@@ -19,7 +19,7 @@ from stormproof.testing import FaultInjector, flip_bit
 from tests.support.cases import mark_cases
 from tests.support.exact_resume_training import SYNC_SAVE, Cell, StatefulModule, train
 from tests.support.forked_attempts import assert_bitwise_equal, run_attempt, train_uninterrupted
-from tests.support.object_stores import run_s3_server
+from tests.support.object_stores import in_clean_process, run_s3_server
 
 pytestmark = pytest.mark.slow
 
@@ -170,6 +170,7 @@ def test_a_nan_on_another_rank_is_not_committed(tmp_path: Path):
     assert steps[-1] == 8
 
 
+@in_clean_process
 def test_a_run_resumes_from_an_object_store_on_empty_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with run_s3_server() as server:
         for name, value in server.environment().items():
@@ -182,6 +183,7 @@ def test_a_run_resumes_from_an_object_store_on_empty_nodes(tmp_path: Path, monke
         assert_bitwise_equal(run_attempt(CELL, tmp_path, recovery=recovery), train_uninterrupted(CELL))
 
 
+@in_clean_process
 def test_a_node_with_an_empty_disk_resumes_from_the_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with run_s3_server() as server:
         for name, value in server.environment().items():

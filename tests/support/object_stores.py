@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import subprocess
@@ -9,16 +10,36 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from stormproof.checkpoint import Store
-from stormproof.checkpoint.storage import ObjectStorage
+from stormproof.checkpoint.storage import ObjectStorage, object_store
 from tests.support.checkpoint_files import commit_checkpoint
 from tests.support.waiting import wait_for
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
+
+
+def in_clean_process(test: Callable[..., None]) -> Callable[..., None]:
+    """Decorates a test that forks processes which use an object store.
+
+    If this process has used an object store, forks of it cannot. The test then runs in another process.
+    """
+
+    @functools.wraps(test)
+    def run(*arguments: Any, **options: Any) -> None:
+        if not object_store._process_ids:
+            test(*arguments, **options)
+            return
+        node_id = os.environ["PYTEST_CURRENT_TEST"].removesuffix(" (call)")
+        command = [sys.executable, "-m", "pytest", "-n", "0", "-m", "", node_id]
+        result = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout + result.stderr
+
+    return run
 
 
 class S3Server:

@@ -22,6 +22,7 @@ from stormproof.lightning.find_callback import find_callback
 from tests.support.checkpoint_files import flip_bit, make_store, state_writer
 from tests.support.exact_resume_training import Cell
 from tests.support.forked_attempts import Outcome, assert_bitwise_equal, run_attempt, train_uninterrupted
+from tests.support.object_stores import in_clean_process
 
 SELDOM = Cell(every_n_train_steps=1000)
 ONE_EPOCH = Cell(every_n_train_steps=1000, epochs=1)
@@ -105,6 +106,7 @@ def test_a_run_that_lost_a_node_resumes_from_the_memory_of_the_other_one(lost_no
 
 
 @pytest.mark.slow
+@in_clean_process
 def test_a_copy_is_committed_to_an_object_store(s3_url: str, tmp_path: Path):
     assert run(SELDOM, tmp_path, partial(KillAfterCopy, 7), dirpath=s3_url).was_killed
     outcome = run(SELDOM, tmp_path, dirpath=s3_url)

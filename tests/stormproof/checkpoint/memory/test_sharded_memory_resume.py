@@ -27,6 +27,7 @@ from tests.stormproof.checkpoint.memory.test_memory_resume import run as run_wit
 from tests.support.checkpoint_files import flip_bit
 from tests.support.exact_resume_training import Cell, train
 from tests.support.forked_attempts import assert_bitwise_equal, run_attempt, train_uninterrupted
+from tests.support.object_stores import in_clean_process
 
 TWO_RANKS = Cell(every_n_train_steps=1000, ranks=2, sharded=True, saves_shards=True)
 THREE_RANKS = replace(TWO_RANKS, ranks=3)
@@ -153,6 +154,7 @@ def test_files_that_are_bad_on_one_node_are_taken_from_the_other_node(tmp_path: 
     assert read_start_steps(tmp_path) == [0, 10]
 
 
+@in_clean_process
 def test_shards_of_several_nodes_are_committed_to_an_object_store(s3_url: str, tmp_path: Path, memory: Path):
     nodes = partial(Nodes, memory)
     assert run(THREE_RANKS, tmp_path, partial(nodes, 13), dirpath=s3_url).was_killed
