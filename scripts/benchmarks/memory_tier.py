@@ -90,7 +90,7 @@ def run(options: argparse.Namespace, steps: int, *, memory_tier: bool, kill_time
             kills += 1
         store = Store(folder / "checkpoints")
         newest = store.latest_checkpoint()
-        if newest is not None and newest.step >= steps:  # a kill may come after the last commit
+        if newest is not None and newest.step >= steps:  # the run may have finished before the kill
             end = read_progress(folder)[2]
         start_steps = [attempt.step for attempt in store.read_attempts()]
         done_steps += int(read_progress(folder)[0]) - start_steps[-1]

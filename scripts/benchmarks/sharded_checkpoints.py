@@ -9,9 +9,9 @@ in random order:
 - ``lightning``: Lightning's ModelCheckpoint with ``save_distributed_checkpoint=True``, which training waits for
 - ``async_save``: ``torch.distributed.checkpoint.async_save`` in a callback, as the documentation of torch suggests,
   without the rest of Lightning's checkpoint
-- ``torch_checkpointing``: the same with the package of this name, if it is installed. Another process writes the
-  checkpoint. The state is copied before training continues, because asynchronous copies require a GPU, as does the
-  metadata for resharding, which is left out.
+- ``torch_checkpointing``: the same state with the package ``torch_checkpointing``, if it is installed. Another process
+  writes the checkpoint. The state is copied before training continues, because asynchronous copies require a GPU. The
+  metadata for resharding is left out for the same reason.
 - ``sharded``: CheckpointRecovery with sharded checkpoints
 - ``full``: CheckpointRecovery with full checkpoints, which rank 0 gathers
 
@@ -140,7 +140,7 @@ class TorchCheckpointing(pl.Callback):
             staging_config=CheckpointStagerConfig(use_async_staging=False),
             process_config=CheckpointProcessConfig(subprocess_init_timeout_secs=300),
         )
-        storage = LocalFileSystemStorageConfig(use_direct_io=False)  # files of any length
+        storage = LocalFileSystemStorageConfig(use_direct_io=False)  # direct I/O fails for files of some lengths
         self.manager: Any = CheckpointManager(CheckpointManager.Config(save=save, storage_config=storage))
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:

@@ -43,10 +43,10 @@ class Slow(Callback):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """The weights of two ranks that nothing happened to."""
-    return train_whole(tmp_path_factory.mktemp("whole"), WORDS)
+    return train_uninterrupted(tmp_path_factory.mktemp("whole"), WORDS)
 
 
-def train_whole(folder: Path, words: Sequence[str]) -> dict[str, torch.Tensor]:
+def train_uninterrupted(folder: Path, words: Sequence[str]) -> dict[str, torch.Tensor]:
     overrides = [word for word in words if "slow" not in word]
     command = [sys.executable, str(ROOT / "train.py"), *overrides, "trainer.devices=2"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=200)
@@ -202,18 +202,18 @@ def test_a_run_that_lost_the_shards_of_rank_0_resumes_from_the_memory_of_the_oth
     nodes: Nodes, here: Path, tmp_path_factory: pytest.TempPathFactory
 ):
     words = [word.replace("trainer=ddp", "trainer=fsdp") for word in WORDS]
-    resume_from_memory_of_node_1(nodes, here, words, train_whole(tmp_path_factory.mktemp("whole"), words))
+    resume_from_memory_of_node_1(nodes, here, words, train_uninterrupted(tmp_path_factory.mktemp("whole"), words))
 
 
 def resume_from_memory_of_node_1(nodes: Nodes, here: Path, words: Sequence[str], whole: dict[str, torch.Tensor]):
-    memory_words = ("callbacks.recovery.every_n_train_steps=100000", "callbacks.recovery.memory_tier=true")
-    _, second = [start_agent(nodes, node, here, *memory_words, words=words) for node in (0, 1)]
+    memory_overrides = ("callbacks.recovery.every_n_train_steps=100000", "callbacks.recovery.memory_tier=true")
+    _, second = [start_agent(nodes, node, here, *memory_overrides, words=words) for node in (0, 1)]
     wait_until(lambda: has_copies(nodes) == [True, True], 90, here)
     nodes.kill(0)
     second.kill()  # the scheduler starts the job again
     wait_until(lambda: not nodes.pids(1), 60, here)
     (here / "fast").touch()
-    repeated = [start_agent(nodes, node, here, *memory_words, words=words) for node in (0, 1)]
+    repeated = [start_agent(nodes, node, here, *memory_overrides, words=words) for node in (0, 1)]
     assert [agent.wait(timeout=150) for agent in repeated] == [0, 0]
     attempts = Store(here / "runs" / "run" / "checkpoints").read_attempts()
     assert attempts[1].step > 0

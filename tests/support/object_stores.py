@@ -26,7 +26,7 @@ CREDENTIALS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "A
 def in_clean_process(test: Callable[..., None]) -> Callable[..., None]:
     """Decorates a test that forks processes which use an object store.
 
-    If this process has used an object store, forks of it cannot. The test then runs in another process.
+    Runs the test in a new process if this one has used an object store, because threads of obstore end in a fork.
     """
 
     @functools.wraps(test)

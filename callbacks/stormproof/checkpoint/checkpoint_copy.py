@@ -27,8 +27,8 @@ def copy_checkpoint(
         target: Store of the copy.
         attempt: Attempt that writes the copy.
         fence: Called before the manifest appears. Its exception cancels the commit.
-        copy_files: Copies the files of a sharded checkpoint to a folder, and returns them. This process copies all if
-            None.
+        copy_files: Takes the name of the target folder, copies the files of a sharded checkpoint, and returns them. If
+            None, this process copies all files.
 
     Raises:
         DamagedError: If the content has changed since it was committed.

@@ -43,7 +43,8 @@ class SaveCoordinator(InactiveCopies):
         writer: Writer on rank 0 during training, otherwise None.
         shard_writer: Writer of this rank's shard during training. None if checkpoints are in one file.
         memory_shard_writer: Writer of this rank's shard to memory. None if disabled, or if copies are in one file.
-        sharded_step: Step of this rank's last shard. None before the first.
+        sharded_step: Step of the last checkpoint in storage for which this rank has planned a shard. None before the
+            first.
         unsaved_attributes: Warns about attributes that are in no checkpoint.
     """
 
@@ -116,9 +117,9 @@ class SaveCoordinator(InactiveCopies):
             has_validated: Whether the validation loaders have been iterated in this run.
         """
         checkpoint = snapshot.capture(trainer, module, has_validated=has_validated, has_ended=False)
-        if self.memory_shard_writer is not None:  # no rank writes, because a copy is due
+        if self.memory_shard_writer is not None:  # a copy is due only after all ranks have written the previous one
             self.memory_shard_writer.plan(sharded_state.pop_state(checkpoint))
-            if not trainer.is_global_zero:  # rank 0 does so in copy_to_memory
+            if not trainer.is_global_zero:  # rank 0 stages in writer.copy_to_memory
                 self.memory_shard_writer.stage()
 
         def copy() -> None:

@@ -61,7 +61,7 @@ def commit_from_any_node(
 ) -> Resolution:
     """Commits the newest copy in the memory of the nodes if it is newer than the newest checkpoint of any rank.
 
-    All ranks call it together. The first rank of a node that has a file of the copy writes the file to storage. If a
+    All ranks call it together. One rank writes each file to storage: the first rank of the first node that has it. If a
     node committed a copy in :func:`commit_from_this_node`, the ranks of other nodes may have found an older checkpoint.
 
     Args:
@@ -88,7 +88,10 @@ def commit_from_any_node(
 
 
 def _commit_newest_copy(store: Store, newest_step: int, rank: int, local_rank: int) -> str | None:
-    """Returns the name of the committed checkpoint. None if no copy is newer, or it cannot be committed."""
+    """Commits the newest complete copy above ``newest_step`` and returns its name.
+
+    None without such a copy, and if the commit fails.
+    """
     folder_name = run_on_rank_zero(lambda: name_last_folder(store))
     own_copies = _read_copies(folder_name) if local_rank == 0 else []
     copies = {copy.sequence: copy for copies in all_gather(own_copies) for copy in copies if copy.step > newest_step}
@@ -97,7 +100,10 @@ def _commit_newest_copy(store: Store, newest_step: int, rank: int, local_rank: i
         files = all_gather(own_files)
         owners = {file: owner for owner, names in reversed([*enumerate(files)]) for file in names}
         if owners.keys() < copy.stored_files.keys():
-            rank_zero_warn(f"The copy of step {copy.step} in memory is damaged or incomplete, and is not used.")
+            rank_zero_warn(
+                f"The copy of step {copy.step} in memory is damaged or incomplete. The run resumes from an older copy, "
+                f"or from step {max(0, newest_step)} in {store.location}."
+            )
             continue
         name, problem = _commit_files(store, folder_name, copy, owners, rank)
         if name is None:
@@ -111,24 +117,27 @@ def _commit_newest_copy(store: Store, newest_step: int, rank: int, local_rank: i
 def _commit_files(
     store: Store, folder_name: str, copy: Checkpoint, owners: Mapping[str, int], rank: int
 ) -> tuple[str | None, str | None]:
-    """Commits a copy whose files are in the memory of several nodes. All ranks call it together.
+    """Commits a copy whose files are in the memory of one or more nodes. All ranks call it together.
 
     Args:
         store: Storage of the checkpoints.
         folder_name: Name of the folder in memory.
-        copy: The copy, with a path of any node.
-        owners: Rank that writes each file.
+        copy: The copy, according to the manifest of any node.
+        owners: Rank that writes each file, by name in the storage.
         rank: Rank of this process.
 
     Returns:
         The name of the committed checkpoint and None, or None and the problem.
     """
-    committer, has_written = min(owners.values()), False
+    committer, has_exchanged = min(owners.values()), False
 
     def write_own_files(folder: str | None) -> dict[str, StoredFile]:
-        """Writes the files of this rank to ``folder`` of the committer, unless it is None. Returns those of all."""
-        nonlocal has_written
-        has_written, written, problem = True, {}, None
+        """Writes this rank's files to the folder that the committer passes, and returns the files of all ranks.
+
+        Writes nothing if the committer passes None. Ignores ``folder`` on other ranks.
+        """
+        nonlocal has_exchanged
+        has_exchanged, written, problem = True, {}, None
         folder = all_gather(folder)[committer]
         try:
             if folder is not None:
@@ -153,8 +162,8 @@ def _commit_files(
             name = _commit(store, folder_name, copy, write_own_files)
         except (OSError, StormproofError) as error:
             problem = str(error)
-    if copy.files is not None and not has_written:
-        with suppress(StorageError):  # the committer reports it
+    if copy.files is not None and not has_exchanged:
+        with suppress(StorageError):  # the committer reports the error
             write_own_files(None)
     return all_gather((name, problem))[committer]
 
@@ -171,7 +180,7 @@ def _read_copies(folder_name: str) -> list[Checkpoint]:
 
 
 def _find_good_files(folder_name: str, copy: Checkpoint) -> list[str]:
-    """Returns the files of a copy that this node has, after verifying their content."""
+    """Returns the names of the files of a copy that are intact on this node."""
     names = []
     for name, file in copy.stored_files.items():
         with suppress(OSError):  # another node may have it
@@ -186,14 +195,15 @@ def _find_copy_step(folder_name: str) -> int:
 
 
 def _find_copy(folder_name: str, newest_step: int) -> Checkpoint | None:
-    """Returns the newest good copy if its step is above ``newest_step``. Reads its content only in this case."""
+    """Returns the newest good copy with a step above ``newest_step``. Reads no content without such a manifest."""
     if _find_copy_step(folder_name) <= newest_step:
         return None
     try:
-        return MemoryFolder(folder_name).find_newest()
+        copy = MemoryFolder(folder_name).find_newest()
     except OSError as error:
         _warn_unreadable(error)
         return None
+    return copy if _get_step(copy) > newest_step else None
 
 
 def _get_step(checkpoint: Checkpoint | None) -> int:

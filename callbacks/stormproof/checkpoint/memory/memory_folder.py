@@ -62,10 +62,11 @@ def name_folder(location: str, attempt: Attempt) -> str:
 
 
 class MemoryFolder:
-    """Keeps the newest checkpoint of one attempt in the memory of this node, or the node's files of a sharded one.
+    """Keeps the newest checkpoint of one attempt in the memory of this node.
 
-    As in a :class:`stormproof.checkpoint.Store`, the manifest of a checkpoint is written last. A log and a lease are
-    not required, because one thread writes, and the content need not survive a power failure.
+    With sharded checkpoints, keeps the files of the newest two that this node has. As in a
+    :class:`stormproof.checkpoint.Store`, the manifest of a checkpoint is written last. A log and a lease are not
+    required, because only the processes of one run write, and the content need not survive a power failure.
 
     Args:
         name: Name from :func:`name_folder`.
@@ -115,8 +116,8 @@ class MemoryFolder:
         self._check_room(size)
         path = self._make_next_path(info)
         file = put_hashed(self.storage, path.name, write)
-        checkpoint, manifest = self._describe(path, WrittenFiles(file.digest, file.bytes), info, attempt)
-        self._replace_by(checkpoint, manifest)
+        checkpoint, manifest = self._make_manifest(path, WrittenFiles(file.digest, file.bytes), info, attempt)
+        self._replace_previous(checkpoint, manifest)
         return checkpoint
 
     def commit_sharded(
@@ -138,19 +139,19 @@ class MemoryFolder:
             OSError: If the memory of a node is full.
         """
         path = self._make_next_path(info)
-        checkpoint, manifest = self._describe(path, WrittenFiles.from_shards(write(path.name)), info, attempt)
+        checkpoint, manifest = self._make_manifest(path, WrittenFiles.from_shards(write(path.name)), info, attempt)
         add_manifest(path.name, manifest)
         return checkpoint
 
     def make_room(self, name: str, size: int) -> None:
         """Prepares this node for the files of a sharded checkpoint. Several processes may call it at the same time.
 
-        Deletes all checkpoints except the newest one with a manifest. All nodes have its files, because the manifest
-        of a checkpoint is added on all nodes before the next checkpoint begins.
+        Deletes all checkpoints except the newest one with a manifest. The nodes together have all its files, because
+        all nodes add the manifest before the next checkpoint begins.
 
         Args:
             name: Name of the checkpoint's folder.
-            size: Bytes that this process writes or sends to the memory of a node.
+            size: Bytes to reserve: the shard of this process, twice if another node also sends a shard.
 
         Raises:
             OSError: If the memory is full.
@@ -158,11 +159,11 @@ class MemoryFolder:
         self._make_folder()
         kept_names = {name} | {part for copy in self.read_checkpoints()[-1:] for part in _list_names(copy)}
         self.storage.delete(path.name for path in self.path.iterdir() if path.name not in kept_names)
-        self._check_room(size, copies=1 if len(kept_names) > 1 else 2)
+        self._check_room(size, reserved_count=1 if len(kept_names) > 1 else 2)
         (self.path / name).mkdir(exist_ok=True)
 
     def add_manifest(self, checkpoint: Checkpoint, manifest: bytes) -> None:
-        """Adds the manifest of a sharded checkpoint, after the files are written on all nodes."""
+        """Writes the manifest of a checkpoint. Call it after the files."""
         self.storage.put_if_absent(checkpoint.manifest_path.name, manifest)
         self.path.parent.touch()  # the run is not abandoned
 
@@ -207,7 +208,7 @@ class MemoryFolder:
         self._make_folder()
         self._check_room(checkpoint.bytes)
         self._receive(file_name, checkpoint.digest, chunks)
-        self._replace_by(checkpoint, manifest)
+        self._replace_previous(checkpoint, manifest)
 
     def read(self, checkpoint: Checkpoint) -> tuple[bytes, Iterator[bytes]]:
         """Returns the manifest of a checkpoint, and its content in chunks."""
@@ -248,8 +249,10 @@ class MemoryFolder:
         self._last_sequence += 1
         return self.path / f"{format_stem(self._last_sequence, info.step)}.ckpt"
 
-    def _describe(self, path: Path, content: WrittenFiles, info: CommitInfo, attempt: int) -> tuple[Checkpoint, bytes]:
-        """Returns a checkpoint and its manifest."""
+    def _make_manifest(
+        self, path: Path, content: WrittenFiles, info: CommitInfo, attempt: int
+    ) -> tuple[Checkpoint, bytes]:
+        """Returns a checkpoint and the content of its manifest."""
         checkpoint = Checkpoint(
             **vars(info),
             **vars(content),
@@ -261,7 +264,7 @@ class MemoryFolder:
         )
         return checkpoint, encode_manifest(checkpoint, LogPrefix.from_content(b""))
 
-    def _replace_by(self, checkpoint: Checkpoint, manifest: bytes) -> None:
+    def _replace_previous(self, checkpoint: Checkpoint, manifest: bytes) -> None:
         self.add_manifest(checkpoint, manifest)
         for path in self.path.iterdir():
             if path.name not in _list_names(checkpoint):
@@ -279,15 +282,15 @@ class MemoryFolder:
         make_private_folder("stormproof-memory", SHARED_MEMORY)
         self.path.mkdir(parents=True, exist_ok=True)
 
-    def _check_room(self, size: int, copies: int | None = None) -> None:
+    def _check_room(self, size: int, reserved_count: int | None = None) -> None:
         """Checks that a checkpoint fits in addition to the previous one.
 
         A full ``/dev/shm`` would crash the workers of data loaders, which use it too.
         """
-        copies = copies or (1 if any(self.path.iterdir()) else 2)
+        reserved_count = reserved_count or (1 if any(self.path.iterdir()) else 2)
         free_bytes = shutil.disk_usage(self.path).free
-        if free_bytes < copies * size:
-            reason = f"{free_bytes / 1e6:.0f} MB are free, but {copies * size / 1e6:.0f} MB are required"
+        if free_bytes < reserved_count * size:
+            reason = f"{free_bytes / 1e6:.0f} MB are free, but {reserved_count * size / 1e6:.0f} MB are required"
             raise OSError(errno.ENOSPC, reason, str(self.path))
 
 

@@ -42,14 +42,14 @@ class ClearRequest:
 class MemoryShardWriter(ShardWriter):
     """Writes this rank's shard of each copy in memory, and sends it to a rank of the next node.
 
-    A copy is a sharded checkpoint whose storage is the memory of all nodes. Its host buffers are separate from those of
-    checkpoints, so that slow storage does not delay copies. All ranks create the writer together.
+    A copy is a sharded checkpoint whose storage is the memory of all nodes. The writer has its own host buffers, so
+    that slow storage does not delay copies. All ranks create the writer together.
 
     Args:
         folder: Folder in the memory of this node.
         rank: Rank of this process.
-        nodes: Number of the node of each rank.
-        storage_writer: Writes the checkpoints of this rank.
+        nodes: Node rank of each rank.
+        storage_writer: Writer of this rank's checkpoints. Provides the names of tensors that may be non-finite.
 
     Attributes:
         folder: Folder in the memory of this node.
@@ -58,7 +58,7 @@ class MemoryShardWriter(ShardWriter):
     def __init__(self, folder: MemoryFolder, rank: int, nodes: Sequence[int], storage_writer: ShardWriter) -> None:
         self.folder, self._storage_writer = folder, storage_writer
         self._is_first_on_node = nodes.index(nodes[rank]) == rank
-        self._problem: str | None = None  # of sending, until it is reported
+        self._problem: str | None = None  # last error of the sender, until a report contains it
         self._has_warned = False
         has_target = find_target(nodes, rank) is not None
         self._sender = PeerSender.create(self._record_problem) if has_target else None
@@ -73,8 +73,8 @@ class MemoryShardWriter(ShardWriter):
         self._baseline_names = self._storage_writer.baseline_names
         super().stage()
 
-    def add_manifest(self, folder: str, manifest: bytes) -> None:
-        """Sends the files of all ranks to the next node, and adds the manifest on all nodes. Runs on rank 0.
+    def send_and_add_manifest(self, folder: str, manifest: bytes) -> None:
+        """Sends the files of all ranks to the next node, and writes the manifest on all nodes. Runs on rank 0.
 
         Warns once if files cannot be sent.
 
@@ -109,15 +109,15 @@ class MemoryShardWriter(ShardWriter):
         """Ends the threads.
 
         Args:
-            is_interrupted: Whether not to wait.
-            has_ended: Whether training has ended normally. The other ranks then first wait until rank 0 has deleted the
-                copies, and rank 0 waits for their threads, for at most ``CLOSE_TIMEOUT_SECONDS``.
+            is_interrupted: Whether to skip all waits.
+            has_ended: Whether training has ended normally. If True, the other ranks wait until rank 0 has deleted the
+                copies, and rank 0 waits for their threads. Both wait for at most ``CLOSE_TIMEOUT_SECONDS``.
         """
         deadline = time.monotonic() + CLOSE_TIMEOUT_SECONDS
         if has_ended and self._thread is not None:
             self._thread.join(CLOSE_TIMEOUT_SECONDS)
         super().close(is_interrupted=is_interrupted)
-        if has_ended and self._rank == 0:  # otherwise, torch logs that this process has ended
+        if has_ended and self._rank == 0:  # if rank 0 exits first, torch logs connection errors on the other ranks
             for rank in range(1, self._world_size):
                 while self._pause_for(rank, deadline):
                     pass
@@ -142,9 +142,9 @@ class MemoryShardWriter(ShardWriter):
         return super()._execute(request)
 
     def _write_shard(self, save_id: int, folder: str) -> Report:
-        copies = 1 if self._sender is None else 2
+        node_count = 1 if self._sender is None else 2
         try:
-            self.folder.make_room(folder, copies * self._stager.staged_bytes)
+            self.folder.make_room(folder, node_count * self._stager.staged_bytes)
         except OSError as error:
             return Report(error=make_picklable(error))
         return super()._write_shard(save_id, folder)
@@ -165,10 +165,10 @@ class MemoryShardWriter(ShardWriter):
 
 
 def find_target(nodes: Sequence[int], rank: int) -> int | None:
-    """Returns the rank to which a rank sends its files, on the next node. None with one node.
+    """Returns the rank on the next node to which ``rank`` sends its files. None with one node.
 
     Args:
-        nodes: Number of the node of each rank.
+        nodes: Node rank of each rank.
         rank: Rank that sends.
 
     Example:

@@ -16,6 +16,7 @@ from stormproof.checkpoint.host_staging import HostStager
 from stormproof.checkpoint.manifest import Checkpoint, CommitInfo
 from stormproof.checkpoint.memory.memory_folder import SHARED_MEMORY, MemoryFolder
 from stormproof.checkpoint.memory.peer import PeerSender
+from stormproof.checkpoint.storage import DISK_FULL_ERRNOS
 from stormproof.long_waits import long_wait
 
 if TYPE_CHECKING:  # imports torch.distributed.checkpoint, which takes 0.3 s
@@ -24,14 +25,13 @@ if TYPE_CHECKING:  # imports torch.distributed.checkpoint, which takes 0.3 s
 MIN_INTERVAL_SECONDS = 1.0
 """Minimum time between two copies, in seconds."""
 MAX_PAUSE_SHARE, MAX_WRITE_SHARE = 0.01, 0.1
-"""Maximum share of time for which copies pause training after the first one, and for which a thread writes them."""
+"""Maximum shares of time: for pauses of training, except the first one, and for writes in the background thread."""
 CLOSE_TIMEOUT_SECONDS = 10.0
 """Maximum time to wait for the last copy at the end, in seconds."""
 INTERRUPT_TIMEOUT_SECONDS = 1.0
 """Maximum time to wait for the last copy after Ctrl-C, in seconds."""
 CLEAR_TIMEOUT_SECONDS = 300.0
-"""Maximum time to wait for a copy that is being written before all copies are deleted, and for other ranks to delete
-theirs, in seconds."""
+"""Maximum time to wait for the copy in progress, and then for other ranks to delete their copies, in seconds."""
 
 
 class MemoryTier:
@@ -45,7 +45,7 @@ class MemoryTier:
     Args:
         folder: Folder in the memory of this node.
         attempt: Number of the attempt.
-        peer: Connection to the other node. None without another node, and with sharded checkpoints.
+        peer: Connection to the other node. None with one node or with sharded checkpoints.
         shard_writer: Writes sharded parameters and optimizer states. None if copies are in one file.
 
     Attributes:
@@ -83,8 +83,8 @@ class MemoryTier:
         """Copies a checkpoint into host memory and starts to write the copy. Call it if :meth:`is_due`.
 
         Args:
-            checkpoint: Lightning checkpoint. The caller may modify it afterwards. If ``shard_writer`` is set, it has no
-                parameters and optimizer states. The caller passes them to ``shard_writer.plan`` first.
+            checkpoint: Lightning checkpoint. The caller may modify it afterwards. With ``shard_writer``, the checkpoint
+                without parameters and optimizer states. Pass those to ``shard_writer.plan`` first.
             info: Description of the checkpoint.
             has_problem: Returns whether the checkpoint must not be kept, because numbers in it are not finite.
 
@@ -113,7 +113,10 @@ class MemoryTier:
             OSError: If another rank does not delete its copies.
         """
         self.wait(CLEAR_TIMEOUT_SECONDS)
-        self._delete(CLEAR_TIMEOUT_SECONDS)
+        try:
+            self._delete(CLEAR_TIMEOUT_SECONDS)
+        except OSError as error:
+            raise OSError(error.errno, f"copies in memory could not be deleted: {error.strerror or error}") from error
 
     def close(self, committed_step: int | None, *, is_interrupted: bool = False) -> None:
         """Ends the copies. Deletes them if a checkpoint of the same or a later step was committed.
@@ -169,10 +172,11 @@ class MemoryTier:
         except OSError as error:
             is_closing, self._is_disabled = self._is_disabled, True
             if not is_closing:
-                advice = f" in {SHARED_MEMORY}. Enlarge it, or set `memory_tier=False`"
+                is_full = error.errno in DISK_FULL_ERRNOS
+                advice = f" in {SHARED_MEMORY}. Enlarge it, or set `memory_tier=False`" if is_full else ""
                 rank_zero_warn(
-                    f"The state is no longer copied to memory: {error.strerror or error}"
-                    f"{'' if isinstance(error, TimeoutError) else advice}. Checkpoints are still saved."
+                    f"The state is no longer copied to memory: {error.strerror or error}{advice}. Checkpoints are "
+                    "still saved."
                 )
             return
         self.step = copy.step
@@ -184,7 +188,10 @@ class MemoryTier:
         shard_writer = self._shard_writer
         if shard_writer is not None:
             return self._folder.commit_sharded(
-                lambda folder: shard_writer.write(folder, checkpoint), shard_writer.add_manifest, info, self._attempt
+                lambda folder: shard_writer.write(folder, checkpoint),
+                shard_writer.send_and_add_manifest,
+                info,
+                self._attempt,
             )
         return self._folder.commit(
             lambda file: torch.save(checkpoint, file), self._stager.staged_bytes, info, self._attempt

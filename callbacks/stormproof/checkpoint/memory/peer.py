@@ -53,7 +53,7 @@ class PeerSender:
     After the first error, reports it once and stops sending.
 
     Args:
-        report: Called with the description of the first error. Issues a warning if None, on rank 0.
+        report: Called with the description of the first error. If None, a warning is issued on rank 0.
 
     Attributes:
         address: Address to which the receiver connects.
@@ -72,7 +72,7 @@ class PeerSender:
 
     @classmethod
     def create(cls, report: Callable[[str], object] | None = None) -> PeerSender | None:
-        """Returns a sender. None, after a report, if no port is available."""
+        """Returns a sender. Reports the error and returns None if no port or address is available."""
         try:
             return cls(report)
         except OSError as error:
@@ -182,5 +182,6 @@ class PeerReceiver:
 def warn_without_peer(problem: str) -> None:
     """Warns that the state is no longer copied to another node."""
     rank_zero_warn(
-        f"The state is no longer copied to the memory of another node: {problem}. Checkpoints are still saved."
+        f"The state is no longer copied to the memory of another node: {problem.rstrip('.')}. If its node fails, the "
+        "run resumes from the newest checkpoint."
     )

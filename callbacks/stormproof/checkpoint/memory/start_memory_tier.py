@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from stormproof.checkpoint.memory.memory_folder import MemoryFolder, name_last_folder
+from stormproof.checkpoint.memory.memory_folder import SHARED_MEMORY, MemoryFolder, name_last_folder
 from stormproof.checkpoint.memory.memory_tier import MemoryTier
 from stormproof.checkpoint.memory.peer import PeerReceiver, PeerSender
 from stormproof.checkpoint.store import Store
@@ -27,7 +27,7 @@ def start_memory_tier(
         attempt: Number of the attempt on rank 0. Ignored on other ranks.
         rank: Rank of this process.
         local_rank: Rank of this process among those of its node.
-        node_rank: Number of this node.
+        node_rank: Rank of this node.
 
     Returns:
         The tier on rank 0, the receiver on the first rank of another node, and None on the other ranks, or if the
@@ -68,7 +68,7 @@ def start_sharded_memory_tier(
         storage_writer: Writes the checkpoints of this rank.
         rank: Rank of this process.
         local_rank: Rank of this process among those of its node.
-        node_rank: Number of this node.
+        node_rank: Rank of this node.
 
     Returns:
         The writer of this rank's shards. None if the memory of a node cannot be used.
@@ -86,7 +86,7 @@ def start_sharded_memory_tier(
 
 
 def _prepare_folder(store: Store, local_rank: int) -> tuple[MemoryFolder | None, str | None]:
-    """Returns the folder, which the first rank of a node prepares, or why it cannot be used."""
+    """Returns the folder in memory and None, or None and the error. The first rank of a node prepares the folder."""
     name = run_on_rank_zero(lambda: name_last_folder(store))
     try:
         folder = MemoryFolder(name)
@@ -98,4 +98,7 @@ def _prepare_folder(store: Store, local_rank: int) -> tuple[MemoryFolder | None,
 
 
 def _warn_disabled(problem: str) -> None:
-    rank_zero_warn(f"`memory_tier` is disabled: {problem}. Checkpoints are still saved.")
+    rank_zero_warn(
+        f"`memory_tier` is disabled: {problem}. Checkpoints are still saved. Make "
+        f"{SHARED_MEMORY} writable on all nodes, or set `memory_tier=False`."
+    )

@@ -36,14 +36,14 @@ class ReadRequest:
 
 @dataclass(frozen=True)
 class Report:
-    """Result of writing one shard, or of reading files.
+    """Result of a request on one rank.
 
     Attributes:
         files: The written files.
         results: Positions of the items.
         non_finite_names: Tensors that have become NaN or infinite. No file is written then.
         change: Why a file that was read is bad. None if all are good.
-        error: Why the shard could not be written, or a file could not be read. None after a success.
+        error: Why the request failed. None after a success.
         warning: A problem that does not prevent the checkpoint. None without one.
     """
 
@@ -68,4 +68,4 @@ def raise_error(rank: int, report: Report) -> None:
     if isinstance(error, OSError):
         raise OSError(error.errno, f"rank {rank}: {error.strerror}", error.filename)
     if error is not None:
-        raise RuntimeError(f"rank {rank} could not write or read a shard of the checkpoint: {error}")
+        raise RuntimeError(f"rank {rank} could not execute a request for a checkpoint: {error}")

@@ -89,7 +89,7 @@ class ShardWriter:
 
     @property
     def baseline_names(self) -> set[str] | None:
-        """Tensors that may be not finite. None before the first checkpoint."""
+        """Names of tensors that may be non-finite. None before the first checkpoint or resume."""
         return self._baseline_names
 
     def set_baseline(self, state: Mapping[str, Any]) -> None:
@@ -207,7 +207,7 @@ class ShardWriter:
         self._thread.join(JOIN_TIMEOUT_SECONDS)
 
     def _serve(self) -> None:
-        """Writes this rank's shard and reads files on each request of rank 0."""
+        """Executes the requests of rank 0."""
         assert self._channel is not None
         try:
             with suppress(TimeoutError):  # this rank ends
@@ -223,7 +223,7 @@ class ShardWriter:
                 self._condition.notify_all()
 
     def _handle_request(self, request_id: int) -> bool:
-        """Writes this rank's shard or reads files. Returns False if rank 0 ends."""
+        """Waits for the next request, executes it and sends the report. Returns False if rank 0 ends."""
         assert self._channel is not None
         request = self._channel.receive(f"request/{request_id}", self._pause)
         if request is None:
@@ -249,7 +249,8 @@ class ShardWriter:
 
         Args:
             request: The request.
-            seconds: Maximum time, in seconds. If finite, does not wait for a rank that ends, either.
+            seconds: Maximum time to wait for the reports, in seconds. If finite, stops waiting for a rank whose thread
+                has ended.
 
         Raises:
             TimeoutError: If a rank does not reply in time.
@@ -312,7 +313,7 @@ class ShardWriter:
         try:
             report: Report = channel.receive(key, pause)
         except TimeoutError as error:
-            reason = f"rank {rank} did not reply in time, or within 60 s after the end of training"
+            reason = f"rank {rank} did not reply before the timeout, or its writer thread has ended"
             raise TimeoutError(errno.ETIMEDOUT, reason) from error
         channel.delete(key)
         return report
@@ -340,7 +341,7 @@ class ShardWriter:
         return not self._should_stop()
 
     def _pause_for(self, rank: int, deadline: float) -> bool:
-        """Returns the same as :meth:`_pause`, and False after ``deadline`` or if the thread of ``rank`` has ended."""
+        """Waits like :meth:`_pause`. Also returns False after ``deadline``, or if the thread of ``rank`` has ended."""
         assert self._channel is not None
         return self._pause() and time.monotonic() < deadline and not self._channel.has(f"ended/{rank}")
 

@@ -206,7 +206,7 @@ def test_the_first_sharded_copy_requires_room_for_two(shards: Store, monkeypatch
 
 
 @pytest.mark.usefixtures("memory")
-def test_a_file_that_was_damaged_in_transit_or_leads_out_of_the_folder_is_refused():
+def test_a_file_that_was_damaged_in_transit_or_has_a_path_outside_the_folder_is_refused():
     folder = make_folder()
     for name in ("000001-step-5.ckpt/__0_0.distcp", "../000001-step-5.ckpt/meta.pt", "000001-step-5.ckpt/../../a"):
         with pytest.raises(DamagedError, match=r"damaged in transit|is not the name"):

@@ -91,7 +91,7 @@ def test_a_run_that_is_killed_while_a_rank_writes_a_copy_resumes_from_the_previo
 
 @pytest.mark.parametrize(("cell", "ranks_per_node"), [(TWO_RANKS, 1), (FOUR_RANKS, 2)], ids=["2", "2x2"])
 @pytest.mark.parametrize("lost_node", [0, 1])
-def test_the_loss_of_one_of_two_nodes_loses_nothing(
+def test_a_run_that_lost_one_of_two_nodes_resumes_from_the_copy(
     cell: Cell, ranks_per_node: int, lost_node: int, tmp_path: Path, memory: Path
 ):
     nodes = partial(Nodes, memory, ranks_per_node=ranks_per_node)
@@ -111,36 +111,36 @@ def test_the_surviving_nodes_together_have_all_shards(lost_node: int, tmp_path: 
     assert read_start_steps(tmp_path) == [0, 10]
 
 
-def test_the_loss_of_two_nodes_leads_to_the_older_checkpoint_with_a_warning(tmp_path: Path, memory: Path):
+def test_a_run_that_lost_two_of_three_nodes_warns_and_resumes_from_storage(tmp_path: Path, memory: Path):
     assert run(THREE_RANKS, tmp_path, partial(Nodes, memory, 13)).was_killed
     for node in (0, 1):
         shutil.rmtree(memory / f"node{node}")
     outcome = run(THREE_RANKS, tmp_path, partial(Nodes, memory, 0))
-    assert outcome.output.count("The copy of step 10 in memory is damaged or incomplete, and is not used.") == 1
+    assert outcome.output.count("The copy of step 10 in memory is damaged or incomplete.") == 1
     assert_bitwise_equal(outcome, train_uninterrupted(THREE_RANKS))
     assert read_start_steps(tmp_path) == [0, 0]
 
 
 @pytest.mark.parametrize("name", ["__1_0.distcp", ".metadata", "meta.pt"])
 @pytest.mark.parametrize("change", [flip_bit, Path.unlink])
-def test_a_bad_file_leads_to_the_older_checkpoint_with_a_warning(
+def test_a_run_with_a_bad_file_warns_and_resumes_from_storage(
     change: Callable[[Path], object], name: str, tmp_path: Path, memory: Path
 ):
     assert run(TWO_RANKS, tmp_path, partial(KillAfterCopy, 13)).was_killed
     (file,) = list_files(memory, name)
     change(file)
     outcome = run(TWO_RANKS, tmp_path)
-    assert outcome.output.count("The copy of step 10 in memory is damaged or incomplete, and is not used.") == 1
+    assert outcome.output.count("The copy of step 10 in memory is damaged or incomplete.") == 1
     assert_bitwise_equal(outcome, train_uninterrupted(TWO_RANKS))
     assert read_start_steps(tmp_path) == [0, 0]
 
 
-def test_a_bad_copy_leads_to_the_previous_copy_with_a_warning(tmp_path: Path, memory: Path):
+def test_a_run_with_a_bad_copy_warns_and_resumes_from_the_previous_copy(tmp_path: Path, memory: Path):
     assert run(TWO_RANKS, tmp_path, partial(Nodes, memory, 23)).was_killed
     for file in memory.glob("node*/*/*/*/*-step-20.ckpt/__1_0.distcp"):
         flip_bit(file)
     outcome = run(TWO_RANKS, tmp_path, partial(Nodes, memory, 0))
-    assert outcome.output.count("The copy of step 20 in memory is damaged or incomplete, and is not used.") == 1
+    assert outcome.output.count("The copy of step 20 in memory is damaged or incomplete.") == 1
     assert_bitwise_equal(outcome, train_uninterrupted(TWO_RANKS))
     assert read_start_steps(tmp_path) == [0, 10]
 
@@ -230,7 +230,7 @@ def train_with_callbacks(cell: Cell, folder: Path, extra: Any = None, **options:
     return train(cell, folder, extra=extra[0], **options)
 
 
-def test_preempted_ranks_leave_together_and_delete_the_copies(tmp_path: Path, memory: Path):
+def test_preempted_ranks_stop_together_and_delete_the_copies(tmp_path: Path, memory: Path):
     faults = lambda: [Preemption(), HangWatch(), FaultInjector().signal(at="on_train_batch_end", step=15)]  # noqa: E731
     recovery = {"memory_tier": True, "monitor": None}
     outcome = run_attempt(TWO_RANKS, tmp_path, faults, function=train_with_callbacks, recovery=recovery)
