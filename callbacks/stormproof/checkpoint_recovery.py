@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -33,7 +34,7 @@ from stormproof.checkpoint.storage import ObjectStorage, is_url
 from stormproof.distributed.collectives import assert_equal, run_on_rank_zero
 from stormproof.distributed.fork_safety import make_forks_safe
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
-from stormproof.errors import NotResumableError, StorageError
+from stormproof.errors import DivergedError, NotResumableError, StorageError
 from stormproof.lightning import internals, sharded_averaging
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.resume import sharded_state, snapshot
@@ -513,6 +514,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
         """Releases the folder."""
         if not self._undo_functions:  # another callback failed before `setup`
             sharded_averaging.explain_callback_order(trainer, exception)
+        if isinstance(exception, DivergedError):
+            self._delete_copies()
         self._release(is_interrupted=isinstance(exception, KeyboardInterrupt))
 
     def state_dict(self) -> dict[str, Any]:
@@ -673,6 +676,15 @@ class CheckpointRecovery(InactiveCopies, Callback):
             self._peer_receiver = endpoint
         elif writer is not None:
             writer.memory_tier = endpoint
+
+    def _delete_copies(self) -> None:
+        """Deletes copies in memory, which may contain weights that diverge."""
+        writer, memory_writer = self.save_coordinator.writer, self.save_coordinator.memory_shard_writer
+        with suppress(OSError):  # another rank has ended
+            if writer is not None and writer.memory_tier is not None:
+                writer.memory_tier.clear()
+            elif memory_writer is not None:
+                memory_writer.folder.clear()
 
     def _finish_all_uploads(self) -> None:
         if self._mirror is not None:

@@ -40,6 +40,13 @@ def commit_from_this_node(store: Store, newest: Checkpoint | None) -> bool:
     folder_name, newest_step = name_last_folder(store), _get_step(newest)
     if _find_copy_step(folder_name) <= newest_step:
         return False
+    try:
+        return _commit_under_lock(store, folder_name, newest_step)
+    except BlockingIOError:  # another process still commits the copy; commit_from_any_node waits for it
+        return False
+
+
+def _commit_under_lock(store: Store, folder_name: str, newest_step: int) -> bool:
     with MemoryFolder(folder_name).lock():
         resolved_step = _get_step(store.resolve(fetch=True).chosen_checkpoint)
         copy = _find_copy(folder_name, resolved_step)
@@ -73,6 +80,9 @@ def commit_from_any_node(
 
     Returns:
         Resolution with the newest checkpoint. ``resolution`` itself if this rank has already found it.
+
+    Raises:
+        FolderTakenError: If another run owns the storage, so that no copy can be committed.
     """
     chosen = resolution.chosen_checkpoint
     found = (0, "", -1) if chosen is None else (chosen.sequence, chosen.name, chosen.step)
@@ -105,7 +115,9 @@ def _commit_newest_copy(store: Store, newest_step: int, rank: int, local_rank: i
                 f"or from step {max(0, newest_step)} in {store.location}."
             )
             continue
-        name, problem = _commit_files(store, folder_name, copy, owners, rank)
+        name, problem, is_taken = _commit_files(store, folder_name, copy, owners, rank)
+        if is_taken:  # the run cannot begin, and may resume from the copy later
+            raise FolderTakenError(problem)
         if name is None:
             _warn(store, copy.step, problem, newest_step)
         else:
@@ -116,7 +128,7 @@ def _commit_newest_copy(store: Store, newest_step: int, rank: int, local_rank: i
 
 def _commit_files(
     store: Store, folder_name: str, copy: Checkpoint, owners: Mapping[str, int], rank: int
-) -> tuple[str | None, str | None]:
+) -> tuple[str | None, str | None, bool]:
     """Commits a copy whose files are in the memory of one or more nodes. All ranks call it together.
 
     Args:
@@ -127,7 +139,8 @@ def _commit_files(
         rank: Rank of this process.
 
     Returns:
-        The name of the committed checkpoint and None, or None and the problem.
+        The name of the committed checkpoint or None, the problem or None, and whether the problem is another run that
+        owns the storage.
     """
     committer, has_exchanged = min(owners.values()), False
 
@@ -156,16 +169,16 @@ def _commit_files(
             raise StorageError(problems[0])
         return {name: file for files, _ in results for name, file in files.items()}
 
-    name = problem = None
+    name, problem, is_taken = None, None, False
     if rank == committer:
         try:
             name = _commit(store, folder_name, copy, write_own_files)
         except (OSError, StormproofError) as error:
-            problem = str(error)
+            problem, is_taken = str(error), isinstance(error, FolderTakenError)
     if copy.files is not None and not has_exchanged:
         with suppress(StorageError):  # the committer reports the error
             write_own_files(None)
-    return all_gather((name, problem))[committer]
+    return all_gather((name, problem, is_taken))[committer]
 
 
 def _read_copies(folder_name: str) -> list[Checkpoint]:

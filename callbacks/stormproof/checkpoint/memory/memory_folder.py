@@ -151,16 +151,26 @@ class MemoryFolder:
 
         Args:
             name: Name of the checkpoint's folder.
-            size: Bytes to reserve: the shard of this process, twice if another node also sends a shard.
+            size: Approximate bytes that all processes together write to the checkpoint's folder on this node.
 
         Raises:
             OSError: If the memory is full.
         """
         self._make_folder()
-        kept_names = {name} | {part for copy in self.read_checkpoints()[-1:] for part in _list_names(copy)}
-        self.storage.delete(path.name for path in self.path.iterdir() if path.name not in kept_names)
-        self._check_room(size, reserved_count=1 if len(kept_names) > 1 else 2)
+        has_previous = self.delete_all_but_newest(name)
         (self.path / name).mkdir(exist_ok=True)
+        written_bytes = sum(path.stat().st_size for path in (self.path / name).iterdir())
+        self._check_room(size, reserved_count=1 if has_previous else 2, written_bytes=written_bytes)
+
+    def delete_all_but_newest(self, name: str = "") -> bool:
+        """Deletes all checkpoints except the newest one with a manifest, and except folder ``name``.
+
+        Returns:
+            Whether there is a checkpoint with a manifest.
+        """
+        kept_names = {part for copy in self.read_checkpoints()[-1:] for part in _list_names(copy)}
+        self.storage.delete(path.name for path in self.path.glob("*") if path.name not in {name, *kept_names})
+        return bool(kept_names)
 
     def add_manifest(self, checkpoint: Checkpoint, manifest: bytes) -> None:
         """Writes the manifest of a checkpoint. Call it after the files."""
@@ -282,15 +292,16 @@ class MemoryFolder:
         make_private_folder("stormproof-memory", SHARED_MEMORY)
         self.path.mkdir(parents=True, exist_ok=True)
 
-    def _check_room(self, size: int, reserved_count: int | None = None) -> None:
+    def _check_room(self, size: int, reserved_count: int | None = None, written_bytes: int = 0) -> None:
         """Checks that a checkpoint fits in addition to the previous one.
 
         A full ``/dev/shm`` would crash the workers of data loaders, which use it too.
         """
         reserved_count = reserved_count or (1 if any(self.path.iterdir()) else 2)
         free_bytes = shutil.disk_usage(self.path).free
-        if free_bytes < reserved_count * size:
-            reason = f"{free_bytes / 1e6:.0f} MB are free, but {reserved_count * size / 1e6:.0f} MB are required"
+        required_bytes = reserved_count * size - written_bytes
+        if free_bytes < required_bytes:
+            reason = f"{free_bytes / 1e6:.0f} MB are free, but {required_bytes / 1e6:.0f} MB are required"
             raise OSError(errno.ENOSPC, reason, str(self.path))
 
 

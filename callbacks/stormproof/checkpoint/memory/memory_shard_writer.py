@@ -36,7 +36,13 @@ class ManifestRequest:
 
 @dataclass(frozen=True)
 class ClearRequest:
-    """Asks a rank to delete all copies on its node."""
+    """Asks a rank to delete copies on its node.
+
+    Attributes:
+        keeps_newest: Whether the newest copy with a manifest stays.
+    """
+
+    keeps_newest: bool
 
 
 class MemoryShardWriter(ShardWriter):
@@ -53,18 +59,22 @@ class MemoryShardWriter(ShardWriter):
 
     Attributes:
         folder: Folder in the memory of this node.
+        has_sent: Whether all ranks have sent the last copy to other nodes. True with one node.
     """
 
     def __init__(self, folder: MemoryFolder, rank: int, nodes: Sequence[int], storage_writer: ShardWriter) -> None:
         self.folder, self._storage_writer = folder, storage_writer
+        self.has_sent = True
         self._is_first_on_node = nodes.index(nodes[rank]) == rank
+        targets = [find_target(nodes, source) for source in range(len(nodes))]
+        written_nodes = [*nodes, *(nodes[target] for target in targets if target is not None)]
+        self._shards_on_node = written_nodes.count(nodes[rank])
         self._problem: str | None = None  # last error of the sender, until a report contains it
         self._has_warned = False
-        has_target = find_target(nodes, rank) is not None
-        self._sender = PeerSender.create(self._record_problem) if has_target else None
+        self._sender = None if targets[rank] is None else PeerSender.create(self._record_problem)
         addresses = all_gather(None if self._sender is None else self._sender.address)
         for source, address in enumerate(addresses):
-            if address is not None and find_target(nodes, source) == rank:
+            if address is not None and targets[source] == rank:
                 PeerReceiver(folder, address)
         super().__init__(folder.storage, rank)
 
@@ -89,20 +99,22 @@ class MemoryShardWriter(ShardWriter):
         for rank, report in enumerate(reports):
             raise_error(rank, report)
         problems = [f"rank {rank}: {report.warning}" for rank, report in enumerate(reports) if report.warning]
+        self.has_sent = not problems
         if problems and not self._has_warned:
             self._has_warned = True
             warn_without_peer(problems[0])
 
-    def clear(self, seconds: float) -> None:
+    def clear(self, seconds: float, *, keeps_newest: bool = False) -> None:
         """Deletes the copies on all nodes. Runs on rank 0.
 
         Args:
             seconds: Maximum time to wait for the other ranks, in seconds.
+            keeps_newest: Whether the newest copy with a manifest stays.
 
         Raises:
             OSError: If a rank has ended, or does not reply in time.
         """
-        for rank, report in enumerate(self._request(ClearRequest(), seconds)):
+        for rank, report in enumerate(self._request(ClearRequest(keeps_newest), seconds)):
             raise_error(rank, report)
 
     def close(self, *, is_interrupted: bool = False, has_ended: bool = False) -> None:
@@ -135,16 +147,18 @@ class MemoryShardWriter(ShardWriter):
             if isinstance(request, ManifestRequest):
                 return self._send_and_add_manifest(request)
             if isinstance(request, ClearRequest):
-                self.folder.clear()
+                if request.keeps_newest:
+                    self.folder.delete_all_but_newest()
+                else:
+                    self.folder.clear()
                 return Report()
         except Exception as error:  # noqa: BLE001 (rank 0 raises it)
             return Report(error=make_picklable(error))
         return super()._execute(request)
 
     def _write_shard(self, save_id: int, folder: str) -> Report:
-        node_count = 1 if self._sender is None else 2
         try:
-            self.folder.make_room(folder, node_count * self._stager.staged_bytes)
+            self.folder.make_room(folder, self._shards_on_node * self._stager.staged_bytes)
         except OSError as error:
             return Report(error=make_picklable(error))
         return super()._write_shard(save_id, folder)

@@ -171,6 +171,9 @@ class MemoryTier:
             return
         except OSError as error:
             is_closing, self._is_disabled = self._is_disabled, True
+            if self._shard_writer is not None:
+                with suppress(OSError):  # a rank has ended
+                    self._shard_writer.clear(CLOSE_TIMEOUT_SECONDS, keeps_newest=True)
             if not is_closing:
                 is_full = error.errno in DISK_FULL_ERRNOS
                 advice = f" in {SHARED_MEMORY}. Enlarge it, or set `memory_tier=False`" if is_full else ""
@@ -180,9 +183,11 @@ class MemoryTier:
                 )
             return
         self.step = copy.step
+        has_sent = True if self._shard_writer is None else self._shard_writer.has_sent
         if self._peer is not None:
-            self._peer.send(self._folder, copy)
-        self._write_seconds = time.monotonic() - start
+            has_sent = self._peer.send(self._folder, copy)
+        if has_sent:  # otherwise, the duration contains a timeout
+            self._write_seconds = time.monotonic() - start
 
     def _commit(self, checkpoint: Mapping[str, Any], info: CommitInfo) -> Checkpoint:
         shard_writer = self._shard_writer

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -25,6 +27,8 @@ TIMEOUT_SECONDS = 60.0
 """Maximum time for the other node to connect, and to reply, in seconds."""
 CLOSE_TIMEOUT_SECONDS = 10.0
 """Maximum time to wait for a transfer at the end, in seconds."""
+AUTHENTICATION_TIMEOUT_SECONDS = 5.0
+"""Maximum time for a program that connects to authenticate itself, in seconds."""
 ACCEPT_RETRY_SECONDS = 0.1
 """Time before the sender accepts a connection again after one that failed, in seconds."""
 _CLEAR = "clear"
@@ -64,6 +68,7 @@ class PeerSender:
         self._report = report or warn_without_peer
         key, host = secrets.token_bytes(32), own_address()
         self._listener = Listener(("", 0), authkey=key)
+        _set_timeouts(self._listener._listener._socket)  # pyright: ignore[reportAttributeAccessIssue]  # noqa: SLF001
         self.address = PeerAddress(host, int(self._listener.address[1]), key)
         self._connection: Any = None  # a Connection, for which the stubs have two types
         self._lock = threading.Lock()
@@ -79,19 +84,19 @@ class PeerSender:
             (report or warn_without_peer)(str(error))
             return None
 
-    def send(self, folder: MemoryFolder, checkpoint: Checkpoint) -> None:
-        """Sends a checkpoint of ``folder`` and waits until the other node has stored it."""
+    def send(self, folder: MemoryFolder, checkpoint: Checkpoint) -> bool:
+        """Sends a checkpoint of ``folder``. Returns whether the other node has stored it."""
 
         def make_messages() -> Iterable[bytes]:
             manifest, chunks = folder.read(checkpoint)
             return itertools.chain([checkpoint.path.name.encode(), manifest], chunks)
 
-        self._request(make_messages)
+        return self._request(make_messages)
 
-    def send_file(self, folder: MemoryFolder, name: str, file: StoredFile) -> None:
-        """Sends a file of a sharded checkpoint of ``folder`` and waits until the other node has stored it."""
+    def send_file(self, folder: MemoryFolder, name: str, file: StoredFile) -> bool:
+        """Sends a file of a sharded checkpoint of ``folder``. Returns whether the other node has stored it."""
         head = [name.encode(), file.digest.encode()]
-        self._request(lambda: itertools.chain(head, folder.storage.get(name)))
+        return self._request(lambda: itertools.chain(head, folder.storage.get(name)))
 
     def clear(self) -> None:
         """Deletes the checkpoints on the other node."""
@@ -108,12 +113,12 @@ class PeerSender:
         while self._connection is None and not self._is_disabled:
             try:
                 self._connection = self._listener.accept()
-            except (AuthenticationError, EOFError, OSError):  # another program has connected
+            except (AuthenticationError, EOFError, OSError):  # no connection yet, or from another program
                 time.sleep(ACCEPT_RETRY_SECONDS)
 
-    def _request(self, make_messages: Callable[[], Iterable[bytes]]) -> None:
+    def _request(self, make_messages: Callable[[], Iterable[bytes]]) -> bool:
         if self._is_disabled:
-            return
+            return False
         try:
             if not self._lock.acquire(timeout=TIMEOUT_SECONDS):
                 raise TimeoutError(f"no reply within {TIMEOUT_SECONDS:.0f} s")
@@ -123,8 +128,12 @@ class PeerSender:
                 self._lock.release()
         except (OSError, EOFError) as error:
             self._is_disabled = True
+            if isinstance(error, BlockingIOError):  # of the socket
+                error = TimeoutError(f"no data accepted within {TIMEOUT_SECONDS:.0f} s")
             if not self.is_closing:
                 self._report(str(error) or "the other process has ended")
+            return False
+        return True
 
     def _exchange(self, messages: Iterable[bytes]) -> None:
         self._accept_job.join(TIMEOUT_SECONDS)
@@ -177,6 +186,14 @@ class PeerReceiver:
         for _ in messages:  # the rest, after an error
             pass
         connection.send_bytes(reply)
+
+
+def _set_timeouts(listening_socket: socket.socket) -> None:
+    """Limits how long the sockets of accepted connections block, so that no other program stops the sender."""
+    timeouts = {socket.SO_RCVTIMEO: AUTHENTICATION_TIMEOUT_SECONDS, socket.SO_SNDTIMEO: TIMEOUT_SECONDS}
+    for option, seconds in timeouts.items():
+        timeval = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+        listening_socket.setsockopt(socket.SOL_SOCKET, option, timeval)
 
 
 def warn_without_peer(problem: str) -> None:

@@ -206,6 +206,16 @@ def test_the_first_sharded_copy_requires_room_for_two(shards: Store, monkeypatch
 
 
 @pytest.mark.usefixtures("memory")
+def test_what_other_processes_have_written_of_a_sharded_copy_requires_no_more_room(monkeypatch: pytest.MonkeyPatch):
+    folder = make_folder()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=150))
+    with pytest.raises(OSError, match="0 MB are free"):
+        folder.make_room("000001-step-5.ckpt", 100)
+    (folder.path / "000001-step-5.ckpt" / "__0_0.distcp").write_bytes(bytes(50))
+    folder.make_room("000001-step-5.ckpt", 100)
+
+
+@pytest.mark.usefixtures("memory")
 def test_a_file_that_was_damaged_in_transit_or_has_a_path_outside_the_folder_is_refused():
     folder = make_folder()
     for name in ("000001-step-5.ckpt/__0_0.distcp", "../000001-step-5.ckpt/meta.pt", "000001-step-5.ckpt/../../a"):

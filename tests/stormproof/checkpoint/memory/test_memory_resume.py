@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import pytorch_lightning as pl
@@ -18,6 +19,7 @@ from stormproof.checkpoint.memory import memory_folder, memory_tier
 from stormproof.checkpoint.memory.memory_commit import commit_from_this_node
 from stormproof.checkpoint.memory.start_memory_tier import start_memory_tier
 from stormproof.divergence.rollback import roll_back
+from stormproof.errors import DivergedError
 from stormproof.lightning.find_callback import find_callback
 from tests.support.checkpoint_files import flip_bit, make_store, state_writer
 from tests.support.exact_resume_training import Cell
@@ -248,6 +250,20 @@ class RollBackAndKill(pl.Callback):
 
 def test_no_run_resumes_from_a_copy_of_diverged_weights(tmp_path: Path, memory: Path):
     assert run(SELDOM, tmp_path, RollBackAndKill).was_killed
+    assert [*memory.glob("*/*/*/*")] == []
+
+
+class Diverge(KillAfterCopy):
+    """Ends the run as a DivergenceGuard does, after a copy is written."""
+
+    def on_train_batch_end(self, *arguments: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        with patch.object(os, "kill", side_effect=DivergedError("diverged")):
+            super().on_train_batch_end(*arguments)
+
+
+def test_no_run_resumes_from_a_copy_after_divergence(tmp_path: Path, memory: Path):
+    outcome = run(SELDOM, tmp_path, partial(Diverge, 7))
+    assert "DivergedError: diverged" in outcome.output
     assert [*memory.glob("*/*/*/*")] == []
 
 

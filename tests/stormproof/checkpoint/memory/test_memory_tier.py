@@ -86,6 +86,19 @@ def test_too_little_memory_causes_one_warning_and_nothing_is_copied_afterwards(m
     assert find_step(folder) is None
 
 
+def test_a_node_that_cannot_be_reached_does_not_delay_the_next_copy():
+    tier, _ = make_tier()
+
+    def send(*_: Any) -> bool:
+        tier.record_pause(0.0)
+        time.sleep(0.3)
+        return False
+
+    tier._peer = SimpleNamespace(send=send)  # pyright: ignore[reportAttributeAccessIssue]
+    save(tier, 5)
+    assert tier.is_due(time.monotonic() + memory_tier.MIN_INTERVAL_SECONDS)
+
+
 def test_another_error_of_a_copy_is_raised_at_the_next_one(monkeypatch: pytest.MonkeyPatch):
     tier, folder = make_tier()
 

@@ -4,6 +4,7 @@ import socket
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing.connection import Client
 from typing import Any
 
 import pytest
@@ -95,6 +96,44 @@ def test_another_program_that_connects_first_is_ignored(sender: PeerSender):
     PeerReceiver(target, sender.address)
     sender.send(source, commit(source, 5))
     assert target.find_newest() is not None
+
+
+@pytest.fixture
+def impatient_sender(monkeypatch: pytest.MonkeyPatch) -> Iterator[PeerSender]:
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setattr(peer, "AUTHENTICATION_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(peer, "TIMEOUT_SECONDS", 0.2)
+    sender = PeerSender()
+    monkeypatch.setattr(peer, "TIMEOUT_SECONDS", 20.0)
+    yield sender
+    sender.close()
+
+
+def test_another_program_that_connects_first_and_sends_nothing_is_ignored(impatient_sender: PeerSender):
+    source, target = make_folder("a"), make_folder("b")
+    with socket.create_connection(("127.0.0.1", impatient_sender.address.port)):
+        PeerReceiver(target, impatient_sender.address)
+        assert impatient_sender.send(source, commit(source, 5))
+    assert target.find_newest() is not None
+
+
+def test_a_node_that_stops_reading_causes_one_warning(impatient_sender: PeerSender):
+    address, source = impatient_sender.address, make_folder("a")
+    source.make_room("000001-step-5.ckpt", 1)
+    name = "000001-step-5.ckpt/__0_0.distcp"
+    file = put_hashed(source.storage, name, lambda stream: stream.write(bytes(50_000_000)))
+    with (
+        Client((address.host, address.port), authkey=address.key),
+        pytest.warns(UserWarning, match="another node: no data accepted within"),
+    ):
+        assert not impatient_sender.send_file(source, name, file)
+
+
+def test_a_sender_without_a_receiver_closes_its_port(impatient_sender: PeerSender):
+    impatient_sender.close()
+    impatient_sender._accept_job.join(10)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", impatient_sender.address.port)).close()
 
 
 def test_a_file_of_a_sharded_copy_is_stored_before_send_file_returns(sender: PeerSender):
