@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from stormproof.lightning.find_callback import find_callback
 from stormproof.testing import FaultInjector
 from tests.stormproof.checkpoint.memory.test_memory_resume import KillAfterCopy, read_start_steps
 from tests.stormproof.checkpoint.memory.test_memory_resume import run as run_with_monitor
+from tests.support.cases import mark_cases, vary_one_factor
 from tests.support.checkpoint_files import flip_bit
 from tests.support.exact_resume_training import Cell, train
 from tests.support.forked_attempts import assert_bitwise_equal, run_attempt, train_uninterrupted
@@ -102,7 +104,7 @@ def test_a_run_that_lost_one_of_two_nodes_resumes_from_the_copy(
     assert list_files(memory) == []
 
 
-@pytest.mark.parametrize("lost_node", [0, 1, 2])
+@pytest.mark.parametrize("lost_node", mark_cases([0, 1, 2], [0]))
 def test_the_surviving_nodes_together_have_all_shards(lost_node: int, tmp_path: Path, memory: Path):
     assert run(THREE_RANKS, tmp_path, partial(Nodes, memory, 13)).was_killed
     assert [len(list_files(memory / f"node{node}", "*.distcp")) for node in range(3)] == [2, 2, 2]
@@ -121,10 +123,15 @@ def test_a_run_that_lost_two_of_three_nodes_warns_and_resumes_from_storage(tmp_p
     assert read_start_steps(tmp_path) == [0, 0]
 
 
-@pytest.mark.parametrize("name", ["__1_0.distcp", ".metadata", "meta.pt"])
-@pytest.mark.parametrize("change", [flip_bit, Path.unlink])
+@pytest.mark.parametrize(
+    ("name", "change"),
+    mark_cases(
+        product(["__1_0.distcp", ".metadata", "meta.pt"], [flip_bit, Path.unlink]),
+        [("__1_0.distcp", flip_bit), ("meta.pt", Path.unlink)],
+    ),
+)
 def test_a_run_with_a_bad_file_warns_and_resumes_from_storage(
-    change: Callable[[Path], object], name: str, tmp_path: Path, memory: Path
+    name: str, change: Callable[[Path], object], tmp_path: Path, memory: Path
 ):
     assert run(TWO_RANKS, tmp_path, partial(KillAfterCopy, 13)).was_killed
     (file,) = list_files(memory, name)
@@ -177,7 +184,7 @@ def fail(*_: Any) -> None:
     raise OSError(28, "No space left on device")
 
 
-@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize("rank", mark_cases([1, 2], [1]))
 def test_a_rank_that_cannot_write_its_files_makes_all_ranks_resume_from_storage(
     rank: int, tmp_path: Path, memory: Path
 ):
@@ -199,7 +206,7 @@ class FullMemory(Nodes):
             memory_folder.shutil.disk_usage = lambda _: SimpleNamespace(free=1)  # type: ignore[assignment,misc]
 
 
-@pytest.mark.parametrize("node", [0, 1])
+@pytest.mark.parametrize("node", mark_cases([0, 1], [1]))
 def test_full_memory_on_any_node_causes_one_warning_and_training_continues(node: int, tmp_path: Path, memory: Path):
     outcome = run(TWO_RANKS, tmp_path, partial(FullMemory, memory, 0, node))
     assert outcome.output.count("The state is no longer copied to memory") == 1
@@ -216,7 +223,7 @@ class BrokenReceiver(Nodes):
             memory_folder.MemoryFolder.receive_file = fail  # type: ignore[assignment,method-assign]
 
 
-@pytest.mark.parametrize("node", [0, 1])
+@pytest.mark.parametrize("node", mark_cases([0, 1], [1]))
 def test_copies_that_cannot_be_sent_stay_on_the_nodes_of_their_ranks(node: int, tmp_path: Path, memory: Path):
     assert run(TWO_RANKS, tmp_path, partial(BrokenReceiver, memory, 23, node)).was_killed
     output = (tmp_path / "output0.txt").read_text()
@@ -243,7 +250,7 @@ def test_preempted_ranks_stop_together_and_delete_the_copies(tmp_path: Path, mem
 class FailAfterCopy(KillAfterCopy):
     """Raises an error on one rank, after the copy of step 10 is written."""
 
-    def __init__(self, rank: int, error: BaseException) -> None:
+    def __init__(self, rank: int, error: type[BaseException]) -> None:
         super().__init__(step=-1)
         self.rank, self.error = rank, error
 
@@ -252,9 +259,12 @@ class FailAfterCopy(KillAfterCopy):
             raise self.error
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("error", [RuntimeError("a bug"), KeyboardInterrupt()])
-def test_a_run_that_fails_on_one_rank_ends_and_resumes_from_the_copy(error: BaseException, rank: int, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("error", "rank"), vary_one_factor([RuntimeError, KeyboardInterrupt], [0, 1], KeyboardInterrupt, 1)
+)
+def test_a_run_that_fails_on_one_rank_ends_and_resumes_from_the_copy(
+    error: type[BaseException], rank: int, tmp_path: Path
+):
     start = time.monotonic()
     assert run(TWO_RANKS, tmp_path, partial(FailAfterCopy, rank, error)).results is None
     assert time.monotonic() - start < 60
