@@ -168,10 +168,12 @@ def _open_marker(path: Path) -> IO[bytes]:
 
 
 def _remove_old_markers(folder: Path) -> None:
-    for marker in folder.iterdir():
-        with suppress(FileNotFoundError):  # another rank removed it
-            if time.time() - marker.stat().st_mtime > MAX_AGE_SECONDS:
-                marker.unlink()
+    oldest_time = time.time() - MAX_AGE_SECONDS
+    with os.scandir(folder) as markers:  # may be thousands after a sweep
+        for marker in markers:
+            with suppress(FileNotFoundError):  # another rank removed it
+                if marker.stat().st_mtime < oldest_time:
+                    Path(marker).unlink()
 
 
 def _compute_identity(path: Path, content: list[object]) -> list[object]:

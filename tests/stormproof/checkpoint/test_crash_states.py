@@ -1,9 +1,9 @@
 """SIGKILL loses nothing that was written, a power cut does: every state that it may leave, at every moment."""
 
 import os
-import random
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +16,6 @@ from stormproof.checkpoint.backends import folder
 from stormproof.checkpoint.storage import posix
 from stormproof.errors import DamagedError
 from tests.stormproof.checkpoint.crash_states import Note, Recorder, crash_states, record_operations, write_tree
-from tests.support.cases import DRILL_STRIDE
 from tests.support.checkpoint_files import commit_checkpoint, flip_bit, make_store
 from tests.support.sharded_checkpoints import commit_shards
 
@@ -61,30 +60,26 @@ def _one_attempt(recorder: Recorder, root: Path) -> None:
     _commit_steps(recorder, store, store.begin_attempt(store.resolve()), range(10, 50, 10))
 
 
-REDUCED_STRIDE = 1 if DRILL_STRIDE == 1 else 3
-"""If drills are reduced, long tests check every third state."""
-
-
-def _check_every_state(program: Callable[[Recorder, Path], None], tmp_path: Path, stride: int = 1) -> int:
-    """Runs ``program`` and checks every n-th of its crash states, from a random one on. Returns their number."""
+def _check_every_state(program: Callable[[Recorder, Path], None], tmp_path: Path) -> int:
+    """Runs ``program``, and holds every crash state of it to what the store promises; how many there were."""
     root = tmp_path / "recorded"
     root.mkdir()
     with record_operations(root) as recorder:
         program(recorder, root)
-    count, first = 0, random.randrange(stride)
+    count = 0
     fsync, os.fsync = os.fsync, lambda descriptor: None  # of no account here, and slow
     try:
         for before, after, tree in crash_states(recorder.operations, recorder.folders):
             if before and before[-1].event == "being damaged":  # by the test, not by the store
                 continue
-            if count % stride == first:
-                copy = tmp_path / "state"
-                write_tree(tree, copy)
-                _check_state(Store(copy / FOLDER), before, after)
-                shutil.rmtree(copy)
+            copy = tmp_path / "state"
+            write_tree(tree, copy)
+            tempfile.tempdir = str(copy)  # with the markers of verified files
+            _check_state(Store(copy / FOLDER), before, after)
+            shutil.rmtree(copy)
             count += 1
     finally:
-        os.fsync = fsync
+        os.fsync, tempfile.tempdir = fsync, None
     return count
 
 
@@ -115,12 +110,12 @@ def _check_state(store: Store, before: list[Note], after: list[Note]) -> None:
 
 @pytest.mark.slow
 def test_a_good_checkpoint_is_found_in_every_crash_state(tmp_path: Path):
-    assert _check_every_state(_two_attempts, tmp_path, REDUCED_STRIDE) > 1000
+    assert _check_every_state(_two_attempts, tmp_path) > 1000
 
 
 @pytest.mark.slow
 def test_a_good_sharded_checkpoint_is_found_in_every_crash_state(tmp_path: Path):
-    assert _check_every_state(_sharded_attempts, tmp_path, REDUCED_STRIDE) > 800
+    assert _check_every_state(_sharded_attempts, tmp_path) > 800
 
 
 @contextmanager
