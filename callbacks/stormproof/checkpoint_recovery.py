@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -514,9 +513,10 @@ class CheckpointRecovery(InactiveCopies, Callback):
         """Releases the folder."""
         if not self._undo_functions:  # another callback failed before `setup`
             sharded_averaging.explain_callback_order(trainer, exception)
-        if isinstance(exception, DivergedError):
+        has_diverged = isinstance(exception, DivergedError)
+        if has_diverged:
             self._delete_copies()
-        self._release(is_interrupted=isinstance(exception, KeyboardInterrupt))
+        self._release(is_interrupted=isinstance(exception, KeyboardInterrupt), waits_for_deletion=has_diverged)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the productive time of the run."""
@@ -679,12 +679,13 @@ class CheckpointRecovery(InactiveCopies, Callback):
 
     def _delete_copies(self) -> None:
         """Deletes copies in memory, which may contain weights that diverge."""
-        writer, memory_writer = self.save_coordinator.writer, self.save_coordinator.memory_shard_writer
-        with suppress(OSError):  # another rank has ended
-            if writer is not None and writer.memory_tier is not None:
-                writer.memory_tier.clear()
-            elif memory_writer is not None:
-                memory_writer.folder.clear()
+        writer = self.save_coordinator.writer
+        if writer is None or writer.memory_tier is None:
+            return
+        try:
+            writer.memory_tier.clear()
+        except OSError as error:
+            rank_zero_warn(f"The next attempt may resume from diverged weights: {error.strerror}.")
 
     def _finish_all_uploads(self) -> None:
         if self._mirror is not None:
@@ -707,7 +708,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         for logger in trainer.loggers:
             logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step=trainer.global_step)
 
-    def _release(self, *, is_interrupted: bool = False) -> None:
+    def _release(self, *, is_interrupted: bool = False, waits_for_deletion: bool = False) -> None:
         self._goodput.stop(time.time())
         while self._undo_functions:
             self._undo_functions.pop()()
@@ -718,9 +719,11 @@ class CheckpointRecovery(InactiveCopies, Callback):
             self.save_coordinator.shard_writer.close(is_interrupted=is_interrupted)
             self.save_coordinator.shard_writer = None
         if self.save_coordinator.memory_shard_writer is not None:
-            self.save_coordinator.memory_shard_writer.close(is_interrupted=is_interrupted, has_ended=self._has_ended)
+            self.save_coordinator.memory_shard_writer.close(
+                is_interrupted=is_interrupted, waits_for_deletion=self._has_ended or waits_for_deletion
+            )
             self.save_coordinator.memory_shard_writer = None
-        if self._peer_receiver is not None and self._has_ended:
+        if self._peer_receiver is not None and (self._has_ended or waits_for_deletion):
             self._peer_receiver.wait_until_closed()
         self._peer_receiver = None
         if self._mirror is not None:

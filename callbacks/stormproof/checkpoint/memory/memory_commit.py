@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
@@ -40,14 +40,11 @@ def commit_from_this_node(store: Store, newest: Checkpoint | None) -> bool:
     folder_name, newest_step = name_last_folder(store), _get_step(newest)
     if _find_copy_step(folder_name) <= newest_step:
         return False
-    try:
-        return _commit_under_lock(store, folder_name, newest_step)
-    except BlockingIOError:  # another process still commits the copy; commit_from_any_node waits for it
-        return False
-
-
-def _commit_under_lock(store: Store, folder_name: str, newest_step: int) -> bool:
-    with MemoryFolder(folder_name).lock():
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(MemoryFolder(folder_name).lock())
+        except BlockingIOError:  # another process still commits the copy; commit_from_any_node waits for it
+            return False
         resolved_step = _get_step(store.resolve(fetch=True).chosen_checkpoint)
         copy = _find_copy(folder_name, resolved_step)
         if copy is None:  # damaged, or another process has committed it
@@ -103,21 +100,20 @@ def _commit_newest_copy(store: Store, newest_step: int, rank: int, local_rank: i
     None without such a copy, and if the commit fails.
     """
     folder_name = run_on_rank_zero(lambda: name_last_folder(store))
-    own_copies = _read_copies(folder_name) if local_rank == 0 else []
-    copies = {copy.sequence: copy for copies in all_gather(own_copies) for copy in copies if copy.step > newest_step}
+    copies_by_rank = all_gather(_read_copies(folder_name) if local_rank == 0 else [])
+    copies = {copy.sequence: copy for copies in copies_by_rank for copy in copies if copy.step > newest_step}
     for _, copy in sorted(copies.items(), reverse=True):
-        own_files = _find_good_files(folder_name, copy) if local_rank == 0 else []
-        files = all_gather(own_files)
-        owners = {file: owner for owner, names in reversed([*enumerate(files)]) for file in names}
-        if owners.keys() < copy.stored_files.keys():
+        files_by_rank = all_gather(_find_good_files(folder_name, copy) if local_rank == 0 else [])
+        owners: dict[str, int] = {}
+        for owner, files in enumerate(files_by_rank):
+            owners |= {file: owner for file in files if file not in owners}
+        if owners.keys() != copy.stored_files.keys():
             rank_zero_warn(
                 f"The copy of step {copy.step} in memory is damaged or incomplete. The run resumes from an older copy, "
                 f"or from step {max(0, newest_step)} in {store.location}."
             )
             continue
-        name, problem, is_taken = _commit_files(store, folder_name, copy, owners, rank)
-        if is_taken:  # the run cannot begin, and may resume from the copy later
-            raise FolderTakenError(problem)
+        name, problem = _commit_files(store, folder_name, copy, owners, rank)
         if name is None:
             _warn(store, copy.step, problem, newest_step)
         else:
@@ -128,7 +124,7 @@ def _commit_newest_copy(store: Store, newest_step: int, rank: int, local_rank: i
 
 def _commit_files(
     store: Store, folder_name: str, copy: Checkpoint, owners: Mapping[str, int], rank: int
-) -> tuple[str | None, str | None, bool]:
+) -> tuple[str | None, str | None]:
     """Commits a copy whose files are in the memory of one or more nodes. All ranks call it together.
 
     Args:
@@ -139,8 +135,10 @@ def _commit_files(
         rank: Rank of this process.
 
     Returns:
-        The name of the committed checkpoint or None, the problem or None, and whether the problem is another run that
-        owns the storage.
+        The name of the committed checkpoint and None, or None and the problem.
+
+    Raises:
+        FolderTakenError: On every rank, if another run owns the storage. It keeps the copy for a later attempt.
     """
     committer, has_exchanged = min(owners.values()), False
 
@@ -178,7 +176,10 @@ def _commit_files(
     if copy.files is not None and not has_exchanged:
         with suppress(StorageError):  # the committer reports the error
             write_own_files(None)
-    return all_gather((name, problem, is_taken))[committer]
+    name, problem, is_taken = all_gather((name, problem, is_taken))[committer]
+    if is_taken:
+        raise FolderTakenError(problem)
+    return name, problem
 
 
 def _read_copies(folder_name: str) -> list[Checkpoint]:

@@ -113,7 +113,7 @@ class MemoryFolder:
             OSError: If the memory is full.
         """
         self._make_folder()
-        self._check_room(size)
+        self._check_room(size, has_previous=any(self.path.iterdir()))
         path = self._make_next_path(info)
         file = put_hashed(self.storage, path.name, write)
         checkpoint, manifest = self._make_manifest(path, WrittenFiles(file.digest, file.bytes), info, attempt)
@@ -159,8 +159,11 @@ class MemoryFolder:
         self._make_folder()
         has_previous = self.delete_all_but_newest(name)
         (self.path / name).mkdir(exist_ok=True)
-        written_bytes = sum(path.stat().st_size for path in (self.path / name).iterdir())
-        self._check_room(size, reserved_count=1 if has_previous else 2, written_bytes=written_bytes)
+        written_bytes = 0
+        for path in (self.path / name).iterdir():
+            with suppress(FileNotFoundError):  # another process has renamed its temporary file
+                written_bytes += path.stat().st_size
+        self._check_room(size, has_previous=has_previous, written_bytes=written_bytes)
 
     def delete_all_but_newest(self, name: str = "") -> bool:
         """Deletes all checkpoints except the newest one with a manifest, and except folder ``name``.
@@ -216,7 +219,7 @@ class MemoryFolder:
             raise DamagedError(f"{file_name} was damaged in transit: {error}.") from error
 
         self._make_folder()
-        self._check_room(checkpoint.bytes)
+        self._check_room(checkpoint.bytes, has_previous=any(self.path.iterdir()))
         self._receive(file_name, checkpoint.digest, chunks)
         self._replace_previous(checkpoint, manifest)
 
@@ -250,8 +253,14 @@ class MemoryFolder:
             os.close(descriptor)
 
     def clear(self) -> None:
-        """Deletes all checkpoints and the folder."""
+        """Deletes all checkpoints and the folder.
+
+        Raises:
+            OSError: If a checkpoint is left.
+        """
         shutil.rmtree(self.path, ignore_errors=True)
+        if self.path.is_dir() and self.read_checkpoints():
+            raise OSError(errno.EACCES, "a copy could not be deleted", str(self.path))
         with suppress(OSError):  # it does not exist, or contains another attempt
             self.path.parent.rmdir()
 
@@ -292,14 +301,13 @@ class MemoryFolder:
         make_private_folder("stormproof-memory", SHARED_MEMORY)
         self.path.mkdir(parents=True, exist_ok=True)
 
-    def _check_room(self, size: int, reserved_count: int | None = None, written_bytes: int = 0) -> None:
-        """Checks that a checkpoint fits in addition to the previous one.
+    def _check_room(self, size: int, *, has_previous: bool, written_bytes: int = 0) -> None:
+        """Checks that two checkpoints fit, because the previous one is kept while the next one is written.
 
         A full ``/dev/shm`` would crash the workers of data loaders, which use it too.
         """
-        reserved_count = reserved_count or (1 if any(self.path.iterdir()) else 2)
         free_bytes = shutil.disk_usage(self.path).free
-        required_bytes = reserved_count * size - written_bytes
+        required_bytes = (1 if has_previous else 2) * size - written_bytes
         if free_bytes < required_bytes:
             reason = f"{free_bytes / 1e6:.0f} MB are free, but {required_bytes / 1e6:.0f} MB are required"
             raise OSError(errno.ENOSPC, reason, str(self.path))

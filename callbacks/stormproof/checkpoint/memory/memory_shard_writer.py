@@ -11,7 +11,7 @@ from stormproof.checkpoint.manifest import decode_manifest
 from stormproof.checkpoint.memory.memory_folder import MemoryFolder
 from stormproof.checkpoint.memory.peer import PeerReceiver, PeerSender, warn_without_peer
 from stormproof.checkpoint.sharding.shard_file_names import METADATA_FILE, UNSHARDED_FILE, format_shard_name
-from stormproof.checkpoint.sharding.shard_messages import Report, make_picklable, raise_error
+from stormproof.checkpoint.sharding.shard_messages import Report, raise_error
 from stormproof.checkpoint.sharding.shard_writer import ShardWriter
 from stormproof.distributed.collectives import all_gather
 
@@ -36,7 +36,7 @@ class ManifestRequest:
 
 @dataclass(frozen=True)
 class ClearRequest:
-    """Asks a rank to delete copies on its node.
+    """Asks the first rank of each node to delete copies.
 
     Attributes:
         keeps_newest: Whether the newest copy with a manifest stays.
@@ -117,19 +117,20 @@ class MemoryShardWriter(ShardWriter):
         for rank, report in enumerate(self._request(ClearRequest(keeps_newest), seconds)):
             raise_error(rank, report)
 
-    def close(self, *, is_interrupted: bool = False, has_ended: bool = False) -> None:
+    def close(self, *, is_interrupted: bool = False, waits_for_deletion: bool = False) -> None:
         """Ends the threads.
 
         Args:
             is_interrupted: Whether to skip all waits.
-            has_ended: Whether training has ended normally. If True, the other ranks wait until rank 0 has deleted the
-                copies, and rank 0 waits for their threads. Both wait for at most ``CLOSE_TIMEOUT_SECONDS``.
+            waits_for_deletion: Whether rank 0 deletes the copies. If True, the other ranks wait until it has done so,
+                and rank 0 waits for their threads. Both wait for at most ``CLOSE_TIMEOUT_SECONDS``.
         """
         deadline = time.monotonic() + CLOSE_TIMEOUT_SECONDS
-        if has_ended and self._thread is not None:
+        if waits_for_deletion and self._thread is not None:
             self._thread.join(CLOSE_TIMEOUT_SECONDS)
         super().close(is_interrupted=is_interrupted)
-        if has_ended and self._rank == 0:  # if rank 0 exits first, torch logs connection errors on the other ranks
+        if waits_for_deletion and self._rank == 0:
+            # if rank 0 exited first, torch would log connection errors on the other ranks
             for rank in range(1, self._world_size):
                 while self._pause_for(rank, deadline):
                     pass
@@ -143,24 +144,18 @@ class MemoryShardWriter(ShardWriter):
             self._sender.is_closing = True
 
     def _execute(self, request: Any) -> Report:
-        try:
-            if isinstance(request, ManifestRequest):
-                return self._send_and_add_manifest(request)
-            if isinstance(request, ClearRequest):
-                if request.keeps_newest:
-                    self.folder.delete_all_but_newest()
-                else:
-                    self.folder.clear()
-                return Report()
-        except Exception as error:  # noqa: BLE001 (rank 0 raises it)
-            return Report(error=make_picklable(error))
+        if isinstance(request, ManifestRequest):
+            return self._send_and_add_manifest(request)
+        if isinstance(request, ClearRequest):
+            if self._is_first_on_node and request.keeps_newest:
+                self.folder.delete_all_but_newest()
+            elif self._is_first_on_node:
+                self.folder.clear()
+            return Report()
         return super()._execute(request)
 
     def _write_shard(self, save_id: int, folder: str) -> Report:
-        try:
-            self.folder.make_room(folder, self._shards_on_node * self._stager.staged_bytes)
-        except OSError as error:
-            return Report(error=make_picklable(error))
+        self.folder.make_room(folder, self._shards_on_node * self._stager.staged_bytes)
         return super()._write_shard(save_id, folder)
 
     def _send_and_add_manifest(self, request: ManifestRequest) -> Report:

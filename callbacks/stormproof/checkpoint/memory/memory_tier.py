@@ -182,12 +182,11 @@ class MemoryTier:
                     "still saved."
                 )
             return
-        self.step = copy.step
-        has_sent = True if self._shard_writer is None else self._shard_writer.has_sent
-        if self._peer is not None:
-            has_sent = self._peer.send(self._folder, copy)
-        if has_sent:  # otherwise, the duration contains a timeout
-            self._write_seconds = time.monotonic() - start
+        self.step, seconds = copy.step, time.monotonic() - start
+        if self._peer is not None and self._peer.send(self._folder, copy):  # otherwise, the wait was a timeout
+            seconds = time.monotonic() - start
+        if self._shard_writer is None or self._shard_writer.has_sent:
+            self._write_seconds = seconds
 
     def _commit(self, checkpoint: Mapping[str, Any], info: CommitInfo) -> Checkpoint:
         shard_writer = self._shard_writer

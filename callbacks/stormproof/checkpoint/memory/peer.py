@@ -68,7 +68,7 @@ class PeerSender:
         self._report = report or warn_without_peer
         key, host = secrets.token_bytes(32), own_address()
         self._listener = Listener(("", 0), authkey=key)
-        _set_timeouts(self._listener._listener._socket)  # pyright: ignore[reportAttributeAccessIssue]  # noqa: SLF001
+        _set_timeouts(self._listener._listener._socket)  # pyright: ignore[reportAttributeAccessIssue]  # noqa: SLF001 (not public)
         self.address = PeerAddress(host, int(self._listener.address[1]), key)
         self._connection: Any = None  # a Connection, for which the stubs have two types
         self._lock = threading.Lock()

@@ -63,7 +63,7 @@ class RankChannel:
         """
         try:
             while not self._store.check([key]):
-                if not pause():
+                if not pause() and not self._store.check([key]):  # it may have arrived during the pause
                     raise TimeoutError(f"there was no message {key}")
             message = self._store.get(key)
         except (dist.DistNetworkError, dist.DistStoreError) as error:

@@ -6,10 +6,9 @@ import errno
 import itertools
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from math import inf
 from typing import Any
 
@@ -168,15 +167,10 @@ class ShardWriter:
         readers = {format_shard_name(rank): self._choose_reader(rank) for rank in range(self._world_size)}
         for name, file in files.items():
             files_by_rank[readers.get(name.rpartition("/")[2], 0)][name] = file
-        request_id = next(self._request_ids)
-        if self._channel is not None:
-            self._channel.send(f"request/{request_id}", ReadRequest(files_by_rank))
-        reports = [self._read_files(files_by_rank[0])]
-        for rank in range(1, self._world_size):
-            report = self._receive_read_report(request_id, rank)
-            reports.append(self._read_files(files_by_rank[rank]) if report is None else report)
-        if self._channel is not None:
-            self._channel.delete(f"request/{request_id}")
+        reports = self._request(ReadRequest(files_by_rank))
+        for rank, report in enumerate(reports):
+            if isinstance(report.error, TimeoutError):  # the rank ends, so this one reads its files
+                reports[rank] = self._read_files(files_by_rank[rank])
         for rank, report in enumerate(reports):
             raise_error(rank, report)
         return next((report.change for report in reports if report.change is not None), None)
@@ -189,7 +183,7 @@ class ShardWriter:
         """Ends the threads. On ranks other than 0, first waits for the last write, for at most 60 s.
 
         Args:
-            is_interrupted: Whether not to wait.
+            is_interrupted: Whether to skip the wait.
         """
         if self._thread is None:
             if self._channel is not None:
@@ -228,15 +222,21 @@ class ShardWriter:
         request = self._channel.receive(f"request/{request_id}", self._pause)
         if request is None:
             return False
-        self._channel.send(f"report/{request_id}/{self._rank}", self._execute(request))
+        self._channel.send(f"report/{request_id}/{self._rank}", self._make_report(request))
         if isinstance(request, WriteRequest):
             with self._condition:
                 self._reported_id, self._report_time = request.save_id, time.monotonic()
                 self._condition.notify_all()
         return True
 
+    def _make_report(self, request: Any) -> Report:
+        """Executes a request on this rank. Returns its report, with the error if it fails."""
+        try:
+            return self._execute(request)
+        except Exception as error:  # noqa: BLE001 (rank 0 raises it)
+            return Report(error=make_picklable(error))
+
     def _execute(self, request: Any) -> Report:
-        """Executes a request on this rank."""
         if isinstance(request, ReadRequest):
             return self._read_files(request.files_by_rank[self._rank])
         assert isinstance(request, WriteRequest)
@@ -249,19 +249,13 @@ class ShardWriter:
 
         Args:
             request: The request.
-            seconds: Maximum time to wait for the reports, in seconds. If finite, stops waiting for a rank whose thread
-                has ended.
-
-        Raises:
-            TimeoutError: If a rank does not reply in time.
+            seconds: Maximum time to wait for the reports, in seconds.
         """
         request_id, deadline = next(self._request_ids), time.monotonic() + seconds
         if self._channel is not None:
             self._channel.send(f"request/{request_id}", request)
-        reports = [self._execute(request)]
-        for rank in range(1, self._world_size):
-            pause = partial(self._pause_for, rank, deadline) if seconds < inf else self._pause
-            reports.append(self._receive_report(request_id, rank, pause))
+        reports = [self._make_report(request)]
+        reports += [self._receive_report(request_id, rank, deadline) for rank in range(1, self._world_size)]
         if self._channel is not None:
             self._channel.delete(f"request/{request_id}")
         return reports
@@ -274,47 +268,34 @@ class ShardWriter:
         return (rank + self._world_size // 2) % self._world_size
 
     def _read_files(self, files: Mapping[str, StoredFile]) -> Report:
-        try:
-            return Report(change=retry_read(lambda: find_content_problem(self._storage, files)))
-        except Exception as error:  # noqa: BLE001 (rank 0 raises it)
-            return Report(error=make_picklable(error))
-
-    def _receive_read_report(self, request_id: int, rank: int) -> Report | None:
-        """Returns the report of a rank. None if its thread has ended, because the run ends."""
-        try:
-            return self._receive_report(request_id, rank, partial(self._pause_for, rank, inf))
-        except TimeoutError:
-            return None
+        return Report(change=retry_read(lambda: find_content_problem(self._storage, files)))
 
     def _has_staged(self, save_id: int) -> bool:
         return self._shard is not None and self._shard.save_id >= save_id
 
     def _write_shard(self, save_id: int, folder: str) -> Report:
         with self._write_lock:
-            try:
-                shard = self._shard
-                assert shard is not None, "no checkpoint was copied"
-                assert shard.save_id == save_id, f"checkpoint {shard.save_id} was copied instead of {save_id}"
-                non_finite_names = _find_non_finite(shard.values)
-                if self._baseline_names is None:
-                    self._baseline_names = set(non_finite_names)
-                new_names = [name for name in non_finite_names if name not in self._baseline_names]
-                if new_names:
-                    return Report(non_finite_names=new_names)
-                files = ShardFiles(self._storage, folder)
-                results = files.write_shard(self._rank, shard.plan.save_plan, shard.values)
-                return Report(files.files, results)
-            except Exception as error:  # noqa: BLE001 (rank 0 raises it)
-                return Report(error=make_picklable(error))
+            shard = self._shard
+            assert shard is not None, "no checkpoint was copied"
+            assert shard.save_id == save_id, f"checkpoint {shard.save_id} was copied instead of {save_id}"
+            non_finite_names = _find_non_finite(shard.values)
+            if self._baseline_names is None:
+                self._baseline_names = set(non_finite_names)
+            new_names = [name for name in non_finite_names if name not in self._baseline_names]
+            if new_names:
+                return Report(non_finite_names=new_names)
+            files = ShardFiles(self._storage, folder)
+            results = files.write_shard(self._rank, shard.plan.save_plan, shard.values)
+            return Report(files.files, results)
 
-    def _receive_report(self, request_id: int, rank: int, pause: Callable[[], bool]) -> Report:
+    def _receive_report(self, request_id: int, rank: int, deadline: float) -> Report:
+        """Returns the report of a rank. It contains a TimeoutError if the rank ends, or does not reply in time."""
         channel, key = self._channel, f"report/{request_id}/{rank}"
         assert channel is not None
         try:
-            report: Report = channel.receive(key, pause)
-        except TimeoutError as error:
-            reason = f"rank {rank} did not reply before the timeout, or its writer thread has ended"
-            raise TimeoutError(errno.ETIMEDOUT, reason) from error
+            report: Report = channel.receive(key, lambda: self._pause_for(rank, deadline))
+        except TimeoutError:
+            return Report(error=TimeoutError(errno.ETIMEDOUT, "no reply before the timeout, or the process is ending"))
         channel.delete(key)
         return report
 

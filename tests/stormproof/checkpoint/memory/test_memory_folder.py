@@ -206,6 +206,31 @@ def test_the_first_sharded_copy_requires_room_for_two(shards: Store, monkeypatch
 
 
 @pytest.mark.usefixtures("memory")
+def test_a_file_that_another_process_renames_meanwhile_does_not_prevent_a_copy(monkeypatch: pytest.MonkeyPatch):
+    folder = make_folder()
+    stat = Path.stat
+
+    def stat_after_renaming(path: Path, **options: Any) -> os.stat_result:
+        if path.suffix == ".tmp":
+            path.rename(path.with_suffix(""))
+        return stat(path, **options)
+
+    (folder.path / "000001-step-5.ckpt").mkdir()
+    (folder.path / "000001-step-5.ckpt" / "__0_0.distcp.tmp").write_bytes(b"content")
+    monkeypatch.setattr(Path, "stat", stat_after_renaming)
+    folder.make_room("000001-step-5.ckpt", 1)
+
+
+@pytest.mark.usefixtures("memory")
+def test_a_copy_that_cannot_be_deleted_is_an_error(monkeypatch: pytest.MonkeyPatch):
+    folder = make_folder()
+    commit(folder, 5)
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    with pytest.raises(OSError, match="a copy could not be deleted"):
+        folder.clear()
+
+
+@pytest.mark.usefixtures("memory")
 def test_what_other_processes_have_written_of_a_sharded_copy_requires_no_more_room(monkeypatch: pytest.MonkeyPatch):
     folder = make_folder()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=150))

@@ -96,6 +96,7 @@ def test_a_node_that_cannot_be_reached_does_not_delay_the_next_copy():
 
     tier._peer = SimpleNamespace(send=send)  # pyright: ignore[reportAttributeAccessIssue]
     save(tier, 5)
+    assert 0 < tier._write_seconds < 0.3
     assert tier.is_due(time.monotonic() + memory_tier.MIN_INTERVAL_SECONDS)
 
 

@@ -17,13 +17,16 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 
-from stormproof import CheckpointRecovery, HangWatch, Preemption
+from stormproof import HangWatch, Preemption
 from stormproof.checkpoint.fault_points import observe_fault_points
 from stormproof.checkpoint.memory import memory_commit, memory_folder
-from stormproof.divergence.rollback import roll_back
-from stormproof.lightning.find_callback import find_callback
 from stormproof.testing import FaultInjector
-from tests.stormproof.checkpoint.memory.test_memory_resume import KillAfterCopy, read_start_steps
+from tests.stormproof.checkpoint.memory.test_memory_resume import (
+    Diverge,
+    KillAfterCopy,
+    RollBackAndKill,
+    read_start_steps,
+)
 from tests.stormproof.checkpoint.memory.test_memory_resume import run as run_with_monitor
 from tests.support.cases import mark_cases, vary_one_factor
 from tests.support.checkpoint_files import flip_bit
@@ -280,31 +283,23 @@ def test_a_copy_with_a_nan_on_another_rank_is_not_kept(tmp_path: Path, memory: P
     assert read_start_steps(tmp_path) == [0, 0]
 
 
-class RollBackAndKill(Nodes):
-    """Rolls back to the first checkpoint at a step, after a copy is written, and kills all ranks."""
-
-    def __init__(self, memory: Path) -> None:
-        super().__init__(memory, -1)
-
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        recovery = find_callback(trainer, CheckpointRecovery)
-        assert recovery is not None
-        recovery.call_at_steps(self._act)
-
-    def _act(self, trainer: Any, module: Any) -> None:
-        recovery = find_callback(trainer, CheckpointRecovery)
-        assert recovery is not None
-        writer = recovery.save_coordinator.writer
-        if trainer.global_step == 14:
-            if writer is not None:
-                assert writer.memory_tier is not None
-                assert writer.memory_tier.step == 10
-            roll_back(trainer, module, recovery.store, writer, [], since_step=12, trusted_steps=[0])
-            os.kill(os.getpid(), signal.SIGKILL)
+class RollBackNodesAndKill(Nodes, RollBackAndKill):
+    """Rolls back on all nodes, and kills all ranks."""
 
 
 def test_no_run_resumes_from_shards_of_diverged_weights(tmp_path: Path, memory: Path):
-    assert run(TWO_RANKS, tmp_path, partial(RollBackAndKill, memory)).was_killed
+    assert run(TWO_RANKS, tmp_path, partial(RollBackNodesAndKill, memory, -1)).was_killed
+    assert list_files(memory) == []
+
+
+class DivergeOnNodes(Nodes, Diverge):
+    """Ends the run on all nodes as a DivergenceGuard does."""
+
+
+def test_no_run_resumes_from_shards_after_divergence(tmp_path: Path, memory: Path):
+    outcome = run(TWO_RANKS, tmp_path, partial(DivergeOnNodes, memory, 13))
+    assert outcome.output.count("DivergedError: diverged") == 2
+    assert "may resume from diverged weights" not in outcome.output
     assert list_files(memory) == []
 
 
