@@ -39,6 +39,7 @@ def test_names_are_unique_and_each_part_has_what_it_should():
         assert {program.domain for program in programs} == {"dense", "convolutional", "sequence", "regression"}
 
 
+@pytest.mark.slow
 def test_programs_without_their_faults_are_healthy():
     programs = load_programs("fourth", fixed=True)
     assert len(programs) == 96
