@@ -394,6 +394,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
         check_strategy(trainer, "CheckpointRecovery requires the parameters and optimizer states of each rank")
         if self.wrap_loaders:
             self._undo_functions.append(wrap_training_loaders(trainer))
+        if self._resolution is None:
+            self.resumed_from = None  # of an earlier fit
         if self.resume:
             self._resume(trainer)
         if self._resolution is not None and self.resumed_from is not None:
@@ -513,10 +515,9 @@ class CheckpointRecovery(InactiveCopies, Callback):
         """Releases the folder."""
         if not self._undo_functions:  # another callback failed before `setup`
             sharded_averaging.explain_callback_order(trainer, exception)
-        has_diverged = isinstance(exception, DivergedError)
-        if has_diverged:
-            self._delete_copies()
-        self._release(is_interrupted=isinstance(exception, KeyboardInterrupt), waits_for_deletion=has_diverged)
+        if isinstance(exception, DivergedError) and self._is_active and self.memory_tier:
+            run_on_rank_zero(self._delete_copies)  # the other ranks wait: if one exits, a launcher kills rank 0
+        self._release(is_interrupted=isinstance(exception, KeyboardInterrupt))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the productive time of the run."""
@@ -678,7 +679,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             writer.memory_tier = endpoint
 
     def _delete_copies(self) -> None:
-        """Deletes copies in memory, which may contain weights that diverge."""
+        """Deletes the copies in memory, which may contain diverged weights."""
         writer = self.save_coordinator.writer
         if writer is None or writer.memory_tier is None:
             return
@@ -708,7 +709,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         for logger in trainer.loggers:
             logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step=trainer.global_step)
 
-    def _release(self, *, is_interrupted: bool = False, waits_for_deletion: bool = False) -> None:
+    def _release(self, *, is_interrupted: bool = False) -> None:
         self._goodput.stop(time.time())
         while self._undo_functions:
             self._undo_functions.pop()()
@@ -720,10 +721,10 @@ class CheckpointRecovery(InactiveCopies, Callback):
             self.save_coordinator.shard_writer = None
         if self.save_coordinator.memory_shard_writer is not None:
             self.save_coordinator.memory_shard_writer.close(
-                is_interrupted=is_interrupted, waits_for_deletion=self._has_ended or waits_for_deletion
+                is_interrupted=is_interrupted, waits_for_deletion=self._has_ended
             )
             self.save_coordinator.memory_shard_writer = None
-        if self._peer_receiver is not None and (self._has_ended or waits_for_deletion):
+        if self._peer_receiver is not None and self._has_ended:
             self._peer_receiver.wait_until_closed()
         self._peer_receiver = None
         if self._mirror is not None:

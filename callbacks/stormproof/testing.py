@@ -172,7 +172,7 @@ class FaultInjector(Callback):
         step = None
         if recovery is not None:
             coordinator = recovery.save_coordinator
-            step = coordinator.sharded_step if coordinator.writer is None else coordinator.writer.submitted_step
+            step = coordinator.shard_step if coordinator.writer is None else coordinator.writer.submitted_step
         self._trigger(at, self.trainer.global_step if step is None else step)
 
     def _add(self, action: Action, at: str, step: int | None, rank: int | None) -> FaultInjector:

@@ -47,6 +47,18 @@ def _content(folder: Path) -> dict[str, tuple[bytes, int]]:
     }
 
 
+def test_a_second_fit_does_not_refer_to_the_checkpoint_that_the_first_one_resumed_from(tmp_path: Path):
+    fit_with_recovery(CheckpointRecovery(tmp_path), max_epochs=1)
+    recovery = CheckpointRecovery(tmp_path)
+    fit_with_recovery(recovery, max_epochs=2)
+    assert recovery.resumed_from is not None
+    newest = recovery.store.latest_checkpoint()
+    assert newest is not None
+    trainer = make_trainer(callbacks=[recovery], max_epochs=3)
+    trainer.fit(make_module(), resumable(make_loader()), ckpt_path=str(newest.path))
+    assert recovery.resumed_from is None
+
+
 @pytest.mark.parametrize(("arguments", "sentence"), OUT_OF_RANGE)
 def test_an_argument_out_of_its_range_is_named(arguments: dict[str, Any], sentence: str, tmp_path: Path):
     with pytest.raises(ValueError, match=sentence):

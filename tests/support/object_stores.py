@@ -26,7 +26,8 @@ CREDENTIALS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "A
 def in_clean_process(test: Callable[..., None]) -> Callable[..., None]:
     """Decorates a test that forks processes which use an object store.
 
-    Runs the test in a new process if this one has used an object store, because threads of obstore end in a fork.
+    Runs the test in a new process if this one has used an object store, because the threads of obstore do not survive a
+    fork.
     """
 
     @functools.wraps(test)

@@ -114,8 +114,11 @@ def _select_checkpoint(
     )
     if selected_checkpoint is None:
         return None
-    if writer.memory_tier is not None:
-        writer.memory_tier.clear()
+    try:
+        if writer.memory_tier is not None:
+            writer.memory_tier.clear()
+    except OSError as error:
+        rank_zero_warn(f"A run that is killed soon may resume from diverged weights: {error.strerror}.")
     later_checkpoints = [checkpoint for checkpoint in checkpoints if checkpoint.sequence > selected_checkpoint.sequence]
     try:
         store.quarantine(later_checkpoints, f"training diverged at step {since_step}", fence=writer.ownership.fence)

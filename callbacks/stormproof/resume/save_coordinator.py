@@ -43,8 +43,7 @@ class SaveCoordinator(InactiveCopies):
         writer: Writer on rank 0 during training, otherwise None.
         shard_writer: Writer of this rank's shard during training. None if checkpoints are in one file.
         memory_shard_writer: Writer of this rank's shard to memory. None if disabled, or if copies are in one file.
-        sharded_step: Step of the last checkpoint in storage for which this rank has planned a shard. None before the
-            first.
+        shard_step: Step of the last checkpoint for storage whose shard this rank has planned. None before the first.
         unsaved_attributes: Warns about attributes that are in no checkpoint.
     """
 
@@ -66,7 +65,7 @@ class SaveCoordinator(InactiveCopies):
         self.writer: CheckpointWriter | None = None
         self.shard_writer: ShardWriter | None = None
         self.memory_shard_writer: MemoryShardWriter | None = None
-        self.sharded_step: int | None = None
+        self.shard_step: int | None = None
         self.unsaved_attributes = UnsavedAttributes()
         self._exchanged_attention: ExchangedNumbers | None = None
 
@@ -158,7 +157,7 @@ class SaveCoordinator(InactiveCopies):
             # before any rank overwrites the copy that is being written
             run_on_rank_zero(lambda: self._require_writer().require_write_finished())
             self.shard_writer.plan(sharded_state.pop_state(checkpoint))
-            self.sharded_step = trainer.global_step
+            self.shard_step = trainer.global_step
             if not trainer.is_global_zero:  # rank 0 does so in submit
                 self.shard_writer.stage()
         stall = run_on_rank_zero(lambda: self._submit(checkpoint, trainer, stall_start, has_ended))

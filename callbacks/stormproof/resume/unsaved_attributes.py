@@ -45,7 +45,7 @@ class UnsavedAttributes:
     - arrays and tensors by the first 100,000 and the last 1,000 elements,
     - larger tensors also by address and version counter.
 
-    Takes the second snapshot at the first, second, fourth, eighth checkpoint, and so on, because training waits for it.
+    Compares only at checkpoints 1, 2, 4, 8, and so on, because training waits for the comparison.
     """
 
     def __init__(self) -> None:
@@ -261,7 +261,9 @@ def _compute_fingerprint(value: Any, remaining_items: list[int], is_saved: bool)
     """Computes a fingerprint. ``remaining_items`` contains the number of items that may still be compared."""
     if "numpy" in sys.modules and isinstance(value, sys.modules["numpy"].ndarray | sys.modules["numpy"].generic):
         return _INCOMPARABLE if value.dtype.hasobject else _fingerprint_array(value)
-    if value is None or isinstance(value, int | float | str | bytes | bytearray | Number | Enum):  # Number is slow
+    if value is None or isinstance(
+        value, int | float | str | bytes | bytearray | Number | Enum
+    ):  # Number last: it is slow
         return _fingerprint_scalar(value)
     if isinstance(value, nn.Parameter):
         return _INCOMPARABLE  # the checkpoint contains the parameters that an optimizer changes

@@ -24,12 +24,12 @@ from stormproof.event_log import log_event
 def commit_from_this_node(store: Store, newest: Checkpoint | None) -> bool:
     """Commits the newest copy in the memory of this node if it is newer than ``newest``.
 
-    Only copies of the last attempt count. Processes that call this at the same time wait for each other, so that one
-    of them commits.
+    Only copies of the last attempt count. If several processes call this at the same time, only one commits,
+    and the others wait for it.
 
     Args:
         store: Storage of the checkpoints.
-        newest: Newest good checkpoint of ``store``. None without one.
+        newest: Newest good checkpoint of ``store``. None if it has no checkpoint.
 
     Returns:
         Whether this or another process committed a copy.
@@ -43,7 +43,7 @@ def commit_from_this_node(store: Store, newest: Checkpoint | None) -> bool:
     with ExitStack() as stack:
         try:
             stack.enter_context(MemoryFolder(folder_name).lock())
-        except BlockingIOError:  # another process still commits the copy; commit_from_any_node waits for it
+        except BlockingIOError:  # another process is still committing the copy; commit_from_any_node waits for it
             return False
         resolved_step = _get_step(store.resolve(fetch=True).chosen_checkpoint)
         copy = _find_copy(folder_name, resolved_step)
@@ -51,7 +51,9 @@ def commit_from_this_node(store: Store, newest: Checkpoint | None) -> bool:
             return resolved_step > newest_step
         try:
             name = _commit(store, folder_name, copy)
-        except FolderTakenError:  # a run in progress, or a process of another node that commits the same copy
+        except (
+            FolderTakenError
+        ):  # another run has the lease, or a process on another node that is committing the same copy
             return False
         except (OSError, StormproofError) as error:
             _warn(store, copy.step, str(error), newest_step)
@@ -97,7 +99,7 @@ def commit_from_any_node(
 def _commit_newest_copy(store: Store, newest_step: int, rank: int, local_rank: int) -> str | None:
     """Commits the newest complete copy above ``newest_step`` and returns its name.
 
-    None without such a copy, and if the commit fails.
+    Returns None if there is no such copy or the commit fails.
     """
     folder_name = run_on_rank_zero(lambda: name_last_folder(store))
     copies_by_rank = all_gather(_read_copies(folder_name) if local_rank == 0 else [])
@@ -138,7 +140,7 @@ def _commit_files(
         The name of the committed checkpoint and None, or None and the problem.
 
     Raises:
-        FolderTakenError: On every rank, if another run owns the storage. It keeps the copy for a later attempt.
+        FolderTakenError: On every rank, if another run owns the storage. The copy is kept for a later attempt.
     """
     committer, has_exchanged = min(owners.values()), False
 
@@ -204,12 +206,15 @@ def _find_good_files(folder_name: str, copy: Checkpoint) -> list[str]:
 
 
 def _find_copy_step(folder_name: str) -> int:
-    """Returns the step of the newest copy according to its manifest. -1 without one."""
+    """Returns the step of the newest copy according to its manifest. -1 if there is no copy."""
     return max((copy.step for copy in _read_copies(folder_name)), default=-1)
 
 
 def _find_copy(folder_name: str, newest_step: int) -> Checkpoint | None:
-    """Returns the newest good copy with a step above ``newest_step``. Reads no content without such a manifest."""
+    """Returns the newest good copy with a step above ``newest_step``.
+
+    Reads content only if a manifest has such a step.
+    """
     if _find_copy_step(folder_name) <= newest_step:
         return None
     try:

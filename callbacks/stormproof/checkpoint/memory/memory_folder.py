@@ -64,9 +64,9 @@ def name_folder(location: str, attempt: Attempt) -> str:
 class MemoryFolder:
     """Keeps the newest checkpoint of one attempt in the memory of this node.
 
-    With sharded checkpoints, keeps the files of the newest two that this node has. As in a
-    :class:`stormproof.checkpoint.Store`, the manifest of a checkpoint is written last. A log and a lease are not
-    required, because only the processes of one run write, and the content need not survive a power failure.
+    With sharded checkpoints, keeps this node's files of the newest two. As in a :class:`stormproof.checkpoint.Store`,
+    the manifest of a checkpoint is written last. A log and a lease are not required, because only the processes of one
+    run write, and the content need not survive a power failure.
 
     Args:
         name: Name from :func:`name_folder`.
@@ -146,8 +146,8 @@ class MemoryFolder:
     def make_room(self, name: str, size: int) -> None:
         """Prepares this node for the files of a sharded checkpoint. Several processes may call it at the same time.
 
-        Deletes all checkpoints except the newest one with a manifest. The nodes together have all its files, because
-        all nodes add the manifest before the next checkpoint begins.
+        Deletes all checkpoints except the newest one with a manifest. The nodes together have all files of that
+        checkpoint, because all nodes add the manifest before the next checkpoint begins.
 
         Args:
             name: Name of the checkpoint's folder.
@@ -178,7 +178,7 @@ class MemoryFolder:
     def add_manifest(self, checkpoint: Checkpoint, manifest: bytes) -> None:
         """Writes the manifest of a checkpoint. Call it after the files."""
         self.storage.put_if_absent(checkpoint.manifest_path.name, manifest)
-        self.path.parent.touch()  # the run is not abandoned
+        self.path.parent.touch()  # marks the run as active for `prepare`
 
     def receive_file(self, name: str, digest: str, chunks: Iterable[bytes]) -> None:
         """Stores a file of a sharded checkpoint that another node has sent.
@@ -232,7 +232,7 @@ class MemoryFolder:
         return read_checkpoints(self.path)
 
     def find_newest(self) -> Checkpoint | None:
-        """Returns the newest good checkpoint, after verifying its content. None without one."""
+        """Returns the newest good checkpoint, after verifying its content. None if there is no such checkpoint."""
         return next(
             (checkpoint for checkpoint in reversed(self.read_checkpoints()) if find_problem(checkpoint) is None), None
         )
@@ -256,11 +256,11 @@ class MemoryFolder:
         """Deletes all checkpoints and the folder.
 
         Raises:
-            OSError: If a checkpoint is left.
+            OSError: If a checkpoint could not be deleted.
         """
         shutil.rmtree(self.path, ignore_errors=True)
         if self.path.is_dir() and self.read_checkpoints():
-            raise OSError(errno.EACCES, "a copy could not be deleted", str(self.path))
+            raise OSError(errno.EACCES, f"{self.path} still contains a copy", str(self.path))
         with suppress(OSError):  # it does not exist, or contains another attempt
             self.path.parent.rmdir()
 

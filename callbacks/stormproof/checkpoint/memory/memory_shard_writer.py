@@ -39,7 +39,7 @@ class ClearRequest:
     """Asks the first rank of each node to delete copies.
 
     Attributes:
-        keeps_newest: Whether the newest copy with a manifest stays.
+        keeps_newest: Whether to keep the newest copy with a manifest.
     """
 
     keeps_newest: bool
@@ -55,7 +55,7 @@ class MemoryShardWriter(ShardWriter):
         folder: Folder in the memory of this node.
         rank: Rank of this process.
         nodes: Node rank of each rank.
-        storage_writer: Writer of this rank's checkpoints. Provides the names of tensors that may be non-finite.
+        storage_writer: Writer of this rank's shard to storage. Provides the names of tensors that may be non-finite.
 
     Attributes:
         folder: Folder in the memory of this node.
@@ -67,8 +67,8 @@ class MemoryShardWriter(ShardWriter):
         self.has_sent = True
         self._is_first_on_node = nodes.index(nodes[rank]) == rank
         targets = [find_target(nodes, source) for source in range(len(nodes))]
-        written_nodes = [*nodes, *(nodes[target] for target in targets if target is not None)]
-        self._shards_on_node = written_nodes.count(nodes[rank])
+        shard_nodes = [*nodes, *(nodes[target] for target in targets if target is not None)]
+        self._shards_on_node = shard_nodes.count(nodes[rank])
         self._problem: str | None = None  # last error of the sender, until a report contains it
         self._has_warned = False
         self._sender = None if targets[rank] is None else PeerSender.create(self._record_problem)
@@ -109,7 +109,7 @@ class MemoryShardWriter(ShardWriter):
 
         Args:
             seconds: Maximum time to wait for the other ranks, in seconds.
-            keeps_newest: Whether the newest copy with a manifest stays.
+            keeps_newest: Whether to keep the newest copy with a manifest.
 
         Raises:
             OSError: If a rank has ended, or does not reply in time.
@@ -121,9 +121,9 @@ class MemoryShardWriter(ShardWriter):
         """Ends the threads.
 
         Args:
-            is_interrupted: Whether to skip all waits.
-            waits_for_deletion: Whether rank 0 deletes the copies. If True, the other ranks wait until it has done so,
-                and rank 0 waits for their threads. Both wait for at most ``CLOSE_TIMEOUT_SECONDS``.
+            is_interrupted: Whether to skip the wait for the last write.
+            waits_for_deletion: Whether to wait for the deletion of the copies. If True, the other ranks wait for rank
+                0, and rank 0 waits for their threads, for at most ``CLOSE_TIMEOUT_SECONDS``.
         """
         deadline = time.monotonic() + CLOSE_TIMEOUT_SECONDS
         if waits_for_deletion and self._thread is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -110,21 +111,23 @@ class MemoryTier:
         """Deletes the copies on all nodes, because no run may resume from them.
 
         Raises:
-            OSError: If another rank does not delete its copies.
+            OSError: If a copy cannot be deleted, or another rank does not reply.
         """
-        self.wait(CLEAR_TIMEOUT_SECONDS)
+        problem = None if self.wait(CLEAR_TIMEOUT_SECONDS) else "a copy is still being written"
         try:
             self._delete(CLEAR_TIMEOUT_SECONDS)
         except OSError as error:
-            raise OSError(error.errno, f"copies in memory could not be deleted: {error.strerror or error}") from error
+            problem = error.strerror or str(error)
+        if problem is not None:
+            raise OSError(errno.EIO, f"copies in memory could not be deleted: {problem}")
 
     def close(self, committed_step: int | None, *, is_interrupted: bool = False) -> None:
-        """Ends the copies. Deletes them if a checkpoint of the same or a later step was committed.
+        """Stops copying. Deletes the copies if a checkpoint of the same or a later step was committed.
 
-        If a copy is still being written after ``CLOSE_TIMEOUT_SECONDS``, this happens after it is written.
+        If a copy is still being written after ``CLOSE_TIMEOUT_SECONDS``, the copies are deleted after it is written.
 
         Args:
-            committed_step: Step of the last committed checkpoint. None without one.
+            committed_step: Step of the last committed checkpoint. None if no checkpoint was committed.
             is_interrupted: Whether to wait for at most ``INTERRUPT_TIMEOUT_SECONDS``.
         """
         self._is_disabled = True
@@ -147,17 +150,18 @@ class MemoryTier:
         else:
             self._job.add_done_callback(delete_and_close)
 
-    def wait(self, seconds: float) -> None:
-        """Waits until the last copy is written, for at most ``seconds``."""
-        if self._job is not None:
-            with long_wait("the copy in memory"):
-                self._job.join(seconds)
+    def wait(self, seconds: float) -> bool:
+        """Waits until the last copy is written, for at most ``seconds``. Returns whether it is written."""
+        if self._job is None:
+            return True
+        with long_wait("the copy in memory"):
+            return self._job.join(seconds)
 
     def _delete(self, seconds: float) -> None:
         self._folder.clear()
         self.step = None
-        if self._peer is not None:
-            self._peer.clear()
+        if self._peer is not None and not self._peer.clear():
+            raise OSError(errno.EHOSTUNREACH, "the other node did not reply")
         if self._shard_writer is not None:
             self._shard_writer.clear(seconds)
 
@@ -183,8 +187,8 @@ class MemoryTier:
                 )
             return
         self.step, seconds = copy.step, time.monotonic() - start
-        if self._peer is not None and self._peer.send(self._folder, copy):  # otherwise, the wait was a timeout
-            seconds = time.monotonic() - start
+        if self._peer is not None and self._peer.send(self._folder, copy):
+            seconds = time.monotonic() - start  # ignores a failed send, which may be a timeout
         if self._shard_writer is None or self._shard_writer.has_sent:
             self._write_seconds = seconds
 

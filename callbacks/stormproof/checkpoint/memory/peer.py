@@ -30,7 +30,7 @@ CLOSE_TIMEOUT_SECONDS = 10.0
 AUTHENTICATION_TIMEOUT_SECONDS = 5.0
 """Maximum time for a program that connects to authenticate itself, in seconds."""
 ACCEPT_RETRY_SECONDS = 0.1
-"""Time before the sender accepts a connection again after one that failed, in seconds."""
+"""Time to wait after a failed connection before accepting the next one, in seconds."""
 _CLEAR = "clear"
 _END = b""
 """Message after the last part of a checkpoint, and reply to a successful request."""
@@ -98,9 +98,9 @@ class PeerSender:
         head = [name.encode(), file.digest.encode()]
         return self._request(lambda: itertools.chain(head, folder.storage.get(name)))
 
-    def clear(self) -> None:
-        """Deletes the checkpoints on the other node."""
-        self._request(lambda: [_CLEAR.encode()])
+    def clear(self) -> bool:
+        """Deletes the checkpoints on the other node. Returns whether it has deleted them."""
+        return self._request(lambda: [_CLEAR.encode()])
 
     def close(self) -> None:
         """Closes the connection."""
@@ -113,7 +113,7 @@ class PeerSender:
         while self._connection is None and not self._is_disabled:
             try:
                 self._connection = self._listener.accept()
-            except (AuthenticationError, EOFError, OSError):  # no connection yet, or from another program
+            except (AuthenticationError, EOFError, OSError):  # no connection yet, or one from another program
                 time.sleep(ACCEPT_RETRY_SECONDS)
 
     def _request(self, make_messages: Callable[[], Iterable[bytes]]) -> bool:
@@ -128,7 +128,7 @@ class PeerSender:
                 self._lock.release()
         except (OSError, EOFError) as error:
             self._is_disabled = True
-            if isinstance(error, BlockingIOError):  # of the socket
+            if isinstance(error, BlockingIOError):  # the socket timed out
                 error = TimeoutError(f"no data accepted within {TIMEOUT_SECONDS:.0f} s")
             if not self.is_closing:
                 self._report(str(error) or "the other process has ended")
@@ -189,7 +189,7 @@ class PeerReceiver:
 
 
 def _set_timeouts(listening_socket: socket.socket) -> None:
-    """Limits how long the sockets of accepted connections block, so that no other program stops the sender."""
+    """Limits how long the sockets of accepted connections block, so that another program cannot block the sender."""
     timeouts = {socket.SO_RCVTIMEO: AUTHENTICATION_TIMEOUT_SECONDS, socket.SO_SNDTIMEO: TIMEOUT_SECONDS}
     for option, seconds in timeouts.items():
         timeval = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
@@ -199,6 +199,6 @@ def _set_timeouts(listening_socket: socket.socket) -> None:
 def warn_without_peer(problem: str) -> None:
     """Warns that the state is no longer copied to another node."""
     rank_zero_warn(
-        f"The state is no longer copied to the memory of another node: {problem.rstrip('.')}. If its node fails, the "
-        "run resumes from the newest checkpoint."
+        f"The state is no longer copied to the memory of another node: {problem.rstrip('.')}. If the only node with a "
+        "copy fails, the run resumes from the newest checkpoint."
     )

@@ -65,7 +65,7 @@ def start_sharded_memory_tier(
 
     Args:
         store: Storage of the checkpoints.
-        storage_writer: Writes the checkpoints of this rank.
+        storage_writer: Writer of this rank's shard to storage.
         rank: Rank of this process.
         local_rank: Rank of this process among those of its node.
         node_rank: Rank of this node.

@@ -43,8 +43,8 @@ class Report:
         results: Positions of the items.
         non_finite_names: Tensors that have become NaN or infinite. No file is written then.
         change: Why a file that was read is bad. None if all are good.
-        error: Why the request failed. A TimeoutError if the rank did not reply. None after a success.
-        warning: A problem that does not prevent the checkpoint. None without one.
+        error: Why the request failed. A TimeoutError if the rank did not reply. None if it succeeded.
+        warning: A problem that does not prevent the checkpoint. None without a problem.
     """
 
     files: Mapping[str, StoredFile] = field(default_factory=dict)

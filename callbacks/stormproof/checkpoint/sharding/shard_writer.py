@@ -134,7 +134,7 @@ class ShardWriter:
         """
         assert self._shard is not None, "stage comes first"
         shard = self._shard
-        # also after an error: no rank writes to the folder, or reads the copy, once this method has returned
+        # waits for all reports, even after an error, so that no rank uses the folder or the copy afterwards
         reports = self._request(WriteRequest(shard.save_id, folder))
         non_finite_names = [name for report in reports for name in report.non_finite_names]
         if non_finite_names:
@@ -169,7 +169,7 @@ class ShardWriter:
             files_by_rank[readers.get(name.rpartition("/")[2], 0)][name] = file
         reports = self._request(ReadRequest(files_by_rank))
         for rank, report in enumerate(reports):
-            if isinstance(report.error, TimeoutError):  # the rank ends, so this one reads its files
+            if isinstance(report.error, TimeoutError):  # the rank is ending, so rank 0 reads its files
                 reports[rank] = self._read_files(files_by_rank[rank])
         for rank, report in enumerate(reports):
             raise_error(rank, report)
@@ -204,7 +204,7 @@ class ShardWriter:
         """Executes the requests of rank 0."""
         assert self._channel is not None
         try:
-            with suppress(TimeoutError):  # this rank ends
+            with suppress(TimeoutError):  # this rank is ending
                 for request_id in itertools.count(1):
                     if not self._handle_request(request_id):
                         break
@@ -217,7 +217,7 @@ class ShardWriter:
                 self._condition.notify_all()
 
     def _handle_request(self, request_id: int) -> bool:
-        """Waits for the next request, executes it and sends the report. Returns False if rank 0 ends."""
+        """Waits for the next request, executes it and sends the report. Returns False if rank 0 is ending."""
         assert self._channel is not None
         request = self._channel.receive(f"request/{request_id}", self._pause)
         if request is None:
@@ -256,7 +256,8 @@ class ShardWriter:
             self._channel.send(f"request/{request_id}", request)
         reports = [self._make_report(request)]
         reports += [self._receive_report(request_id, rank, deadline) for rank in range(1, self._world_size)]
-        if self._channel is not None:
+        # after a timeout, the rank may still have to receive the request
+        if self._channel is not None and not any(isinstance(report.error, TimeoutError) for report in reports):
             self._channel.delete(f"request/{request_id}")
         return reports
 
@@ -289,7 +290,7 @@ class ShardWriter:
             return Report(files.files, results)
 
     def _receive_report(self, request_id: int, rank: int, deadline: float) -> Report:
-        """Returns the report of a rank. It contains a TimeoutError if the rank ends, or does not reply in time."""
+        """Returns the report of a rank. It contains a TimeoutError if the rank is ending, or does not reply in time."""
         channel, key = self._channel, f"report/{request_id}/{rank}"
         assert channel is not None
         try:

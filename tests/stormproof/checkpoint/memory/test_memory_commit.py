@@ -27,7 +27,7 @@ def make_copies(store: Store, folder: Path, steps: Sequence[int]) -> MemoryFolde
 
 
 @pytest.mark.parametrize(("is_damaged", "expected_steps"), [(False, [15, 20]), (True, [15])])
-def test_a_damaged_copy_does_not_lead_to_one_that_is_older_than_the_newest_checkpoint(
+def test_if_the_newest_copy_is_damaged_no_copy_older_than_the_newest_checkpoint_is_committed(
     is_damaged: bool, expected_steps: list[int], tmp_path: Path
 ):
     store = make_store(tmp_path / "checkpoints", [15])

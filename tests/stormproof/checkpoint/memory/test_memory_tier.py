@@ -58,6 +58,28 @@ def test_the_pause_of_the_first_copy_does_not_delay_the_second_one():
     assert tier.is_due(time.monotonic() + 2)
 
 
+def test_a_copy_that_the_other_node_does_not_delete_is_an_error():
+    _, folder = make_tier()
+    peer: Any = SimpleNamespace(send=lambda *_: True, clear=lambda: False)
+    tier = MemoryTier(folder, 1, peer)
+    save(tier, 5)
+    with pytest.raises(OSError, match="copies in memory could not be deleted: the other node did not reply"):
+        tier.clear()
+    assert find_step(folder) is None
+
+
+def test_a_copy_that_is_still_being_written_is_an_error(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(memory_tier, "CLEAR_TIMEOUT_SECONDS", 0.1)
+    _, folder = make_tier()
+    can_continue = threading.Event()
+    peer: Any = SimpleNamespace(send=lambda *_: can_continue.wait(20), clear=lambda: True)
+    tier = MemoryTier(folder, 1, peer)
+    tier.save({"state_dict": {}}, CommitInfo(step=5, epoch=0, world_size=1), lambda _: False)
+    with pytest.raises(OSError, match="could not be deleted: a copy is still being written"):
+        tier.clear()
+    can_continue.set()
+
+
 def test_training_may_modify_the_state_while_it_is_written():
     tier, folder = make_tier()
     weight = torch.ones(2)

@@ -1,4 +1,4 @@
-"""A run with sharded parameters that is killed resumes from the shards in the memory of its nodes, to the last bit."""
+"""A killed run with sharded parameters resumes bit for bit from the shards in the memory of its nodes."""
 
 from __future__ import annotations
 
