@@ -30,8 +30,9 @@ from stormproof.signals.worker_signal_mask import mask_worker_signals
 
 GRACE_SECONDS = 30.0
 """Seconds between a termination signal and SIGKILL: the default of SLURM, Kubernetes and torchrun."""
-EXIT_SECONDS = 3.0
-"""Seconds before SIGKILL at which waits for storage end. The run then needs time to exit."""
+EXIT_SECONDS = 5.0
+"""Seconds before SIGKILL at which waits for storage end. The run then needs time to exit: about 1.5 s to end the
+interpreter and 1 s for a mirror that hangs, and more if the machine is busy."""
 
 
 class Preemption(InactiveCopies, Callback):
@@ -247,7 +248,7 @@ class Preemption(InactiveCopies, Callback):
         )
 
     def _finish_mirror(self, received_signal: signal.Signals) -> None:
-        """Waits for the upload of the newest checkpoint until 3 s before SIGKILL."""
+        """Waits for the upload of the newest checkpoint until 5 s before SIGKILL."""
         assert self._recovery is not None
         remaining_seconds = self._compute_remaining_seconds(received_signal, os.environ)
         self._recovery.finish_mirror(remaining_seconds - EXIT_SECONDS)

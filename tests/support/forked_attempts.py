@@ -5,7 +5,6 @@ Importing torch and Lightning takes seconds, a fork milliseconds. Hundreds of at
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
@@ -29,11 +28,6 @@ from tests.support.difference import find_differences
 from tests.support.exact_resume_training import Cell, train
 
 TIMEOUT_SECONDS, GRACE_SECONDS = 120.0, 20.0
-LATE_IMPORTS = (
-    "omegaconf", "stormproof.checkpoint.sharding.shard_reader", "stormproof.checkpoint.sharding.shard_writer",
-    "torch.distributed.checkpoint.state_dict", "torch.distributed.elastic.agent.server.local_elastic_agent",
-)  # fmt: skip
-"""Modules that a training run imports late. Importing them before the forks saves each fork half a second."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +83,6 @@ def fork_ranks(
     Each rank exits with the code of its function. Its result is in ``result<rank>.pt``, its output in
     ``output<rank>.txt``.
     """
-    for name in LATE_IMPORTS:
-        importlib.import_module(name)
     folder.mkdir(exist_ok=True, parents=True)
     port = get_free_port()
     results = [folder / f"result{rank}.pt" for rank in range(cell.ranks)]

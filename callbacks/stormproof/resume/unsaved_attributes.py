@@ -44,15 +44,12 @@ class UnsavedAttributes:
     - containers by length, the first 1,000 items (keys, values and nested items count) and the last item of a sequence,
     - arrays and tensors by the first 100,000 and the last 1,000 elements,
     - larger tensors also by address and version counter.
-
-    Compares only at checkpoints 1, 2, 4, 8, and so on, because training waits for the comparison.
     """
 
     def __init__(self) -> None:
         self._first_fingerprints: dict[str, Any] | None = None  # fingerprints of attributes by path
         self._first_entries: _SavedEntries | None = None  # entries of the first checkpoint
         self._reported_paths: set[str] = set()
-        self._checkpoint_count = 0
 
     def observe(self, trainer: pl.Trainer) -> None:
         """Takes the first snapshot, on rank 0. Call it before each batch."""
@@ -68,17 +65,16 @@ class UnsavedAttributes:
         """
         if self._first_fingerprints is None:
             return
-        self._checkpoint_count += 1
-        if self._checkpoint_count.bit_count() > 1:  # not a power of 2
-            return
         if self._first_entries is None:
             self._first_entries = _SavedEntries(trainer, checkpoint)
         candidates = []
         for path, owner, value in _named_attributes(trainer):
-            if path in self._reported_paths:
-                continue
             fingerprint, first_fingerprint = _fingerprint(value), self._first_fingerprints.get(path)
-            if fingerprint != first_fingerprint and _has_comparable_part(fingerprint):
+            if (
+                path not in self._reported_paths
+                and fingerprint != first_fingerprint
+                and _has_comparable_part(fingerprint)
+            ):
                 candidates.append((path, owner, fingerprint, first_fingerprint))
         if not candidates:
             return
@@ -261,9 +257,7 @@ def _compute_fingerprint(value: Any, remaining_items: list[int], is_saved: bool)
     """Computes a fingerprint. ``remaining_items`` contains the number of items that may still be compared."""
     if "numpy" in sys.modules and isinstance(value, sys.modules["numpy"].ndarray | sys.modules["numpy"].generic):
         return _INCOMPARABLE if value.dtype.hasobject else _fingerprint_array(value)
-    if value is None or isinstance(
-        value, int | float | str | bytes | bytearray | Number | Enum
-    ):  # Number last: it is slow
+    if value is None or isinstance(value, str | bytes | bytearray | Number | Enum):
         return _fingerprint_scalar(value)
     if isinstance(value, nn.Parameter):
         return _INCOMPARABLE  # the checkpoint contains the parameters that an optimizer changes
