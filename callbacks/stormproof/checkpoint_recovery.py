@@ -516,7 +516,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
         if not self._undo_functions:  # another callback failed before `setup`
             sharded_averaging.explain_callback_order(trainer, exception)
         if isinstance(exception, DivergedError) and self._is_active and self.memory_tier:
-            run_on_rank_zero(self._delete_copies)  # the other ranks wait: if one exits, a launcher kills rank 0
+            # raised on all ranks; the others wait, because a launcher kills rank 0 once one of them exits
+            run_on_rank_zero(self._delete_copies)
         self._release(is_interrupted=isinstance(exception, KeyboardInterrupt))
 
     def state_dict(self) -> dict[str, Any]:
@@ -720,9 +721,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             self.save_coordinator.shard_writer.close(is_interrupted=is_interrupted)
             self.save_coordinator.shard_writer = None
         if self.save_coordinator.memory_shard_writer is not None:
-            self.save_coordinator.memory_shard_writer.close(
-                is_interrupted=is_interrupted, waits_for_deletion=self._has_ended
-            )
+            self.save_coordinator.memory_shard_writer.close(is_interrupted=is_interrupted, has_ended=self._has_ended)
             self.save_coordinator.memory_shard_writer = None
         if self._peer_receiver is not None and self._has_ended:
             self._peer_receiver.wait_until_closed()

@@ -84,7 +84,7 @@ class RanksDisagreeError(StormproofError):
 class DivergedError(StormproofError):
     """The training run diverges, and skipping or rolling back did not help or is disabled.
 
-    Raised by :class:`stormproof.DivergenceGuard`. A restart would diverge again. The exit code is 76.
+    Raised by :class:`stormproof.DivergenceGuard`, on all ranks. A restart would diverge again. The exit code is 76.
 
     Example:
         >>> try:

@@ -16,6 +16,7 @@ from torch import nn
 
 from stormproof import CheckpointRecovery, resumable
 from stormproof.checkpoint import Checkpoint, CommitInfo, Store
+from stormproof.checkpoint.memory.memory_tier import MemoryTier
 from stormproof.divergence import rollback
 from stormproof.errors import DivergedError, StorageError
 from stormproof.lightning.find_callback import find_callback
@@ -98,9 +99,13 @@ class RollbackCallback(pl.Callback):
             self.restored_entry = roll_back(trainer, module, recovery, since=12)
 
 
-def fit_with_rollback(folder: Path, first: Any, *, asynchronous: bool = False) -> RollbackCallback:
+def fit_with_rollback(
+    folder: Path, first: Any, *, asynchronous: bool = False, memory_tier: bool = False
+) -> RollbackCallback:
     back = RollbackCallback(12, first)
-    recovery = CheckpointRecovery(folder, every_n_train_steps=4, keep_last=3, async_save=asynchronous)
+    recovery = CheckpointRecovery(
+        folder, every_n_train_steps=4, keep_last=3, async_save=asynchronous, memory_tier=memory_tier
+    )
     make_trainer(callbacks=[back, recovery], max_epochs=3).fit(make_module(), resumable(make_loader()))
     return back
 
@@ -143,6 +148,19 @@ def test_what_cannot_be_set_aside_ends_nothing(tmp_path: Path, monkeypatch: pyte
     with pytest.warns(match="could not be moved to quarantine/: no space"):
         back = fit_with_rollback(tmp_path, lambda: monkeypatch.setattr(Store, "quarantine", fail))
     assert back.restored_entry is not None
+
+
+def test_copies_in_memory_that_cannot_be_deleted_end_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(_: Any) -> None:
+        raise OSError(5, "the other node did not reply")
+
+    monkeypatch.setattr(MemoryTier, "clear", fail)
+    with pytest.warns(match="may resume from diverged weights: the other node did not reply"):
+        back = fit_with_rollback(tmp_path, lambda: None, memory_tier=True)
+    assert back.restored_entry is not None
+    assert sorted(file.name for file in (tmp_path / "quarantine").glob("*.ckpt")) == [
+        "000003-step-8.ckpt", "000004-step-12.ckpt",
+    ]  # fmt: skip
 
 
 def test_a_write_that_had_failed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

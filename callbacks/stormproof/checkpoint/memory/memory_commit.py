@@ -51,9 +51,7 @@ def commit_from_this_node(store: Store, newest: Checkpoint | None) -> bool:
             return resolved_step > newest_step
         try:
             name = _commit(store, folder_name, copy)
-        except (
-            FolderTakenError
-        ):  # another run has the lease, or a process on another node that is committing the same copy
+        except FolderTakenError:  # of another run, or a process on another node that is committing the same copy
             return False
         except (OSError, StormproofError) as error:
             _warn(store, copy.step, str(error), newest_step)

@@ -117,20 +117,19 @@ class MemoryShardWriter(ShardWriter):
         for rank, report in enumerate(self._request(ClearRequest(keeps_newest), seconds)):
             raise_error(rank, report)
 
-    def close(self, *, is_interrupted: bool = False, waits_for_deletion: bool = False) -> None:
+    def close(self, *, is_interrupted: bool = False, has_ended: bool = False) -> None:
         """Ends the threads.
 
         Args:
             is_interrupted: Whether to skip the wait for the last write.
-            waits_for_deletion: Whether to wait for the deletion of the copies. If True, the other ranks wait for rank
-                0, and rank 0 waits for their threads, for at most ``CLOSE_TIMEOUT_SECONDS``.
+            has_ended: Whether training has ended normally. If True, the other ranks wait until rank 0 has deleted the
+                copies, and rank 0 waits for their threads, for at most ``CLOSE_TIMEOUT_SECONDS``.
         """
         deadline = time.monotonic() + CLOSE_TIMEOUT_SECONDS
-        if waits_for_deletion and self._thread is not None:
+        if has_ended and self._thread is not None:
             self._thread.join(CLOSE_TIMEOUT_SECONDS)
         super().close(is_interrupted=is_interrupted)
-        if waits_for_deletion and self._rank == 0:
-            # if rank 0 exited first, torch would log connection errors on the other ranks
+        if has_ended and self._rank == 0:  # if rank 0 exits first, torch logs connection errors on the other ranks
             for rank in range(1, self._world_size):
                 while self._pause_for(rank, deadline):
                     pass

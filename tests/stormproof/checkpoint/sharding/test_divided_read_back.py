@@ -2,7 +2,8 @@
 
 import errno
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from torch.distributed.elastic.utils.distributed import get_free_port
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from stormproof.checkpoint import Checkpoint, CommitInfo, Store, read_retry
+from stormproof.checkpoint.sharding.shard_messages import ReadRequest
 from stormproof.checkpoint.sharding.shard_writer import ShardWriter
 from stormproof.checkpoint.storage import PosixStorage
 from stormproof.errors import DamagedError
@@ -26,11 +28,13 @@ class RecordingStorage(PosixStorage):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.names: list[str] = []
+        self.before_read: Callable[[], object] = lambda: None
         self.error: OSError | None = None
 
     def get(self, name: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         if self.error is not None:
             raise self.error
+        self.before_read()
         self.names.append(Path(name).name)
         return super().get(name, start, stop)
 
@@ -85,6 +89,35 @@ def _read_back(rank: int, folder: str, port: int) -> None:
         writer.close()
     dist.barrier()
     dist.destroy_process_group()
+
+
+def _time_out(rank: int, folder: str, port: int) -> None:
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    storage, can_read = RecordingStorage(Path(folder)), threading.Event()
+    storage.before_read = can_read.wait if rank == 1 else lambda: None
+    writer, store = ShardWriter(storage, rank), Store(Path(folder))
+    if rank == 0:
+        store.begin_attempt(store.resolve())
+    checkpoint = _commit(store, writer, rank)
+    if checkpoint is not None:
+        request = ReadRequest([{}, {"000001-step-1.ckpt/__0_0.distcp": next(iter(checkpoint.stored_files.values()))}])
+        for _ in range(2):
+            assert isinstance(writer._request(request, 0.2)[1].error, TimeoutError)
+    dist.barrier()
+    can_read.set()
+    if checkpoint is not None:
+        store.read_back(checkpoint, writer.check_content)
+        assert "__0_0.distcp" not in storage.names  # the other rank has read it
+        writer.close()
+    dist.barrier()
+    writer.close()
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_a_rank_that_did_not_reply_in_time_executes_later_requests(tmp_path: Path):
+    call_on_two_ranks(_time_out, str(tmp_path), get_free_port())
 
 
 @pytest.mark.slow
