@@ -139,15 +139,15 @@ def test_a_manifest_whose_responses_are_all_lost_is_decided_by_the_next_attempt(
     _check(ObjectStorage(s3_url), ["000001-step-10", "000002-step-20"])
 
 
-def _race(url: str, use_lease: bool, rounds: int, seed: int, committed: list[tuple[str, str]], owners: list) -> None:
+def _race(url: str, pause: float, rounds: int, seed: int, committed: list[tuple[str, str]], owners: list) -> None:
+    """Starts attempts. With a pause, each first waits for up to that many seconds, and takes the lease."""
     generator = random.Random(seed)
     storage = ObjectStorage(url, retry_seconds=10)
     for _ in range(rounds):
+        time.sleep(generator.uniform(0, pause))
         lease = None
-        if use_lease:
-            time.sleep(generator.uniform(0, 0.5))  # so that an attempt has time for a commit
         try:
-            lease = ObjectLease(storage) if use_lease else None
+            lease = ObjectLease(storage) if pause else None
             store = Store(storage)
             attempt = store.begin_attempt(store.resolve())
             owners.append((attempt, seed))
@@ -162,15 +162,27 @@ def _race(url: str, use_lease: bool, rounds: int, seed: int, committed: list[tup
                 lease.release()
 
 
+def _measure_commit(url: str) -> float:
+    """Returns the seconds that an attempt needs until its first checkpoint is committed, without another attempt."""
+    start = time.perf_counter()
+    storage = ObjectStorage(url)
+    lease = ObjectLease(storage)
+    store = Store(storage)
+    commit_checkpoint(store, 10, attempt=store.begin_attempt(store.resolve()), fence=lease.check)
+    lease.release()
+    return time.perf_counter() - start
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("use_lease", [False, True], ids=["without a lease", "with a lease that expires at once"])
 def test_two_stores_race_for_one_prefix_and_lose_nothing(use_lease: bool, s3_url: str, monkeypatch: pytest.MonkeyPatch):
+    pause = 4 * _measure_commit(f"{s3_url}/alone") if use_lease else 0.0  # so that some attempts commit
     monkeypatch.setattr(Owner, "is_running", lambda self: False)
     committed: list[tuple[str, str]] = []
     owners: list[tuple[int, int]] = []
     for seed in range(0, 20, 2):
         threads = [
-            threading.Thread(target=_race, args=(s3_url, use_lease, 8, seed + number, committed, owners))
+            threading.Thread(target=_race, args=(s3_url, pause, 8, seed + number, committed, owners))
             for number in range(2)
         ]
         for thread in threads:
