@@ -33,7 +33,7 @@ from stormproof.checkpoint.storage import ObjectStorage, is_url
 from stormproof.distributed.collectives import assert_equal, run_on_rank_zero
 from stormproof.distributed.fork_safety import make_forks_safe
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
-from stormproof.errors import DivergedError, NotResumableError, StorageError
+from stormproof.errors import DivergedError, NotResumableError, PreemptedExit, StorageError
 from stormproof.lightning import internals, sharded_averaging
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.resume import sharded_state, snapshot
@@ -53,7 +53,7 @@ MIRROR_FINISH_SECONDS = 540.0
 """Maximum time to wait for the last uploads at the end of training, in seconds. Shorter than the default timeout of
 HangWatch, 600 s, because the other ranks wait for rank 0."""
 MIRROR_EXCEPTION_SECONDS, MIRROR_INTERRUPT_SECONDS = 10.0, 1.0
-"""Maximum time to wait for the last upload after an exception, and after Ctrl-C, in seconds."""
+"""Maximum time to wait for the last upload after an exception, and after Ctrl-C or a preemption, in seconds."""
 RETRY_SECONDS = 20.0
 """Maximum time to retry one request to an object store, in seconds. Failed uploads are repeated."""
 _FINISHED_LOCATIONS: set[str] = set()
@@ -518,7 +518,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
         if isinstance(exception, DivergedError) and self._is_active and self.memory_tier:
             # raised on all ranks; the others wait, because a launcher kills rank 0 once one of them exits
             run_on_rank_zero(self._delete_copies)
-        self._release(is_interrupted=isinstance(exception, KeyboardInterrupt))
+        # after a preemption, the current state is committed, or the time for it is over
+        self._release(is_interrupted=isinstance(exception, (KeyboardInterrupt, PreemptedExit)))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the productive time of the run."""

@@ -33,7 +33,7 @@ PROBLEM_TIMEOUT_SECONDS = 1.0
 MAX_WRITE_WAIT_SECONDS = 600.0
 """Maximum wait for a required write. Shorter than the 1800 s after which a collective of the other ranks times out."""
 INTERRUPT_WAIT_SECONDS = 1.0
-"""Maximum wait for the last write after Ctrl-C."""
+"""Maximum wait for the last write after Ctrl-C or a preemption."""
 RELEASE_TIMEOUT_SECONDS = 15.0
 """Maximum wait for the release of the lease: one heartbeat (10 s) and file operations."""
 WRITE_RETRY_DELAYS = (1.0, 2.0, 4.0, 8.0)

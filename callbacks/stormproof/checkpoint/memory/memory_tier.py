@@ -30,7 +30,7 @@ MAX_PAUSE_SHARE, MAX_WRITE_SHARE = 0.01, 0.1
 CLOSE_TIMEOUT_SECONDS = 10.0
 """Maximum time to wait for the last copy at the end, in seconds."""
 INTERRUPT_TIMEOUT_SECONDS = 1.0
-"""Maximum time to wait for the last copy after Ctrl-C, in seconds."""
+"""Maximum time to wait for the last copy after Ctrl-C or a preemption, in seconds."""
 CLEAR_TIMEOUT_SECONDS = 300.0
 """Maximum time to wait for the copy in progress, and then for other ranks to delete their copies, in seconds."""
 

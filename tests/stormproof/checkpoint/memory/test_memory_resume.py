@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import threading
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +14,7 @@ from unittest.mock import patch
 import pytest
 import pytorch_lightning as pl
 
-from stormproof import CheckpointRecovery
+from stormproof import CheckpointRecovery, PreemptedExit, Preemption
 from stormproof.checkpoint import CommitInfo, Store
 from stormproof.checkpoint.memory import memory_folder, memory_tier
 from stormproof.checkpoint.memory.memory_commit import commit_from_this_node
@@ -21,10 +22,12 @@ from stormproof.checkpoint.memory.start_memory_tier import start_memory_tier
 from stormproof.divergence.rollback import roll_back
 from stormproof.errors import DivergedError
 from stormproof.lightning.find_callback import find_callback
+from stormproof.testing import FaultInjector
 from tests.support.checkpoint_files import flip_bit, make_store, state_writer
 from tests.support.exact_resume_training import Cell
 from tests.support.forked_attempts import Outcome, assert_bitwise_equal, run_attempt, train_uninterrupted
 from tests.support.object_stores import in_clean_process
+from tests.support.recovery_fits import checkpoint_steps, fit_with_recovery
 
 SELDOM = Cell(every_n_train_steps=1000)
 ONE_EPOCH = Cell(every_n_train_steps=1000, epochs=1)
@@ -266,6 +269,21 @@ def test_no_run_resumes_from_a_copy_after_divergence(tmp_path: Path, memory: Pat
     outcome = run(SELDOM, tmp_path, partial(Diverge, 7))
     assert "DivergedError: diverged" in outcome.output
     assert [*memory.glob("*/*/*/*")] == []
+
+
+@pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*", "ignore:.*does not have many workers.*")
+def test_a_preempted_run_waits_only_briefly_for_a_slow_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    may_write = threading.Event()
+    waits: list[float] = []
+    monkeypatch.setattr(memory_tier.MemoryTier, "is_due", lambda tier, _: tier._job is None)
+    monkeypatch.setattr(memory_folder.MemoryFolder, "commit", lambda *_: may_write.wait(20))
+    monkeypatch.setattr(memory_tier.MemoryTier, "wait", lambda _, seconds: waits.append(seconds))
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=1000, memory_tier=True)
+    with pytest.raises(PreemptedExit):
+        fit_with_recovery(recovery, Preemption(), FaultInjector().signal(step=4))
+    may_write.set()
+    assert checkpoint_steps(tmp_path) == [0, 4]
+    assert waits == [memory_tier.INTERRUPT_TIMEOUT_SECONDS]
 
 
 def test_a_system_without_shared_memory_is_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
