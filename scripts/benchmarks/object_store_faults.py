@@ -62,11 +62,17 @@ class Race:
         self._url, self._remaining = url, count
         self._lock = threading.Lock()
 
-    def run(self, seed: int) -> None:
-        """Starts attempts until the count is reached."""
+    def measure_attempt(self) -> float:
+        """Returns the seconds of an attempt with one commit, without another attempt."""
+        start = time.perf_counter()
+        self._run_attempt(1)
+        return time.perf_counter() - start
+
+    def run(self, seed: int, pause: float) -> None:
+        """Starts attempts until the count is reached. Waits for up to ``pause`` seconds before each one."""
         generator = random.Random(seed)
         while self._take_turn():
-            time.sleep(generator.uniform(0, 1.5))  # so that some attempts commit
+            time.sleep(generator.uniform(0, pause))
             try:
                 self._run_attempt(generator.randint(1, 4))
                 outcome = "finished"
@@ -113,7 +119,8 @@ class Race:
 def run_races(server: S3Server, count: int, seed: int) -> list[str]:
     Owner.is_running = lambda _: False  # every lease counts as expired
     race = Race(f"s3://{server.make_bucket()}/run", count)
-    threads = [threading.Thread(target=race.run, args=(seed + number,)) for number in range(2)]
+    pause = 4 * race.measure_attempt()  # so that some attempts commit
+    threads = [threading.Thread(target=race.run, args=(seed + number, pause)) for number in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -182,29 +182,39 @@ class _Warmup:
 
 
 class Journal(pl.Callback):
-    """Records events. Its state is in the checkpoint, so an exact resume has the same journal."""
+    """Records events. Its state is in the checkpoint, so an exact resume has the same journal.
+
+    Each entry is one string, because a checkpoint of many numbers takes longer to save.
+    """
 
     def __init__(self) -> None:
-        self.entries: list[Any] = []
+        self._lines: list[str] = []
+
+    @property
+    def entries(self) -> list[Any]:
+        return [json.loads(line) for line in self._lines]
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.entries.append([
+        self._add(
             "batch", trainer.current_epoch, batch_idx, trainer.global_step, batch[2].tolist(), float(batch[0].sum()),
             float(outputs["loss"]) if outputs else 0.0, trainer.optimizers[0].param_groups[0]["lr"],
-        ])  # fmt: skip
+        )  # fmt: skip
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         if not trainer.sanity_checking:
-            self.entries.append(["validation", trainer.global_step, _to_floats(trainer.callback_metrics)])
+            self._add("validation", trainer.global_step, _to_floats(trainer.callback_metrics))
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        self.entries.append(["epoch", trainer.current_epoch, _to_floats(trainer.callback_metrics)])
+        self._add("epoch", trainer.current_epoch, _to_floats(trainer.callback_metrics))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"entries": list(self.entries)}
+        return {"lines": list(self._lines)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.entries = list(state_dict["entries"])
+        self._lines = list(state_dict["lines"])
+
+    def _add(self, *values: Any) -> None:
+        self._lines.append(json.dumps(values))
 
 
 class JsonLinesLogger(pl.loggers.Logger):

@@ -49,6 +49,7 @@ class UnsavedAttributes:
     def __init__(self) -> None:
         self._first_fingerprints: dict[str, Any] | None = None  # fingerprints of attributes by path
         self._first_entries: _SavedEntries | None = None  # entries of the first checkpoint
+        self._entry_paths: dict[str, _EntryPath] = {}  # where the last checkpoint contained an attribute, by its path
         self._reported_paths: set[str] = set()
 
     def observe(self, trainer: pl.Trainer) -> None:
@@ -65,9 +66,11 @@ class UnsavedAttributes:
         """
         if self._first_fingerprints is None:
             return
+        entries = _SavedEntries(trainer, checkpoint)
         if self._first_entries is None:
-            self._first_entries = _SavedEntries(trainer, checkpoint)
-        candidates = []
+            entries.freeze()
+            self._first_entries = entries
+        changed_paths = []
         for path, owner, value in _named_attributes(trainer):
             fingerprint, first_fingerprint = _fingerprint(value), self._first_fingerprints.get(path)
             if (
@@ -75,16 +78,12 @@ class UnsavedAttributes:
                 and fingerprint != first_fingerprint
                 and _has_comparable_part(fingerprint)
             ):
-                candidates.append((path, owner, fingerprint, first_fingerprint))
-        if not candidates:
-            return
-        saved_entries = _SavedEntries(trainer, checkpoint)
-        first_entries = self._first_entries
-        changed_paths = [
-            path
-            for path, owner, fingerprint, first_fingerprint in candidates
-            if not saved_entries.contains(owner, fingerprint, first_fingerprint, first_entries)
-        ]
+                likely_path = self._entry_paths.get(path)
+                entry_path = entries.find(owner, fingerprint, first_fingerprint, self._first_entries, likely_path)
+                if entry_path is None:
+                    changed_paths.append(path)
+                else:
+                    self._entry_paths[path] = entry_path
         self._reported_paths.update(changed_paths)
         if changed_paths:
             listed_paths = ", ".join(changed_paths[:_MAX_NAMES]) + (
@@ -97,6 +96,11 @@ class UnsavedAttributes:
             )
 
 
+_EntryPath = tuple[Any, ...]
+"""Path of an entry in a checkpoint: None for entries that users add, else the key of the owner's state; then keys and
+indices."""
+
+
 class _SavedEntries:
     """Parts of a checkpoint in which an owner can save attributes: its own state and entries that users add."""
 
@@ -104,17 +108,27 @@ class _SavedEntries:
         lightning_keys = {*internals.state_keys(trainer), "hparams_name", "hyper_parameters", "stormproof"}
         self.step = trainer.global_step
         user_entries = {key: value for key, value in checkpoint.items() if key not in lightning_keys}
-        states = checkpoint["callbacks"]
         extra_states = {name: value for name, value in checkpoint["state_dict"].items() if "_extra_state" in name}
-        self._entries_by_owner = {
-            key: dict(_fingerprint_parts(state, "own")) for key, state in {**states, "": extra_states}.items()
-        }
-        self._user_entries = dict(_fingerprint_parts(user_entries, "user"))
+        self._roots: dict[str | None, Any] = {**checkpoint["callbacks"], "": extra_states, None: user_entries}
+        self._fingerprints: dict[str | None, dict[_EntryPath, Any]] = {}
 
-    def contains(self, owner: Any, fingerprint: Any, first_fingerprint: Any, first_entries: _SavedEntries) -> bool:
-        """Returns whether the checkpoint contains the attribute.
+    def freeze(self) -> None:
+        """Computes all fingerprints and releases the checkpoint, whose values may change."""
+        for root in self._roots:
+            self._fingerprint_root(root)
+        self._roots = {}
 
-        Some entry must equal ``fingerprint``, and the same entry must equal ``first_fingerprint`` in the first
+    def find(
+        self,
+        owner: Any,
+        fingerprint: Any,
+        first_fingerprint: Any,
+        first_entries: _SavedEntries,
+        likely_path: _EntryPath | None,
+    ) -> _EntryPath | None:
+        """Returns the path of an entry that contains the attribute. None if there is no such entry.
+
+        The entry must equal ``fingerprint``, and the same entry must equal ``first_fingerprint`` in the first
         checkpoint.
 
         Args:
@@ -122,16 +136,39 @@ class _SavedEntries:
             fingerprint: Fingerprint of its attribute.
             first_fingerprint: Fingerprint of the attribute in the first snapshot. None if the attribute did not exist.
             first_entries: Entries of the first checkpoint.
+            likely_path: Path to compare first.
         """
-        key = getattr(owner, "state_key", "")
-        current_parts, first_parts = (
-            {**saved_entries._user_entries, **saved_entries._entries_by_owner.get(key, {})}
-            for saved_entries in (self, first_entries)
-        )
-        paths = [path for path, part in current_parts.items() if part == fingerprint]
-        if first_entries.step == 0 and first_fingerprint is not None:
-            paths = [path for path in paths if first_parts.get(path, first_fingerprint) == first_fingerprint]
-        return bool(paths)
+
+        def is_equal(path: _EntryPath, entry: Any) -> bool:
+            if entry != fingerprint:
+                return False
+            if first_entries.step > 0 or first_fingerprint is None:
+                return True
+            return first_entries._fingerprint_root(path[0]).get(path, first_fingerprint) == first_fingerprint
+
+        if likely_path is not None and is_equal(likely_path, self._fingerprint_entry(likely_path)):
+            return likely_path
+        roots = None, getattr(owner, "state_key", "")
+        entries = ((path, entry) for root in roots for path, entry in self._fingerprint_root(root).items())
+        return next((path for path, entry in entries if is_equal(path, entry)), None)
+
+    def _fingerprint_root(self, root: str | None) -> dict[_EntryPath, Any]:
+        """Returns the fingerprints of the entries of a root, by path."""
+        if root not in self._fingerprints:
+            self._fingerprints[root] = dict(_fingerprint_parts(self._roots[root], root)) if root in self._roots else {}
+        return self._fingerprints[root]
+
+    def _fingerprint_entry(self, path: _EntryPath) -> Any:
+        """Returns the fingerprint of one entry. None if it does not exist."""
+        part: Any = self._roots
+        for key in path:
+            if not isinstance(part, dict | list | tuple):
+                return None
+            try:
+                part = part[key]
+            except (LookupError, TypeError):
+                return None
+        return _fingerprint(part, is_saved=True)
 
 
 def _named_attributes(trainer: pl.Trainer) -> Iterator[tuple[str, Any, Any]]:
@@ -214,9 +251,9 @@ def _list_attributes(base_class: Any) -> set[str]:
     return {*vars(base_class()), "_metric_attributes", "_param_requires_grad_state"}
 
 
-def _fingerprint_parts(value: Any, root: str) -> Iterator[tuple[str, Any]]:
+def _fingerprint_parts(value: Any, root: str | None) -> Iterator[tuple[_EntryPath, Any]]:
     """Yields the fingerprints of a saved value and its parts, by path, breadth first."""
-    queue = deque([(root, value)])
+    queue: deque[tuple[_EntryPath, Any]] = deque([((root,), value)])
     for _ in range(_MAX_PARTS):
         if not queue:
             return
@@ -224,7 +261,7 @@ def _fingerprint_parts(value: Any, root: str) -> Iterator[tuple[str, Any]]:
         yield path, _fingerprint(part, is_saved=True)
         if isinstance(part, dict | list | tuple):
             items = part.items() if isinstance(part, dict) else enumerate(part)
-            queue.extend((f"{path}/{key}", item) for key, item in islice(items, _MAX_PARTS))
+            queue.extend(((*path, key), item) for key, item in islice(items, _MAX_PARTS))
 
 
 @dataclass(frozen=True, eq=False)
