@@ -122,18 +122,7 @@ STOPWATCH = pytest.StashKey[Stopwatch]()
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if "command" in getattr(item, "fixturenames", ()):
         forked_command.wait_for_fork_server()  # not the time of the first test that needs it
-    item.config.stash[STOPWATCH] = Stopwatch()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup(
-    fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest
-) -> Generator[None, object, object]:
-    """Restarts the stopwatch after the setup of a session fixture, which is not the time of the first test with it."""
-    result = yield
-    if fixturedef.scope == "session":
-        request.config.stash[STOPWATCH] = Stopwatch()
-    return result
+    item.stash[STOPWATCH] = Stopwatch()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -144,7 +133,7 @@ def pytest_runtest_makereport(
     report = yield
     limit = item.config.getoption("max_seconds") * slowness()
     if call.when == "call" and report.passed and not any(map(item.get_closest_marker, LONG)):
-        seconds = item.config.stash[STOPWATCH].seconds()
+        seconds = item.stash[STOPWATCH].seconds()
         if seconds > limit:
             report.outcome = "failed"
             report.longrepr = (

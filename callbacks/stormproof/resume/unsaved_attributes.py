@@ -126,7 +126,7 @@ class _SavedEntries:
         first_entries: _SavedEntries,
         likely_path: _EntryPath | None,
     ) -> _EntryPath | None:
-        """Returns the path of an entry that contains the attribute. None if there is no such entry.
+        """Returns the path of an entry that contains the attribute, or None.
 
         The entry must equal ``fingerprint``, and the same entry must equal ``first_fingerprint`` in the first
         checkpoint.

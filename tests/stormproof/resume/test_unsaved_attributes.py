@@ -227,6 +227,29 @@ def test_an_entry_of_a_callback_does_not_hide_one_of_the_checkpoint(tmp_path: Pa
     assert collect_warnings(tmp_path, make_module(), SharesAName()) == []
 
 
+class MovesItsEntry(CountingCallback):
+    """Saves its attribute at another place from the third step on."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"first": {"count": self.count}} if self.count < 3 else {"second": [0, self.count]}
+
+
+class StopsSaving(MovesItsEntry):
+    """Does not save its attribute from the sixth step on."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() if self.count < 6 else {"second": [0]}
+
+
+def test_an_attribute_that_is_saved_at_another_place_later_is_not_named(tmp_path: Path):
+    assert collect_warnings(tmp_path, make_module(), MovesItsEntry()) == []
+
+
+def test_an_attribute_that_is_no_longer_saved_is_named(tmp_path: Path):
+    (message,) = collect_warnings(tmp_path, make_module(), StopsSaving())
+    assert ": StopsSaving.count. " in message
+
+
 class Average(pl.Callback):
     """Saves a moving average of the weights, which it keeps in a module of its own."""
 

@@ -139,15 +139,17 @@ def test_a_manifest_whose_responses_are_all_lost_is_decided_by_the_next_attempt(
     _check(ObjectStorage(s3_url), ["000001-step-10", "000002-step-20"])
 
 
-def _race(url: str, pause: float, rounds: int, seed: int, committed: list[tuple[str, str]], owners: list) -> None:
-    """Starts attempts. With a pause, each first waits for up to that many seconds, and takes the lease."""
+def _race(
+    url: str, use_lease: bool, pause: float, rounds: int, seed: int, committed: list[tuple[str, str]], owners: list
+) -> None:
+    """Starts attempts, and waits for up to ``pause`` seconds before each one."""
     generator = random.Random(seed)
     storage = ObjectStorage(url, retry_seconds=10)
     for _ in range(rounds):
         time.sleep(generator.uniform(0, pause))
         lease = None
         try:
-            lease = ObjectLease(storage) if pause else None
+            lease = ObjectLease(storage) if use_lease else None
             store = Store(storage)
             attempt = store.begin_attempt(store.resolve())
             owners.append((attempt, seed))
@@ -182,7 +184,7 @@ def test_two_stores_race_for_one_prefix_and_lose_nothing(use_lease: bool, s3_url
     owners: list[tuple[int, int]] = []
     for seed in range(0, 20, 2):
         threads = [
-            threading.Thread(target=_race, args=(s3_url, pause, 8, seed + number, committed, owners))
+            threading.Thread(target=_race, args=(s3_url, use_lease, pause, 8, seed + number, committed, owners))
             for number in range(2)
         ]
         for thread in threads:
