@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 
+from tests.support import forked_command
 from tests.support.object_stores import S3Server
 
 SCRIPT = """
@@ -93,10 +92,7 @@ def train_and_kill(
     arguments = [checkpoints, mirror, str(folder / "weights.pt"), str(kill_step), str(int(number)), str(ranks)]
     arguments.append(str(grace_seconds))
     environment = {**os.environ, **server.environment(endpoint), "TMPDIR": str(folder)}
-    result = subprocess.run(
-        [sys.executable, str(script), *arguments],
-        env=environment, capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
+    result = forked_command.run(arguments, cwd=folder, env=environment, timeout=200, script=script)
     assert result.returncode in {0, -signal.SIGKILL, 75}, result.stderr
     return result.returncode
 
