@@ -21,6 +21,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tests.support import forked_ranks
+
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / "train.py"
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -50,16 +52,24 @@ def _do_nothing() -> None: ...
 
 
 def run(
-    arguments: list[str], *, cwd: Path, env: Mapping[str, str], timeout: float, script: Path = TRAIN
+    arguments: list[str], *, cwd: Path, env: Mapping[str, str], timeout: float, script: Path = TRAIN, ranks: int = 1
 ) -> subprocess.CompletedProcess[str]:
     """Works as ``subprocess.run`` with ``capture_output`` and ``text``.
+
+    Args:
+        arguments: Arguments of the script.
+        cwd: Working folder.
+        env: Environment variables.
+        timeout: Seconds after which the command is killed.
+        script: Python file.
+        ranks: Number of ranks. Ranks that Lightning's Trainer starts are forked, too. With 1, they start from nothing.
 
     Raises:
         subprocess.TimeoutExpired: If the command did not end within ``timeout`` seconds. It is killed.
     """
     with TemporaryDirectory() as folder:
         stdout, stderr = Path(folder, "stdout"), Path(folder, "stderr")
-        process = start(arguments, cwd=cwd, env=env, stdout=stdout, stderr=stderr, script=script)
+        process = start(arguments, cwd=cwd, env=env, stdout=stdout, stderr=stderr, script=script, ranks=ranks)
         process.join(timeout)
         if process.is_alive():
             assert process.pid is not None
@@ -72,16 +82,25 @@ def run(
 
 
 def start(
-    arguments: list[str], *, cwd: Path, env: Mapping[str, str], stdout: Path, stderr: Path, script: Path = TRAIN
+    arguments: list[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    stdout: Path,
+    stderr: Path,
+    script: Path = TRAIN,
+    ranks: int = 1,
 ) -> BaseProcess:
     """A running command in its own session, whose process ID is its process group ID."""
-    process = FORKSERVER_CONTEXT.Process(target=run_script, args=(script, arguments, cwd, dict(env), stdout, stderr))
+    process = FORKSERVER_CONTEXT.Process(
+        target=run_script, args=(script, arguments, cwd, dict(env), stdout, stderr, ranks)
+    )
     process.start()
     return process
 
 
 def run_script(
-    script: Path, arguments: list[str], cwd: Path, env: Mapping[str, str], stdout: Path, stderr: Path
+    script: Path, arguments: list[str], cwd: Path, env: Mapping[str, str], stdout: Path, stderr: Path, ranks: int
 ) -> None:
     """Turns this process, a fork of the fork server, into ``python <script> <arguments>`` in a new session."""
     from wandb.sdk.data_types._private import MEDIA_TMP
@@ -97,8 +116,10 @@ def run_script(
         os.close(file_descriptor)
     tempfile.tempdir = None  # computed again from this environment
     Path(MEDIA_TMP.name).mkdir(exist_ok=True)  # shared by all commands, and a command deletes it when it ends
-    sys.argv = [str(script), *arguments]
     sys.path.append(str(script.parent))  # last, since folders of tests have names of packages
+    if ranks > 1:
+        forked_ranks.fork_ranks_of_trainer(ranks - 1)
+    sys.argv = [str(script), *arguments]
     try:
         runpy.run_path(str(script), run_name="__main__")
     finally:

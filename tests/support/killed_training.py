@@ -92,7 +92,7 @@ def train_and_kill(
     arguments = [checkpoints, mirror, str(folder / "weights.pt"), str(kill_step), str(int(number)), str(ranks)]
     arguments.append(str(grace_seconds))
     environment = {**os.environ, **server.environment(endpoint), "TMPDIR": str(folder)}
-    result = forked_command.run(arguments, cwd=folder, env=environment, timeout=200, script=script)
+    result = forked_command.run(arguments, cwd=folder, env=environment, timeout=200, script=script, ranks=ranks)
     assert result.returncode in {0, -signal.SIGKILL, 75}, result.stderr
     return result.returncode
 

@@ -1,0 +1,77 @@
+"""Forks the ranks that Lightning's Trainer would start as new Python processes, whose imports take seconds."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import pickle
+import runpy
+import subprocess
+import sys
+import traceback
+from types import SimpleNamespace
+from typing import Any, BinaryIO
+
+from pytorch_lightning.strategies.launchers import subprocess_script
+
+
+def fork_ranks_of_trainer(count: int) -> None:
+    """Forks processes that wait until the Trainer of this process starts its other ranks.
+
+    A waiting process has imported what this process has, and has run nothing of its script yet. It ends with this
+    process if no rank is started.
+
+    Args:
+        count: Number of ranks that the Trainer starts.
+    """
+    waiting: list[tuple[int, BinaryIO]] = []
+    for _ in range(count):
+        read_end, write_end = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(write_end)
+            for _, requests in waiting:
+                requests.close()
+            _run_rank(read_end)
+        os.close(read_end)
+        waiting.append((pid, os.fdopen(write_end, "wb")))
+
+    class ForkedRank(subprocess.Popen[bytes]):
+        """Child process that was forked instead of executed."""
+
+        def _execute_child(  # pyright: ignore[reportIncompatibleMethodOverride]
+            self, args: list[str], executable: Any, preexec_fn: Any, close_fds: Any, pass_fds: Any,
+            cwd: str | None, env: dict[str, str], *others: Any,
+        ) -> None:  # fmt: skip
+            self.pid, requests = waiting.pop(0)
+            self._child_created = True
+            with requests:
+                pickle.dump((args[1:], cwd, dict(env)), requests)
+
+    subprocess_script.subprocess = SimpleNamespace(Popen=ForkedRank)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _run_rank(read_end: int) -> None:
+    """Waits for the arguments of a script, runs it and exits with its code."""
+    with os.fdopen(read_end, "rb") as pipe:
+        request = pipe.read()
+    if not request:
+        os._exit(0)
+    sys.argv, cwd, environment = pickle.loads(request)
+    os.environ.clear()
+    os.environ.update(environment)
+    if cwd is not None:
+        os.chdir(cwd)
+    code: Any = 1
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        code = 0
+    except SystemExit as error:
+        code = error.code or 0
+    except BaseException:  # noqa: BLE001 (as the interpreter does)
+        traceback.print_exc()
+    finally:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
