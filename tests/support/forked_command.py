@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -52,7 +53,13 @@ def _do_nothing() -> None: ...
 
 
 def run(
-    arguments: list[str], *, cwd: Path, env: Mapping[str, str], timeout: float, script: Path = TRAIN, ranks: int = 1
+    arguments: list[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    timeout: float,
+    script: Path = TRAIN,
+    ranks: int | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Works as ``subprocess.run`` with ``capture_output`` and ``text``.
 
@@ -62,7 +69,8 @@ def run(
         env: Environment variables.
         timeout: Seconds after which the command is killed.
         script: Python file.
-        ranks: Number of ranks. Ranks that Lightning's Trainer starts are forked, too. With 1, they start from nothing.
+        ranks: Number of ranks, by default ``trainer.devices``. Ranks that the Trainer starts are forked, too. With 1,
+            they start as new Python processes.
 
     Raises:
         subprocess.TimeoutExpired: If the command did not end within ``timeout`` seconds. It is killed.
@@ -89,9 +97,11 @@ def start(
     stdout: Path,
     stderr: Path,
     script: Path = TRAIN,
-    ranks: int = 1,
+    ranks: int | None = None,
 ) -> BaseProcess:
     """A running command in its own session, whose process ID is its process group ID."""
+    if ranks is None:
+        ranks = max([1, *(int(number) for word in arguments for number in re.findall(r"trainer\.devices=(\d+)", word))])
     process = FORKSERVER_CONTEXT.Process(
         target=run_script, args=(script, arguments, cwd, dict(env), stdout, stderr, ranks)
     )
