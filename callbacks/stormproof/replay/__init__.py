@@ -1,0 +1,1 @@
+"""Recording, comparing and certifying training runs."""
