@@ -110,22 +110,32 @@ class CommandRun:
             self._size, self._last_progress = size, now
         return now - self._last_progress > stall_seconds
 
-    def wait_for_pause(self, index: int, stall_seconds: float) -> PausedProcess | None:
-        """Waits until a process has stopped at pause point ``index``, and stops all other processes.
+    def wait_for_pause(self, indices: Iterable[int], stall_seconds: float) -> PausedProcess | None:
+        """Waits until a process has stopped at one of the pause points, and stops all other processes.
+
+        Args:
+            indices: Pause points at which no process has stopped yet.
+            stall_seconds: Seconds without progress after which the command hangs.
 
         Returns:
             The process, or None if the command ended or hangs.
         """
+        waiting = sorted(indices)
         while True:
             ended = self.has_ended()
-            paused = read_paused(self.ledger, index)
-            if paused is not None:
-                _wait_until_stopped(paused.pid)
-                self.signal_all(signal.SIGSTOP)
-                return paused
+            for index in waiting:
+                paused = read_paused(self.ledger, index)
+                if paused is not None:
+                    _wait_until_stopped(paused.pid)
+                    self.signal_all(signal.SIGSTOP)
+                    return paused
             if ended or self.is_stalled(stall_seconds):
                 return None
             time.sleep(POLL_SECONDS)
+
+    def resume(self) -> None:
+        """Continues all processes."""
+        self.signal_all(signal.SIGCONT)
 
     def signal_all(self, number: int) -> None:
         """Sends a signal to all processes of the command."""

@@ -14,8 +14,8 @@ GENERATORS = ("rng/python", "rng/numpy", "rng/torch", "rng/cuda")
 DATA_ORDER = ("data/count", "data/indices", "data/batches")
 CAUSAL_ORDER = (
     "frozen", "mode", "hyperparameters", "scheduler", "learning_rate", "scaler", "before/parameters",
-    "before/optimizer", "rng/generators", "rng/workers", "data/count", "data/indices", "data/batches", *GENERATORS, "buffers", "variables",
-    "loss", "gradients", "parameters", "optimizer", "averaged",
+    "before/optimizer", "rng/generators", "rng/workers", "data/count", "data/indices", "data/batches", *GENERATORS,
+    "buffers", "variables", "loss", "gradients", "parameters", "optimizer", "averaged",
 )  # fmt: skip
 """Component kinds, causes before their effects. ``before/…`` is the state before the step."""
 COMPUTED = frozenset({"data/batches", "loss", "gradients", "parameters"})

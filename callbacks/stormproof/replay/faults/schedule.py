@@ -14,7 +14,7 @@ MIN_FAULTS = 2
 """Number of faults that are injected whatever the time limit."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Attempt:
     """A run of the command that provides the files of several faults.
 
@@ -27,7 +27,7 @@ class Attempt:
     last: Fault | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Lane:
     """Attempts that run one after another.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
+from itertools import pairwise
 
 from stormproof.replay.comparison.history import History
 
@@ -56,7 +57,7 @@ def measure_timing(history: History, launched: float, seconds: float) -> Timing:
         seconds: Duration.
     """
     times = [launched, *(step.time for step in history.steps), launched + seconds]
-    gaps = [max(end - start, 0.0) for start, end in zip(times, times[1:], strict=False)]
+    gaps = [max(end - start, 0.0) for start, end in pairwise(times)]
     inner = gaps[1:-1]
     return Timing(seconds, gaps[0], statistics.fmean(inner) if inner else 0.0, max(gaps))
 
