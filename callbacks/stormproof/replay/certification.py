@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stormproof.replay.comparison.verdict import Verdict, VerdictKind
-from stormproof.replay.faults.fault import Fault
+from stormproof.replay.faults.fault import Fault, FaultKind
+
+NO_TIME = "no time was left"
+"""Reason of a fault that was omitted because of the time limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,12 @@ class Result:
     step: int
     verdict: Verdict
     seconds: float = 0.0
+
+    @property
+    def is_safe(self) -> bool:
+        """True if the command resumed exactly, or refused a checkpoint that the fault had damaged."""
+        refused = self.verdict.kind is VerdictKind.REFUSED and self.verdict.exit_code != 0
+        return self.verdict.is_exact or (self.fault.kind is FaultKind.TORN and refused)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +84,12 @@ class Certification:
 
     @property
     def is_exact(self) -> bool:
-        """Whether the command resumed exactly after all faults."""
-        return self.exact_count == len(self.results)
+        """True if the command resumed exactly after all faults, or refused a damaged checkpoint."""
+        return all(result.is_safe for result in self.results)
 
     @property
     def worst(self) -> Result | None:
         """The most informative result that is not exact: a difference with a cause, else the first."""
-        failed = [result for result in self.results if not result.verdict.is_exact]
+        failed = [result for result in self.results if not result.is_safe]
         differing = [result for result in failed if result.verdict.kind is VerdictKind.DIFFERS]
         return next(iter(differing or failed), None)

@@ -1,4 +1,4 @@
-"""Certifies that a training command resumes exactly after faults."""
+"""Certifies that a command that trains resumes exactly after faults."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from stormproof.replay.certification import Certification, Result, Skipped
-from stormproof.replay.command_run import CommandRun, Ending
+from stormproof.replay.certification import NO_TIME, Certification, Result, Skipped
+from stormproof.replay.command_run import Ending
 from stormproof.replay.comparison.determinism import Determinism, compare_uninterrupted
 from stormproof.replay.comparison.history import Histories, join_ranks
 from stormproof.replay.comparison.verdict import VerdictKind, judge
 from stormproof.replay.faults.fault import FaultKind
-from stormproof.replay.faults.lane import LaneRun, Settings, Trial
+from stormproof.replay.faults.lane import LaneRun, Trial
 from stormproof.replay.faults.plan import plan_faults
 from stormproof.replay.faults.schedule import Schedule, make_schedule
 from stormproof.replay.faults.timing import Timing, measure_timing
@@ -25,12 +25,15 @@ from stormproof.replay.not_certifiable import NotCertifiable
 from stormproof.replay.output_text import last_lines
 from stormproof.replay.reports.component_names import describe_component
 from stormproof.replay.requirements import check_reference, check_resume
-from stormproof.replay.working_copy import copy_working_folder, move_paths, prepare_output
+from stormproof.replay.settings import Settings
+from stormproof.replay.working_copy import prepare_output
 
 MAX_TIMES = 3.8
 """Maximum duration of a certification by default, in durations of the command. The goal is 4."""
 DEFAULT_BUDGET = 600.0
 """Maximum time for faults by default, in seconds."""
+FIRST_TIMEOUT = 1800.0
+"""Seconds without progress after which the first run hangs. Nothing is known about the command yet."""
 ONE_THREAD = 1.3
 """Maximum number of used cores of a command that counts as one thread."""
 FRAMEWORKS = {
@@ -90,24 +93,32 @@ def certify(options: Options) -> Certification:
     Raises:
         NotCertifiable: If no statement about the command is possible.
     """
-    started = time.monotonic()
     output = (options.folder / options.output).resolve()
     prepare_output(output)
-    scratch = output / "scratch"
-    reference = _run_once(options, scratch / "uninterrupted", output)
+    settings = _settings(options, output)
+    try:
+        return _certify(options, settings, output / "scratch")
+    finally:
+        settings.running.close()  # after Ctrl-C or an error
+
+
+def _certify(options: Options, settings: Settings, scratch: Path) -> Certification:
+    started = time.monotonic()
+    reference = _run_once(settings, scratch / "uninterrupted")
     timing = reference.timing
     lanes = options.workers or (2 if reference.cores <= ONE_THREAD and (os.cpu_count() or 1) > 1 else 1)
     schedule = _make_schedule(options, reference, lanes)
-    settings = _settings(options, output, max(timing.stall_seconds, 0.0))
-    seconds = _fault_seconds(options, timing)
-    runs = _run_lanes(settings, schedule, scratch, reference, time.monotonic() + seconds)
+    settings = replace(settings, timeout=options.timeout or timing.stall_seconds)
+    deadline = time.monotonic() + _fault_seconds(options, timing)
+    runs = _run_lanes(settings, schedule, scratch, reference, deadline)
     determinism = _check_determinism(reference.histories, runs)
     trials = [trial for run in runs for trial in run.trials]
-    results = tuple(_judge(trial, determinism) for trial in trials if trial.outcome is not None)
-    check_resume(results, reference.histories)
+    results = [_judge(trial, determinism) for trial in trials if trial.outcome is not None]
+    check_resume(results)
+    skipped = [Skipped(trial.fault, trial.reason) for trial in trials if trial.outcome is None]
+    skipped += [Skipped(fault, NO_TIME) for fault in schedule.omitted]
     if not options.keep:
         shutil.rmtree(scratch / "uninterrupted" / "work", ignore_errors=True)
-    omitted = [Skipped(fault, "no time was left") for fault in schedule.omitted]
     first = reference.histories[min(reference.histories)]
     packages = dict(first.packages or {})
     return Certification(
@@ -119,7 +130,7 @@ def certify(options: Options) -> Certification:
         framework=next((value for name, value in FRAMEWORKS.items() if name in packages), "torch"),
         packages=packages,
         results=tuple(sorted(results, key=lambda result: (result.step, result.fault.kind.value))),
-        skipped=tuple(Skipped(trial.fault, trial.reason) for trial in trials if trial.outcome is None) + tuple(omitted),
+        skipped=tuple(skipped),
         ignored=tuple(sorted(determinism.ignored)),
         every=options.every,
     )
@@ -135,20 +146,12 @@ class _Reference:
     sizes: dict[str, int]
 
 
-def _run_once(options: Options, folder: Path, output: Path) -> _Reference:
-    options.report("uninterrupted run")
-    settings = _settings(options, output, options.timeout or float("inf"))
+def _run_once(settings: Settings, folder: Path) -> _Reference:
+    settings.report("uninterrupted run")
     folder.mkdir(parents=True)
     settings.copy(folder / "work")
     launched = time.time()
-    run = CommandRun(
-        settings.command,
-        work=folder / "work",
-        ledger=folder / "ledger",
-        output=folder / "output.txt",
-        every=options.every,
-        environment=settings.environment,
-    )
+    run = settings.start(folder / "work", folder / "ledger", folder / "output.txt")
     before = run.cpu_seconds()
     ending = run.wait(float("inf"), settings.timeout)
     assert ending is not None
@@ -160,21 +163,18 @@ def _run_once(options: Options, folder: Path, output: Path) -> _Reference:
     return _Reference(histories, measure_timing(first, launched, ending.seconds), cores, sizes)
 
 
-def _settings(options: Options, output: Path, timeout: float) -> Settings:
-    source = options.folder.resolve()
-
-    def copy(target: Path) -> None:
-        copy_working_folder(source, target, output=output, links=options.links)
-
+def _settings(options: Options, output: Path) -> Settings:
     return Settings(
         options.command,
         options.resume_command or options.command,
         options.environment,
-        copy,
-        options.every,
-        options.timeout or timeout,
-        options.grace_seconds,
-        options.report,
+        source=options.folder.resolve(),
+        output=output,
+        links=options.links,
+        every=options.every,
+        timeout=options.timeout or FIRST_TIMEOUT,
+        grace_seconds=options.grace_seconds,
+        report=options.report,
     )
 
 

@@ -24,7 +24,7 @@ STOP_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a command ended.
+    """End of a command.
 
     Attributes:
         code: Exit code, negative for a signal. None if the certification stopped it.
@@ -171,6 +171,32 @@ class CommandRun:
         """Returns the CPU seconds of the children that this process has waited for. Only differences are useful."""
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         return usage.ru_utime + usage.ru_stime
+
+
+class RunningCommands:
+    """Commands that a certification has started, so that none survives it."""
+
+    def __init__(self) -> None:
+        self._runs: list[CommandRun] = []
+        self._is_closed = False
+
+    def add(self, run: CommandRun) -> None:
+        """Adds a command, or kills it if the certification has ended.
+
+        Raises:
+            RuntimeError: If the certification has ended.
+        """
+        self._runs.append(run)
+        if self._is_closed:
+            run.kill()
+            raise RuntimeError("The certification has ended.")
+
+    def close(self) -> None:
+        """Kills all commands. A command that is added later is killed, too."""
+        self._is_closed = True
+        for run in self._runs:
+            if not run.has_ended():
+                run.kill()
 
 
 def _environment(

@@ -59,7 +59,7 @@ def format_pauses(points: Iterable[PausePoint]) -> str:
 
 
 def read_paused(folder: Path, index: int) -> PausedProcess | None:
-    """Returns the process that stopped at the pause point ``index``, or None if there is none yet."""
+    """Returns the process that stopped at the pause point ``index``, or None before it has stopped."""
     try:
         return PausedProcess(**json.loads(_marker(folder, index).read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError):  # not yet written, or not completely

@@ -42,17 +42,22 @@ def check_reference(histories: Histories, ending: Ending, message: str) -> None:
         )
 
 
-def check_resume(results: Sequence[Result], histories: Histories) -> None:
+def check_resume(results: Sequence[Result]) -> None:
     """Checks the restarted runs.
 
     Raises:
-        NotCertifiable: If no restarted command loaded a checkpoint and all of them started from scratch.
+        NotCertifiable: If all restarted commands started from scratch although a checkpoint existed, and loaded none,
+            or if there is no result.
     """
-    with_steps = [result.verdict for result in results if result.verdict.compared_steps]
-    scratch = [verdict for verdict in with_steps if verdict.kind is VerdictKind.FROM_SCRATCH]
-    if scratch and len(scratch) == len([v for v in with_steps if v.kind is not VerdictKind.EXACT or v.resumed_step]):
-        if not any(verdict.loaded for verdict in with_steps):
-            raise NotCertifiable(
-                "The command ignores its checkpoints: every restart begins at step 1 and loads none. "
-                "Pass the command that resumes as --resume-command."
-            )
+    if not results:
+        raise NotCertifiable("No fault could be injected. Pass a longer --budget or other --faults.")
+    could_resume = [result.verdict for result in results if not result.verdict.is_exact or result.verdict.resumed_step]
+    ignores = all(
+        verdict.kind is VerdictKind.FROM_SCRATCH and verdict.compared_steps and not verdict.loaded
+        for verdict in could_resume
+    )
+    if could_resume and ignores:
+        raise NotCertifiable(
+            "The command ignores its checkpoints: every restart begins at step 1 and loads none. "
+            "Pass the command that resumes as --resume-command."
+        )

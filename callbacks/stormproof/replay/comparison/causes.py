@@ -84,7 +84,7 @@ def find_causes(reference: History, restarted: History, offset: int, difference:
     names -= variables | evidence.explained_generators(names)
     kinds = {kind_of(name) for name in names}
     causes = [name for name in names if kinds.isdisjoint(_parents(name, evidence, names))]
-    stateful = evidence.restorable(variables, alone=not names)
+    stateful = evidence.restorable(variables, only_variables=not names)
     if stateful and {kind_of(name) for name in causes} <= COMPUTED and not evidence.is_shifted():
         causes, stateful = stateful, []  # the program computes the others from a variable
     causes.sort(key=lambda name: _order(name, evidence))
@@ -164,16 +164,16 @@ class _Evidence:
             and self.reference.steps[self.offset].components.get(name) != value
         )
 
-    def restorable(self, variables: Collection[str], *, alone: bool) -> list[str]:
+    def restorable(self, variables: Collection[str], *, only_variables: bool) -> list[str]:
         """Returns the variables that a checkpoint should contain, of those that differ.
 
         Args:
             variables: Variables that differ.
-            alone: Whether nothing else differs.
+            only_variables: Whether nothing else differs.
         """
         variable_kinds = VariableKinds(self.reference)
         kinds = {name: variable_kinds[name] for name in sorted(variables)}
-        if alone:
+        if only_variables:
             wanted = [name for name, kind in kinds.items() if kind in {VariableKind.STATE, VariableKind.RESULT}]
             return sorted(wanted, key=lambda name: (kinds[name] is not VariableKind.STATE, name))
         first = self.offset + 1

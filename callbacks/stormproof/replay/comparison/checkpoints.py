@@ -1,4 +1,4 @@
-"""Which checkpoints a command had completed when a fault occurred."""
+"""Finds the checkpoints that a command had completed when a fault occurred."""
 
 from __future__ import annotations
 

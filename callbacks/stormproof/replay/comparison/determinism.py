@@ -30,7 +30,7 @@ class Determinism:
 
     @property
     def is_deterministic(self) -> bool:
-        """Whether the essential components are equal at all steps."""
+        """True if the essential components are equal at all steps."""
         return self.step is None
 
 

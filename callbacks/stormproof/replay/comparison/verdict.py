@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from stormproof.replay.comparison.alignment import Alignment, align
+from stormproof.replay.comparison.batch_position import BatchPosition, find_batch
 from stormproof.replay.comparison.causes import Causes, find_causes, kind_of
 from stormproof.replay.comparison.checkpoints import checkpoints_at_fault
 from stormproof.replay.comparison.history import Histories, History
@@ -72,6 +73,7 @@ class Verdict:
         others: Other components that were not restored.
         restored: Components whose state was restored.
         without_effect: Components that differ without an effect on training.
+        batch: Position of the batch of the first differing step, if the data differs.
         exit_code: Exit code of the restarted command, if it ended.
         message: Last lines of its output, if it failed.
     """
@@ -87,12 +89,13 @@ class Verdict:
     others: tuple[str, ...] = ()
     restored: tuple[str, ...] = ()
     without_effect: tuple[str, ...] = ()
+    batch: BatchPosition | None = None
     exit_code: int | None = None
     message: str = ""
 
     @property
     def is_exact(self) -> bool:
-        """Whether the restarted command is the uninterrupted run again."""
+        """True if the restarted command is the uninterrupted run again."""
         return self.kind is VerdictKind.EXACT
 
 
@@ -162,6 +165,9 @@ def _compare(outcome: Outcome, alignment: Alignment, base: Verdict, total: int) 
         rank=rank,
         component=causes.first,
         others=causes.others,
+        batch=find_batch(outcome.reference[rank], outcome.restarted[rank], alignment.step, difference.step)
+        if causes.first.startswith("data/")
+        else None,
         restored=tuple(name for name in _restored(outcome, alignment, rank) if name not in _named(causes)),
     )
 

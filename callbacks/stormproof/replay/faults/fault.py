@@ -58,5 +58,5 @@ class Fault:
 
     @property
     def is_frozen(self) -> bool:
-        """Whether the fault only needs the files of a stopped command."""
+        """True if the fault only needs the files of a stopped command."""
         return self.kind in FROZEN_KINDS

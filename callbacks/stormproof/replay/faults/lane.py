@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from stormproof.replay.certification import NO_TIME
 from stormproof.replay.command_run import CommandRun, Ending
 from stormproof.replay.comparison.checkpoints import checkpoints_at_fault
 from stormproof.replay.comparison.history import Histories, join_ranks
@@ -20,35 +21,11 @@ from stormproof.replay.faults.timing import Timing, steps_to_compare
 from stormproof.replay.ledger import read_ledgers
 from stormproof.replay.output_text import last_lines
 from stormproof.replay.pause import PausedProcess
+from stormproof.replay.settings import Settings
 
 STEPS_AFTER_DIFFERENCE = 3
 FIRST_CHECK_SECONDS = 0.5
 """Time between two comparisons of a running restart with the uninterrupted run, at least."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Settings of all runs.
-
-    Attributes:
-        command: The command.
-        resume_command: Command that resumes.
-        environment: Environment of the commands.
-        copy: Copies the working folder of the user.
-        every: Only every n-th step is hashed.
-        timeout: Seconds without progress after which a command hangs.
-        grace_seconds: Seconds between SIGTERM and SIGKILL.
-        report: Called with each event that a user should see.
-    """
-
-    command: Sequence[str]
-    resume_command: Sequence[str]
-    environment: Mapping[str, str]
-    copy: Callable[[Path], None]
-    every: int = 1
-    timeout: float = 60.0
-    grace_seconds: float = 10.0
-    report: Callable[[str], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +92,7 @@ class LaneRun:
         for number, attempt in enumerate(attempts):
             if attempt.last is not None and self._is_late():
                 for fault in (*attempt.faults, attempt.last):
-                    self.trials.append(Trial(fault, reason="no time was left"))
+                    self.trials.append(Trial(fault, reason=NO_TIME))
                 continue
             self._run_attempt(self.folder / f"attempt-{number}", attempt)
 
@@ -128,15 +105,8 @@ class LaneRun:
         folder.mkdir(parents=True)
         self.settings.copy(work)
         faults = [*attempt.faults, *([attempt.last] if attempt.last else [])]
-        run = CommandRun(
-            self.settings.command,
-            work=work,
-            ledger=folder / "ledger",
-            output=folder / "output.txt",
-            every=self.settings.every,
-            pauses=[fault.point for fault in faults],
-            environment=self.settings.environment,
-        )
+        pauses = [fault.point for fault in faults]
+        run = self.settings.start(work, folder / "ledger", folder / "output.txt", pauses=pauses)
         frozen = self._inject_all(run, folder, faults)
         if attempt.last is None:
             self.ending = run.wait(float("inf"), self.settings.timeout)
@@ -186,21 +156,15 @@ class LaneRun:
     def _restart(self, files: _Frozen, folder: Path, work: Path, remaining: int) -> None:
         """Restarts the command in the files of a fault, at the path of the attempt, and appends the result."""
         if self._is_late():
-            self.trials.append(Trial(files.fault, reason="no time was left"))
+            self.trials.append(Trial(files.fault, reason=NO_TIME))
             shutil.rmtree(files.work, ignore_errors=True)
             return
         shutil.rmtree(work, ignore_errors=True)
         files.work.rename(work)
         damaged = self._tear_newest(files, work) if files.fault.kind is FaultKind.TORN else ()
         name = files.work.name.replace("files", "restart")
-        run = CommandRun(
-            self.settings.resume_command,
-            work=work,
-            ledger=folder / f"{name}-ledger",
-            output=folder / f"{name}-output.txt",
-            every=self.settings.every,
-            environment=self.settings.environment,
-        )
+        output = folder / f"{name}-output.txt"
+        run = self.settings.start(work, folder / f"{name}-ledger", output, resumes=True)
         allotted = max(0.0, (self.deadline - time.monotonic()) / remaining)
         ending = self._watch(run, files, damaged, allotted)
         outcome = self._outcome(run, files, damaged)
@@ -209,7 +173,7 @@ class LaneRun:
             outcome,
             exit_code=ending.code,
             hung=ending.hung,
-            message=last_lines(folder / f"{name}-output.txt") if failed or ending.hung else "",
+            message=last_lines(output) if failed or ending.hung else "",
         )
         step = max((len(history.steps) for history in files.attempt.values()), default=0)
         self.trials.append(Trial(files.fault, outcome, seconds=ending.seconds, step=step))

@@ -6,7 +6,7 @@ import random
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice, zip_longest
 
-from stormproof.replay.comparison.history import History
+from stormproof.replay.comparison.history import History, saved_steps
 from stormproof.replay.faults.fault import Fault, FaultKind
 from stormproof.replay.ledger import Save
 from stormproof.replay.pause import PausePoint
@@ -84,9 +84,9 @@ def _other_faults(reference: History, ranks: int, sizes: dict[str, int]) -> Iter
         yield Fault(FaultKind.EPOCH_END, reference.epochs[epoch_end], PausePoint("epoch", epoch_end + 1))
     yield _termination(saved, total)
     yield from _save_faults(reference, saved, sizes, FaultKind.MID_SAVE)
-    torn = saved[min(1, len(saved) - 1)] + 2
-    if torn < total:
-        yield Fault(FaultKind.TORN, torn, PausePoint("step", torn))
+    torn = _with_older_file(reference, saved)
+    if torn is not None and torn + 2 < total:
+        yield Fault(FaultKind.TORN, torn + 2, PausePoint("step", torn + 2))
     validation = _event(reference.validations, saved[0], total)
     if validation is not None:
         place = PausePoint("validation", validation + 1)
@@ -101,6 +101,15 @@ def _termination(saved: Sequence[int], total: int) -> Fault:
     end = min((step for step in saved if step > start), default=total)
     step = max((start + end) // 2, 1)
     return Fault(FaultKind.TERM, step, PausePoint("step", step))
+
+
+def _with_older_file(reference: History, saved: Sequence[int]) -> int | None:
+    """Returns the first saved step after which a file of an older checkpoint exists, too."""
+    for step in saved:
+        files = saved_steps(save for save in reference.saves if save.after_step <= step)
+        if len({older for older in files.values() if older > 0}) > 1:
+            return step
+    return None
 
 
 def _event(events: Sequence[int], after: int, before: int) -> int | None:
