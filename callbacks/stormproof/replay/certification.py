@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from stormproof.replay.comparison.verdict import Verdict, VerdictKind
@@ -89,7 +90,8 @@ class Certification:
 
     @property
     def worst(self) -> Result | None:
-        """The most informative result that is not exact: a difference with a cause, else the first."""
+        """The most informative result that is not exact: one with the most frequent cause, else the first."""
         failed = [result for result in self.results if not result.is_safe]
         differing = [result for result in failed if result.verdict.kind is VerdictKind.DIFFERS]
-        return next(iter(differing or failed), None)
+        causes = Counter(result.verdict.component for result in differing)
+        return max(differing, key=lambda result: causes[result.verdict.component], default=next(iter(failed), None))

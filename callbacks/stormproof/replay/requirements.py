@@ -33,7 +33,7 @@ def check_reference(histories: Histories, ending: Ending, message: str) -> None:
         raise NotCertifiable(f"The recorder failed in {errors[0].where}: {errors[0].message}. Report this as a bug.")
     if first is None or not first.steps:
         raise NotCertifiable("The command does not train: it makes no step of a torch optimizer in its working folder.")
-    if not any(save.phase == "close" for history in histories.values() for save in history.saves):
+    if not any(save.phase != "open" for history in histories.values() for save in history.saves):
         raise NotCertifiable("The command never saves a checkpoint in its working folder. Save the state of training.")
     if not any(resumable_steps(history) for history in histories.values()):
         raise NotCertifiable(

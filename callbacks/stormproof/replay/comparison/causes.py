@@ -24,7 +24,8 @@ COMPUTED = frozenset({"data/batches", "loss", "gradients", "parameters"})
 _INPUTS = ("before/parameters", "before/optimizer", "frozen", "mode", "hyperparameters", "learning_rate")
 _RESULTS = (*_INPUTS, *DATA_ORDER, *GENERATORS, "rng/workers", "scaler", "buffers", "loss", "gradients")
 PARENTS: dict[str, tuple[str, ...]] = {
-    "learning_rate": ("scheduler",),
+    "learning_rate": ("scheduler", "before/optimizer"),  # a part of the state of the optimizer
+    "hyperparameters": ("before/optimizer",),
     "rng/workers": ("data/count", "data/indices"),
     "data/indices": ("rng/generators",),
     "data/batches": ("data/count", "data/indices", "rng/generators", "rng/workers"),
@@ -69,6 +70,12 @@ def kind_of(component: str) -> str:
     return head if head in {"optimizer", "scheduler", "variables"} else component
 
 
+def causal_position(component: str) -> int:
+    """Returns the position of a component in :data:`CAUSAL_ORDER`."""
+    kind = kind_of(component)
+    return CAUSAL_ORDER.index(kind) if kind in CAUSAL_ORDER else len(CAUSAL_ORDER)
+
+
 def find_causes(reference: History, restarted: History, offset: int, difference: StepDifference) -> Causes:
     """Returns the components that explain a difference.
 
@@ -81,11 +88,13 @@ def find_causes(reference: History, restarted: History, offset: int, difference:
     evidence = _Evidence(reference, restarted, offset, difference)
     names = set(difference.components)
     variables = {name for name in names if is_variable(name)}
-    names -= variables | evidence.explained_generators(names)
+    names = evidence.with_inputs(names - variables)
+    names -= evidence.explained_generators(names)
     kinds = {kind_of(name) for name in names}
     causes = [name for name in names if kinds.isdisjoint(_parents(name, evidence, names))]
     stateful = evidence.restorable(variables, only_variables=not names)
-    if stateful and {kind_of(name) for name in causes} <= COMPUTED and not evidence.is_shifted():
+    is_position = evidence.has_no_batches() and "data/batches" in names
+    if stateful and not is_position and {kind_of(name) for name in causes} <= COMPUTED and not evidence.is_shifted():
         causes, stateful = stateful, []  # the program computes the others from a variable
     causes.sort(key=lambda name: _order(name, evidence))
     if not causes:
@@ -107,7 +116,7 @@ def _order(name: str, evidence: _Evidence) -> tuple[int, str]:
     kind = kind_of(name)
     if kind in GENERATORS and not evidence.changes(name):
         return len(CAUSAL_ORDER), name
-    return CAUSAL_ORDER.index(kind) if kind in CAUSAL_ORDER else len(CAUSAL_ORDER), name
+    return causal_position(name), name
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +145,16 @@ class _Evidence:
         if self.starts_epoch() or not position_is_lost:
             return unused
         return {name for name in generators if name in unused or not self.is_state_of_other_step(name)}
+
+    def has_no_batches(self) -> bool:
+        """Returns whether the program fetches its batches without a loader, so that they are not recorded."""
+        return not any(step.batches or "data/batches" in step.components for step in self.reference.steps)
+
+    def with_inputs(self, names: set[str]) -> set[str]:
+        """Adds batches that are not recorded if both the loss and statistics of activations show that they differ."""
+        if self.has_no_batches() and {"buffers", "loss"} <= names:
+            return names | {"data/batches"}
+        return names
 
     def starts_epoch(self) -> bool:
         """Returns whether an epoch starts before this step, so that its order and seeds are drawn."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stormproof.replay.comparison.history import Histories, saved_steps
 from stormproof.replay.ledger import Save
@@ -53,7 +53,9 @@ def checkpoints_at_fault(reference: Histories, attempt: Histories) -> Checkpoint
     saves = sorted((save for history in attempt.values() for save in history.saves), key=lambda save: save.time)
     expected = _finished(save for history in reference.values() for save in history.saves)
     actual = _finished(saves)
-    saved = saved_steps(saves)
+    done = max((len(history.steps) for history in attempt.values()), default=0)
+    later = [replace(save, phase="close") for save in saves if save.phase == "open" and save.after_step < done]
+    saved = {**saved_steps(later), **saved_steps(saves)}  # the end of a write of bytes may not be recorded
     open_paths = _open_paths(saves)
     unfinished = {save.after_step for save in saves if save.path in open_paths and save.phase == "open"}
     complete = frozenset(

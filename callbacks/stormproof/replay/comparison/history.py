@@ -81,6 +81,17 @@ def join_ranks(ledgers: Mapping[int, Sequence[ProcessLedger]]) -> dict[int, Hist
     return trained or {rank: history for rank, history in histories.items() if rank == 0}
 
 
+def split_processes(
+    ledgers: Mapping[int, Sequence[ProcessLedger]], moment: float
+) -> tuple[dict[int, list[ProcessLedger]], dict[int, list[ProcessLedger]]]:
+    """Returns the ledgers of the processes that started before a Unix time, and of those after it."""
+    earlier, later = dict[int, list[ProcessLedger]](), dict[int, list[ProcessLedger]]()
+    for rank, processes in ledgers.items():
+        for process in processes:
+            (earlier if process.start.time < moment else later).setdefault(rank, []).append(process)
+    return earlier, later
+
+
 def relative_path(path: str, root: str) -> str:
     """Returns a path relative to the working folder, or the path itself if it is elsewhere."""
     return Path(path).relative_to(root).as_posix() if root and Path(path).is_relative_to(root) else path

@@ -20,6 +20,8 @@ FREQUENT_SHARE = 0.8
 class VariableKind(Enum):
     """Role of a variable in a program."""
 
+    INTERNAL = "internal"
+    """A private attribute, mostly of a framework's object."""
     CONSTANT = "constant"
     """Never changes: an option, or the first step of a process."""
     COUNTER = "counter"
@@ -66,6 +68,8 @@ def was_reset(reference: History, restarted: History, name: str, step: int) -> b
 
 
 def _classify(history: History, name: str) -> VariableKind:
+    if name.rpartition(".")[2].startswith("_"):
+        return VariableKind.INTERNAL
     hashes = [step.components[name] for step in history.steps if name in step.components]
     changes = sum(first != second for first, second in pairwise(hashes))
     if not changes:

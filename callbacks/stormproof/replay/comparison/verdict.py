@@ -8,7 +8,7 @@ from enum import Enum
 
 from stormproof.replay.comparison.alignment import Alignment, align
 from stormproof.replay.comparison.batch_position import BatchPosition, find_batch
-from stormproof.replay.comparison.causes import Causes, find_causes, kind_of
+from stormproof.replay.comparison.causes import Causes, causal_position, find_causes, kind_of
 from stormproof.replay.comparison.checkpoints import checkpoints_at_fault
 from stormproof.replay.comparison.history import Histories, History
 from stormproof.replay.comparison.step_difference import StepDifference, step_differences
@@ -156,8 +156,7 @@ def _compare(outcome: Outcome, alignment: Alignment, base: Verdict, total: int) 
             return replace(base, kind=VerdictKind.DIFFERS, step=min(ended_at, total) + 1, component=LENGTH)
         kept = tuple(sorted(name for name in without_effect if not _is_constant(outcome.reference, name)))
         return replace(base, restored=_restored(outcome, alignment), without_effect=kept)
-    difference, rank = min(candidates, key=lambda candidate: candidate[0].step)
-    causes = find_causes(outcome.reference[rank], outcome.restarted[rank], alignment.step, difference)
+    difference, rank, causes = _earliest(outcome, alignment, candidates)
     return replace(
         base,
         kind=VerdictKind.DIFFERS,
@@ -170,6 +169,22 @@ def _compare(outcome: Outcome, alignment: Alignment, base: Verdict, total: int) 
         else None,
         restored=tuple(name for name in _restored(outcome, alignment, rank) if name not in _named(causes)),
     )
+
+
+def _earliest(
+    outcome: Outcome, alignment: Alignment, candidates: list[tuple[StepDifference, int]]
+) -> tuple[StepDifference, int, Causes]:
+    """Returns the first difference and its causes.
+
+    Ranks exchange gradients, so all of them differ at a step. The rank with the first cause in causal order is named.
+    """
+    step = min(difference.step for difference, _ in candidates)
+    explained = [
+        (difference, rank, find_causes(outcome.reference[rank], outcome.restarted[rank], alignment.step, difference))
+        for difference, rank in candidates
+        if difference.step == step
+    ]
+    return min(explained, key=lambda item: (causal_position(item[2].first), item[1]))
 
 
 def is_significant(difference: StepDifference, kinds: VariableKinds) -> bool:
@@ -209,7 +224,7 @@ def _restorable(restarted: History, differing: frozenset[str], ignored: frozense
         if (name == "parameters" or name.startswith("optimizer/")) and f"before/{name}" not in differing | ignored:
             yield name
     if first.batches and not any(name.startswith("data/") for name in differing):
-        yield "data/batches"
+        yield "data/indices" if first.indices else "data/batches"
     for name in first.components:
         kind = kind_of(name)
         is_state = kind in {"learning_rate", "scheduler", "scaler", "buffers", "averaged", "frozen"}

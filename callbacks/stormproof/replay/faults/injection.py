@@ -20,6 +20,8 @@ FULL_DEVICE = Path("/dev/full")
 SAVE_SECONDS = 10.0
 """Maximum time until a save ends after the fault."""
 
+RANK_SECONDS = 60.0
+"""Maximum time for a launcher to end or restart the other ranks."""
 AFTER_FULL_DISK_SECONDS = 0.5
 """Time for the command to react to the failed save before it is killed."""
 
@@ -34,7 +36,7 @@ def inject(run: CommandRun, fault: Fault, paused: PausedProcess, grace_seconds: 
         _continue(run, grace_seconds)
     elif fault.kind is FaultKind.RANK:
         psutil.Process(paused.pid).kill()
-        _continue(run, grace_seconds)
+        _continue(run, max(grace_seconds, RANK_SECONDS))
     elif fault.kind is FaultKind.MID_SAVE:
         return _kill_while_writing(run, fault, paused)
     elif fault.kind is FaultKind.FULL_DISK:

@@ -11,7 +11,7 @@ from pathlib import Path
 from stormproof.replay.certification import NO_TIME
 from stormproof.replay.command_run import CommandRun, Ending
 from stormproof.replay.comparison.checkpoints import checkpoints_at_fault
-from stormproof.replay.comparison.history import Histories, join_ranks
+from stormproof.replay.comparison.history import Histories, join_ranks, split_processes
 from stormproof.replay.comparison.variables import is_variable
 from stormproof.replay.comparison.verdict import Outcome, VerdictKind, judge
 from stormproof.replay.faults.fault import Fault, FaultKind
@@ -142,16 +142,27 @@ class LaneRun:
         return _Frozen(fault, target, join_ranks(read_ledgers(run.ledger)))
 
     def _end_attempt(self, run: CommandRun, target: Path, fault: Fault, paused: PausedProcess) -> list[_Frozen]:
+        moment = time.time()
         if not inject(run, fault, paused, self.settings.grace_seconds):
             self.trials.append(Trial(fault, reason="this system cannot inject it here"))
             return []
-        attempt = join_ranks(read_ledgers(run.ledger))
+        earlier, later = split_processes(read_ledgers(run.ledger), moment)
+        attempt = join_ranks(earlier)
+        if fault.kind is FaultKind.RANK and later:  # the launcher started the ranks again
+            self._judge_own_restart(run, fault, attempt, join_ranks(later))
+            return []
         problem = _check_fault(self.reference, attempt, fault, run)
         if problem:
             self.trials.append(Trial(fault, reason=problem))
             return []
         shutil.move(run.work, target)
         return [_Frozen(fault, target, attempt)]
+
+    def _judge_own_restart(self, run: CommandRun, fault: Fault, attempt: Histories, restarted: Histories) -> None:
+        code = run.process.returncode
+        outcome = Outcome(self.reference, attempt, restarted, exit_code=None if code and code < 0 else code)
+        done = max((len(history.steps) for history in attempt.values()), default=0)
+        self.trials.append(Trial(fault, outcome, seconds=run.seconds(), step=done))
 
     def _restart(self, files: _Frozen, folder: Path, work: Path, remaining: int) -> None:
         """Restarts the command in the files of a fault, at the path of the attempt, and appends the result."""

@@ -17,7 +17,7 @@ FAULTS = {
     FaultKind.MID_SAVE: "death while writing a checkpoint",
     FaultKind.BEFORE_RENAME: "SIGKILL before a checkpoint is renamed",
     FaultKind.TERM: "SIGTERM",
-    FaultKind.RANK: "SIGKILL of one rank",
+    FaultKind.RANK: "SIGKILL of rank",
     FaultKind.TORN: "SIGKILL, newest checkpoint truncated",
     FaultKind.FULL_DISK: "full disk during a save",
 }
