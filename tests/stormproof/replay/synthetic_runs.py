@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from stormproof.replay.comparison.history import History, join_processes
 from stormproof.replay.ledger import Before, Load, ProcessEnd, ProcessLedger, ProcessStart, Save, Step
@@ -137,6 +138,6 @@ def run(
     )
 
 
-def history(last: int = STEPS, **options) -> History:
+def history(last: int = STEPS, **options: Any) -> History:
     """Returns the history of ``run``."""
     return join_processes([run(last, **options)])

@@ -1,6 +1,7 @@
 """The verdict names what an imaginary program did not restore."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ LOST = {
 }
 
 
-def _judge(killed_after: int = 14, resumed_from: int = 12, lost: tuple[str, ...] = (), **options) -> Verdict:
+def _judge(killed_after: int = 14, resumed_from: int = 12, lost: tuple[str, ...] = (), **options: Any) -> Verdict:
     program = {name: options.pop(name) for name in ("draws_order", "augments_in_workers") if name in options}
     restarted = history(resumed_from=resumed_from, lost=lost, **program)
     attempt = history(killed_after, ends=False, **program)

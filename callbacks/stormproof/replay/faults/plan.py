@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import islice, zip_longest
+from itertools import islice
 
 from stormproof.replay.comparison.history import History, saved_steps
 from stormproof.replay.faults.fault import Fault, FaultKind
@@ -13,6 +13,8 @@ from stormproof.replay.pause import PausePoint
 
 DEFAULT_SIZE_LIMIT = 512
 """Size in bytes of a partial checkpoint if the size of the whole file is unknown."""
+KILLS_BEFORE = (0, 1, 4, 7)
+"""Positions in the list of other faults before which a kill at a step is planned."""
 
 
 def plan_faults(
@@ -39,11 +41,20 @@ def plan_faults(
     steps = _kill_steps(reference, random.Random(seed))  # noqa: S311 (not for cryptography)
     kills = (Fault(FaultKind.KILL, step, PausePoint("step", step)) for step in steps)
     others = _other_faults(reference, ranks, sizes or {})
-    first, *more = [kill for kill in kills if FaultKind.KILL in kinds] or [None]
-    wanted = (fault for fault in others if fault.kind in kinds)
-    pairs = zip_longest(wanted, more)  # further kills between the other faults
-    planned = [fault for pair in pairs for fault in pair]
-    return list(islice((fault for fault in (first, *planned) if fault is not None), count))
+    wanted_kills = [kill for kill in kills if FaultKind.KILL in kinds]
+    wanted = [fault for fault in others if fault.kind in kinds]
+    return _mix(wanted_kills, wanted)[:count]
+
+
+def _mix(kills: Sequence[Fault], others: Sequence[Fault]) -> list[Fault]:
+    """Returns kills at different steps between the other faults: few at first, so that each kind occurs early."""
+    rest, mixed = list(kills), list[Fault]()
+    for index, fault in enumerate(others):
+        if index in KILLS_BEFORE:
+            mixed += rest[:1]
+            rest = rest[1:]
+        mixed.append(fault)
+    return mixed + rest
 
 
 def resumable_steps(reference: History) -> list[int]:

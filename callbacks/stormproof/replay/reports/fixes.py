@@ -11,7 +11,7 @@ LIGHTNING_LINES = (
     "trainer = pl.Trainer(callbacks=[recovery])",
     "trainer.fit(module, resumable(loader), ckpt_path=recovery.latest_checkpoint())",
 )
-"""What restores everything in a Lightning script: three lines."""
+"""Three lines that restore most state in a Lightning script."""
 
 LIGHTNING = "Use `CheckpointRecovery` and `resumable` of Stormproof."
 """Fix of most components in a Lightning script."""
@@ -114,7 +114,9 @@ FIXES: dict[str, dict[str, str]] = {
     "variables": {
         "torch": "Save the variable in the checkpoint and restore it.",
         "lightning": "Save it in `state_dict` or `on_save_checkpoint`, or register it as a buffer.",
-        "transformers": "Save it in a `TrainerCallback` that is an `ExportableState`.",
+        "transformers": (
+            "Save it in a callback that is an `ExportableState`; pass `restore_callback_states_from_checkpoint=True`."
+        ),
         "accelerate": "Give its object `state_dict` and `load_state_dict`; `accelerator.register_for_checkpointing(…)`",
     },
     "length": {"torch": "Save the epoch and the step, and train until the same last step."},

@@ -75,7 +75,7 @@ def _worst(certification: Certification) -> Iterator[str]:
         rows = [(describe_component(name), _code(fix)) for name, fix in fixes_for(components, certification.framework)]
         yield "<h2>Fixes</h2>" + _table(("component", f"fix ({certification.framework})"), rows)
         if certification.framework == "lightning":
-            yield "<p>In a Lightning script, three lines restore everything:</p>"
+            yield "<p>In a Lightning script, three lines restore most state:</p>"
             yield f"<pre><code>{_text(chr(10).join(LIGHTNING_LINES))}</code></pre>"
     yield "</section>"
 
