@@ -1,1 +1,1 @@
-"""Recording, comparing and certifying training runs."""
+"""Compares training runs step by step: the recorder writes ledgers, and ``stormproof certify`` judges them."""
