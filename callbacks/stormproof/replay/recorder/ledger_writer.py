@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stormproof.replay.ledger import VERSION
+from stormproof.replay.pause import Pauses
 from stormproof.replay.recorder.hashing import ALGORITHM
 
 PACKAGES = {
@@ -45,6 +46,7 @@ class LedgerWriter:
     def __init__(self, folder: Path, root: str, every: int, started_ns: int) -> None:
         self._folder = folder
         self._root = root
+        self._pauses = Pauses.from_environment(folder)
         self._every = every
         self._lock = threading.RLock()  # a signal handler may save while a line is written
         self._reset(started_ns)
@@ -62,11 +64,17 @@ class LedgerWriter:
         return self._file is not None
 
     def write(self, event: str, **fields: Any) -> None:
-        """Writes an event. Errors of the file system, such as a full disk, lose the event."""
+        """Writes an event, and stops this process if a pause point is there.
+
+        Errors of the file system, such as a full disk, lose the event.
+        """
         with self._lock:
             if self._file is None:
                 self._open()
-            self._write_line({"event": event, **fields})
+            line = {"event": event, **fields}
+            self._write_line(line)
+            if self._pauses is not None:
+                self._pauses.after(line, find_rank()[0])
 
     @contextmanager
     def guard(self, where: str) -> Iterator[None]:
