@@ -28,8 +28,11 @@ from stormproof.replay.requirements import check_reference, check_resume
 from stormproof.replay.settings import Settings
 from stormproof.replay.working_copy import prepare_output
 
-MAX_TIMES = 3.8
-"""Maximum duration of a certification by default, in durations of the command. The goal is 4."""
+MAX_TIMES = 3.5
+"""Maximum duration of a certification by default, in durations of the recorded command.
+
+The goal is 4 durations of the command without the recorder.
+"""
 DEFAULT_BUDGET = 600.0
 """Maximum time for faults by default, in seconds."""
 FIRST_TIMEOUT = 1800.0

@@ -115,3 +115,11 @@ def test_faults_without_time_are_omitted(lanes: int):
 def test_two_faults_are_injected_even_if_there_is_no_time():
     schedule = make_schedule(plan_faults(history()), history(), Timing(10.0, 5.0, 0.2, 5.0), lanes=1, seconds=0.0)
     assert len(schedule.lanes[0].attempts[0].faults) == MIN_FAULTS
+
+
+def test_a_second_lane_kills_the_command_at_a_step_if_that_is_faster():
+    schedule = make_schedule(plan_faults(history()), history(), Timing(10.0, 9.0, 0.05, 9.0), lanes=2, seconds=0.0)
+    assert len(schedule.lanes[0].attempts[0].faults) == 1
+    last = schedule.lanes[1].attempts[0].last
+    assert last is not None
+    assert last.kind is FaultKind.KILL

@@ -110,6 +110,13 @@ def test_work_is_lost_if_a_newer_checkpoint_was_complete():
     assert judge(replace(outcome, damaged=("step12.pt",))).is_exact
 
 
+def test_a_checkpoint_that_may_not_be_committed_is_not_lost_work():
+    attempt = history(12, ends=False)
+    saves = tuple(replace(save, path=f"step{save.after_step}.pt") for save in history(12).saves)  # complete just now
+    restarted = replace(history(resumed_from=9), loads=(Load("step9.pt", 0, 0.0),))
+    assert judge(Outcome({0: history()}, {0: replace(attempt, saves=saves)}, {0: restarted}, exit_code=0)).is_exact
+
+
 def test_a_checkpoint_that_is_incomplete_is_not_lost_work():
     attempt = history(12, ends=False)
     saves = tuple(replace(save, path=f"step{save.after_step}.pt") for save in history(12).saves)[:-1]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from stormproof.replay.comparison.history import Histories, saved_steps
 from stormproof.replay.ledger import Save
+
+SETTLE_SECONDS = 1.0
+"""Time after which a complete file counts as a complete checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,15 +21,16 @@ class Checkpoints:
     Attributes:
         saved: Number of steps in each complete file, by path.
         complete: Steps of the checkpoints of which all files are complete.
-        had_progress: Whether any checkpoint with at least one step was ever complete.
+        settled: Steps of those that the program surely considers complete. A program may commit a file later, for
+            example with a manifest. So a later save has begun, or a second has passed.
     """
 
     saved: dict[str, int]
     complete: frozenset[int]
-    had_progress: bool
+    settled: frozenset[int]
 
     def newest(self, like: Collection[str] = (), damaged: Collection[str] = ()) -> int:
-        """Returns the steps of the newest complete checkpoint, or 0.
+        """Returns the steps of the newest settled checkpoint, or 0.
 
         Args:
             like: Paths of loaded files. Only files whose names differ from one of them in numbers count, if given.
@@ -36,9 +40,14 @@ class Checkpoints:
         steps = (
             step
             for path, step in self.saved.items()
-            if step in self.complete and path not in damaged and (not roles or role(path) in roles)
+            if step in self.settled and path not in damaged and (not roles or role(path) in roles)
         )
         return max(steps, default=0)
+
+    @property
+    def had_progress(self) -> bool:
+        """True if a settled checkpoint with at least one step existed."""
+        return any(step > 0 for step in self.settled)
 
 
 def checkpoints_at_fault(reference: Histories, attempt: Histories) -> Checkpoints:
@@ -63,7 +72,14 @@ def checkpoints_at_fault(reference: Histories, attempt: Histories) -> Checkpoint
         for step, count in actual.items()
         if count >= expected[step] and (step in expected or step not in unfinished)
     )
-    return Checkpoints(saved, complete, any(step > 0 for step in complete))
+    return Checkpoints(saved, complete, frozenset(step for step in complete if _is_settled(step, saves, attempt)))
+
+
+def _is_settled(step: int, saves: Sequence[Save], attempt: Histories) -> bool:
+    finished = max(save.time for save in saves if save.after_step == step)
+    times = [save.time for save in saves if save.after_step > step]
+    last = max((history.steps[-1].time for history in attempt.values() if history.steps), default=0.0)
+    return bool(times) or last - finished >= SETTLE_SECONDS
 
 
 def role(path: str) -> str:

@@ -17,7 +17,7 @@ from stormproof.replay.comparison.verdict import Outcome, VerdictKind, judge
 from stormproof.replay.faults.fault import Fault, FaultKind
 from stormproof.replay.faults.injection import inject, tear
 from stormproof.replay.faults.schedule import Attempt
-from stormproof.replay.faults.timing import Timing, steps_to_compare
+from stormproof.replay.faults.timing import MIN_COMPARED_STEPS, Timing, steps_to_compare
 from stormproof.replay.ledger import read_ledgers
 from stormproof.replay.output_text import last_lines
 from stormproof.replay.pause import PausedProcess
@@ -98,7 +98,7 @@ class LaneRun:
 
     def _is_late(self) -> bool:
         done = sum(trial.outcome is not None for trial in self.trials)
-        return time.monotonic() > self.deadline and done >= self.min_trials
+        return time.monotonic() + self.timing.startup > self.deadline and done >= self.min_trials
 
     def _run_attempt(self, folder: Path, attempt: Attempt) -> None:
         work = folder / "work"
@@ -107,7 +107,8 @@ class LaneRun:
         faults = [*attempt.faults, *([attempt.last] if attempt.last else [])]
         pauses = [fault.point for fault in faults]
         run = self.settings.start(work, folder / "ledger", folder / "output.txt", pauses=pauses)
-        frozen = self._inject_all(run, folder, faults)
+        frozen = self._inject_all(run, folder, faults, attempt.last)
+        frozen.sort(key=lambda files: faults.index(files.fault))  # the most important ones first
         if attempt.last is None:
             self.ending = run.wait(float("inf"), self.settings.timeout)
             self.uninterrupted = join_ranks(read_ledgers(run.ledger))
@@ -118,7 +119,7 @@ class LaneRun:
             self._restart(files, folder, work, remaining=len(frozen) - number)
         shutil.rmtree(work, ignore_errors=True)
 
-    def _inject_all(self, run: CommandRun, folder: Path, faults: Sequence[Fault]) -> list[_Frozen]:
+    def _inject_all(self, run: CommandRun, folder: Path, faults: Sequence[Fault], last: Fault | None) -> list[_Frozen]:
         """Waits for each pause and injects its fault. Returns the files of the faults that occurred."""
         frozen, waiting = list[_Frozen](), set(range(len(faults)))
         while waiting:
@@ -128,7 +129,7 @@ class LaneRun:
             waiting.discard(paused.index)
             fault = faults[paused.index]
             self.settings.report(f"{fault.kind.value} after step {fault.step}")
-            if fault.is_frozen:
+            if fault is not last:
                 frozen.append(self._freeze(run, folder / f"files-{paused.index}", fault))
                 run.resume()
             else:
@@ -216,6 +217,8 @@ class LaneRun:
         if verdict.kind is VerdictKind.DIFFERS and verdict.step and not is_variable(verdict.component):
             return verdict.resumed_step + verdict.compared_steps >= verdict.step + STEPS_AFTER_DIFFERENCE
         reference = self.reference[min(self.reference)]
+        if time.monotonic() > self.deadline:
+            return verdict.resumed_step + verdict.compared_steps >= files.fault.step + MIN_COMPARED_STEPS
         enough = verdict.compared_steps >= steps_to_compare(reference, verdict.resumed_step, files.fault.step)
         return enough and run.seconds() > allotted
 

@@ -20,7 +20,7 @@ class Attempt:
 
     Attributes:
         faults: Faults that need only the files at a moment.
-        last: Fault that ends the run. None for an uninterrupted run.
+        last: Fault that ends the run, of any kind. None for an uninterrupted run.
     """
 
     faults: list[Fault] = field(default_factory=list[Fault])
@@ -76,11 +76,10 @@ def make_schedule(
             continue
         count += 1
         lane.seconds += cost
-        if fault.is_frozen:
+        if attempt in lane.attempts:
             attempt.faults.append(fault)
         else:
             attempt.last = fault
-        if attempt not in lane.attempts:
             lane.attempts.append(attempt)
     return Schedule(tuple(lane for lane in all_lanes if lane.attempts), tuple(omitted))
 
@@ -99,5 +98,4 @@ def _cheapest(fault: Fault, lanes: Sequence[Lane], run: float, restart: float) -
             for attempt in lane.attempts
             if attempt.last is None or attempt.last.step > fault.step
         ]
-        options = [option for option in options if option[1] in option[0].attempts]
     return min(options, key=lambda option: option[0].seconds + option[2])
