@@ -34,7 +34,7 @@ Components = dict[str, str | int]
 
 @dataclass
 class OptimizerRecord:
-    """What is known of an optimizer.
+    """An optimizer.
 
     Attributes:
         index: Index in the order of the first steps.

@@ -34,35 +34,32 @@ TRAINING = """
 """
 
 
-def run(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(BOOTSTRAP_FOLDER), *environment.pop("PYTHONPATH", "").split(os.pathsep)])
+def run(folder: Path, *command: str, python_path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs a command in ``folder`` with the recorder."""
+    path = os.pathsep.join(str(entry) for entry in (BOOTSTRAP_FOLDER, python_path) if entry)
     variables = {FOLDER_VARIABLE: str(folder / "ledgers"), ROOT_VARIABLE: str(folder), "PYTHONPATH": path}
     return subprocess.run(
-        command, cwd=folder, env=os.environ | environment | variables, capture_output=True, text=True, timeout=100
+        command, check=False, cwd=folder, env=os.environ | variables, capture_output=True, text=True, timeout=100
     )
 
 
 def test_process_without_torch_is_unchanged(tmp_path: Path) -> None:
-    """The other sitecustomize runs, and nothing else is imported."""
+    """The other sitecustomize runs, and no further module is imported."""
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "sitecustomize.py").write_text("started = True")
     source = """
-        import sys
-        names = set(sys.modules)
-        import sitecustomize
-        assert sitecustomize.started
-        print(*sorted(name for name in names if name in {"importlib.util", "typing", "stormproof", "json", "inspect"}))
-    """
+import sys
+names = set(sys.modules)
+import sitecustomize
+assert sitecustomize.started
+print(*sorted(name for name in names if name in {"importlib.util", "typing", "stormproof", "json", "inspect"}))
+"""
 
-    result = run(tmp_path, sys.executable, "-c", textwrap.dedent(source), PYTHONPATH=str(tmp_path / "own"))
-    plain = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(source)],
-        env=os.environ | {"PYTHONPATH": str(tmp_path / "own")},
-        capture_output=True,
-        text=True,
-    )
+    result = run(tmp_path, sys.executable, "-c", source, python_path=tmp_path / "own")
 
-    assert (result.stdout, result.stderr) == (plain.stdout, plain.stderr)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "own")}
+    plain = subprocess.check_output([sys.executable, "-c", source], env=environment, text=True)
+    assert (result.stdout, result.stderr) == (plain, "")
     assert not (tmp_path / "ledgers").exists()
 
 
@@ -73,7 +70,7 @@ def test_environment_with_another_version_of_stormproof_is_recorded(tmp_path: Pa
     (blocked / "stormproof").mkdir(parents=True)
     (blocked / "stormproof" / "__init__.py").write_text("version = 'another version, without replay'")
 
-    result = run(tmp_path, sys.executable, "train.py", "fail", PYTHONPATH=str(blocked))
+    result = run(tmp_path, sys.executable, "train.py", "fail", python_path=blocked)
 
     assert "ValueError" in result.stderr
     (ledger,) = read_ledgers(tmp_path / "ledgers")[0]
