@@ -20,7 +20,7 @@ _BaseDataLoaderIter: Any = dataloader._BaseDataLoaderIter
 
 @dataclass
 class LoaderRecord:
-    """What is known of a loader.
+    """A loader.
 
     Attributes:
         is_training: Whether an optimizer step followed a batch of this loader.

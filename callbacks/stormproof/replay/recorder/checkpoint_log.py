@@ -6,13 +6,14 @@ import io
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from stormproof.replay.recorder.buffered_saves import BufferedSaves
 from stormproof.replay.recorder.session import Session, is_loader_worker
 
 _MAX_ITEMS = 64  # of a container that is searched for tensors
@@ -28,8 +29,7 @@ class CheckpointLog:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._files: dict[str, int] = {}  # number of steps before the save, by real path of the file or folder
-        self._open: list[str] = []  # files that receive the bytes of a buffer
-        self._buffers = deque[int]()  # number of steps before the save of checkpoints in memory, not yet in a file
+        self._buffered = BufferedSaves()
         self._depth = threading.local()
         self.last_opened = {"r": "", "w": ""}  # last file by mode, for file objects without a name
 
@@ -37,22 +37,23 @@ class CheckpointLog:
     def save(self, target: Any) -> Iterator[None]:
         """Writes the events of a save to ``target``: a path, or a file object.
 
-        A buffer in memory is a save of the file that is opened for writing next.
+        A buffer in memory is a save of the file that receives it later.
         """
         with self._nested() as is_outer:
             path = self._begin(target) if is_outer else ""
             yield
-            if path:
+            if is_outer:
                 with self._session.writer.guard("save"):
-                    self._write_save(path, "close")
+                    if path:
+                        self._write_save(path, "close")
+                    elif isinstance(target, io.BytesIO):
+                        self._buffered.add(target.getbuffer().nbytes, self._session.steps)
 
     def _begin(self, target: Any) -> str:
         with self._session.writer.guard("save"):
             self.finish()
             path = find_path(target)
-            if not path and isinstance(target, io.BytesIO):
-                self._buffers.append(self._session.steps)
-            elif not path:
+            if not path and not isinstance(target, io.BytesIO):
                 path = self.last_opened["w"]
             if path:
                 self._files[path] = self._session.steps
@@ -68,11 +69,19 @@ class CheckpointLog:
             yield value
         if is_outer:
             with self._session.writer.guard("load"):
-                path = find_path(source) or self.last_opened["r"]
+                self.finish()
+                path = find_path(source) or self._find_source(source)
                 is_relevant = not value or path in self._files or has_tensors(value[0])
                 if is_relevant and self._session.is_below_root(path) and not is_loader_worker():
-                    self.finish()
                     self._session.writer.write("load", path=path, after_step=self._session.steps, time=time.time())
+
+    def _find_source(self, source: Any) -> str:
+        """Returns the last file that was opened for reading. A buffer must have its size."""
+        path = self.last_opened["r"]
+        if isinstance(source, io.BytesIO):
+            is_copy = Path(path).is_file() and Path(path).stat().st_size == source.getbuffer().nbytes
+            return path if is_copy else ""
+        return path
 
     @contextmanager
     def _nested(self) -> Iterator[bool]:
@@ -85,28 +94,34 @@ class CheckpointLog:
 
     def on_open(self, path: str, mode: str) -> None:
         """Considers a file that is opened for reading (``r``) or writing (``w``)."""
-        if mode == "w" and path in self._open:
-            return
         self.last_opened[mode] = path
-        if mode == "w" and self._buffers:
-            self._files[path] = self._buffers.popleft()
-            self._open.append(path)
+        if mode == "w" and path not in self._buffered.list_candidates() and self._buffered.is_candidate(path):
+            self._files[path] = self._buffered.get_last_step()
             self._write_save(path, "open")
 
     def on_copy(self, source: str, target: str) -> None:
         """Considers a file or folder that is renamed or copied."""
         for path in [path for path in list(self._files) if path == source or path.startswith(source + os.sep)]:
             new_path = target + path[len(source) :]
-            if path in self._open:
-                self._open.remove(path)
-                self._write_save(path, "close")
+            if path in self._buffered.list_candidates() and not self._finish_candidate(path):
+                continue
             self._files[new_path] = self._files[path]
             self._write_save(new_path, "replace", **{"from": path})
 
     def finish(self) -> None:
-        """Writes the end of files that received the bytes of a buffer. Their last write is not visible."""
-        while self._open:
-            self._write_save(self._open.pop(), "close")
+        """Writes the end of files that received the bytes of a buffer."""
+        for path in self._buffered.list_candidates():
+            self._finish_candidate(path)
+
+    def _finish_candidate(self, path: str) -> bool:
+        """Writes the end of a file if it received a buffer. Otherwise, the file is no checkpoint."""
+        after_step = self._buffered.resolve(path)
+        if after_step is None:
+            self._files.pop(path, None)
+            return False
+        self._files[path] = after_step
+        self._write_save(path, "close")
+        return True
 
     def _write_save(self, path: str, phase: str, **fields: str) -> None:
         if self._session.is_below_root(path) and not is_loader_worker():

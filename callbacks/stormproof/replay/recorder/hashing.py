@@ -26,6 +26,7 @@ ALGORITHM, new_digest = _find_algorithm()
 
 MAX_DEPTH = 6
 """Depth of nested values. Deeper values count by their type only."""
+_PLAIN_TYPES = {int, str, bool, type(None)}
 _CHUNK_BYTES = 64 << 20  # limits the extra memory on a GPU
 _array_types: dict[int, Any] = {}
 
@@ -116,6 +117,9 @@ def hash_value(value: Any) -> str:
 
 def update_with_value(digest: Digest, value: Any, depth: int = 0) -> None:
     """Adds a nested value: numbers, text, tensors, arrays, containers, and the attributes of objects."""
+    if type(value) in _PLAIN_TYPES:
+        digest.update(f"{value!r};".encode("utf-8", "backslashreplace"))  # most values
+        return
     value = to_number(value)
     if value is None or isinstance(value, bool | int | float | complex | str):
         digest.update(f"{value!r};".encode("utf-8", "backslashreplace"))
@@ -166,9 +170,6 @@ def _update_with_mapping(digest: Digest, mapping: Mapping[Any, Any], depth: int)
         digest.update(repr(key).encode("utf-8", "backslashreplace"))
         update_with_value(digest, mapping[key], depth + 1)
     digest.update(b"}")
-
-
-_PLAIN_TYPES = {int, str, bool, type(None)}
 
 
 def _update_with_sequence(digest: Digest, values: list[Any] | tuple[Any, ...], depth: int) -> None:

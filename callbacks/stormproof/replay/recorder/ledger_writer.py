@@ -60,7 +60,7 @@ class LedgerWriter:
 
     @property
     def is_open(self) -> bool:
-        """Whether this process wrote an event."""
+        """True after the first event of this process."""
         return self._file is not None
 
     def write(self, event: str, **fields: Any) -> None:

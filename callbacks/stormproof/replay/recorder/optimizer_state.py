@@ -57,7 +57,8 @@ def hash_schedulers(optimizer: torch.optim.Optimizer, schedulers: Iterable[Any])
     """Returns ``scheduler/<Class>`` for each scheduler of ``optimizer``. Several of one class have one hash."""
     states: dict[str, list[Any]] = {}
     for scheduler in schedulers:
-        if getattr(scheduler, "optimizer", None) is optimizer:
+        scheduled = getattr(scheduler, "optimizer", None)
+        if scheduled is optimizer or getattr(scheduled, "optimizer", None) is optimizer:  # accelerate wraps it
             states.setdefault(type(scheduler).__name__, []).append(_get_scheduler_state(scheduler))
     return {f"scheduler/{name}": hash_value(values) for name, values in states.items()}
 

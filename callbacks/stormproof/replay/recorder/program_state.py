@@ -18,6 +18,10 @@ from stormproof.replay.recorder.user_code import UserCode
 from stormproof.replay.recorder.variable_values import describe_value
 from stormproof.replay.recorder.variables import VariableCollector
 
+_WRAPPED = ("dataset", "sampler", "batch_sampler", "base_sampler")
+"""Attributes of loaders, data sets and samplers that are data sets and samplers."""
+_MAX_OWNERS = 32
+
 
 @dataclass(frozen=True, slots=True)
 class ProgramComponents:
@@ -70,19 +74,17 @@ class ProgramState:
         return ProgramComponents(components, {name: describe_value(value) for name, value in found.values.items()})
 
     def _list_data_objects(self) -> list[object]:
-        """Returns the loaders, data sets and samplers of training loaders."""
-        owners: list[object] = []
-        for loader in self._batches.list_training_loaders():
-            batch_sampler: Any = loader.batch_sampler
-            candidates = (
-                loader,
-                loader.dataset,
-                loader.sampler,
-                batch_sampler,
-                getattr(batch_sampler, "sampler", None),
-            )
-            owners.extend(owner for owner in candidates if owner is not None)
+        """Returns the training loaders, their data sets and samplers, and those that they wrap."""
+        owners: list[object] = list(self._batches.list_training_loaders())
+        for owner in owners:  # grows
+            attributes = getattr(owner, "__dict__", {})
+            wrapped = [attributes[name] for name in _WRAPPED if attributes.get(name) is not None]
+            owners.extend(value for value in wrapped if len(owners) < _MAX_OWNERS and _is_new(value, owners))
         return owners
+
+
+def _is_new(value: object, owners: list[object]) -> bool:
+    return all(value is not owner for owner in owners)
 
 
 def _list_generators(owners: list[object]) -> list[Any]:

@@ -13,7 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from stormproof.replay.ledger import BEFORE_STEPS
 from stormproof.replay.recorder import losses
-from stormproof.replay.recorder.batches import BatchLog
+from stormproof.replay.recorder.batches import Batch, BatchLog
 from stormproof.replay.recorder.checkpoint_log import CheckpointLog
 from stormproof.replay.recorder.hashing import hash_tensors, hash_value
 from stormproof.replay.recorder.module_tree import OwnerTree, TreeState, collect, find_owners
@@ -34,7 +34,7 @@ Components = dict[str, str | int]
 
 @dataclass
 class OptimizerRecord:
-    """What is known of an optimizer.
+    """An optimizer.
 
     Attributes:
         index: Index in the order of the first steps.
@@ -106,7 +106,7 @@ class StepLog:
         if not record.has_closure:
             inputs["gradients"] = hash_tensors([parameter.grad for parameter in parameters])
         if self._session.steps < BEFORE_STEPS:
-            state = self._read_state(optimizer, record, parameters)
+            state, _ = self._read_state(optimizer, record, parameters)
             components = {name: value for name, value in inputs.items() if name != "gradients"} | state
             self._session.writer.write(
                 "before", n=self._session.steps + 1, optimizer=record.index, components=components
@@ -114,8 +114,8 @@ class StepLog:
 
     def _read_state(
         self, optimizer: torch.optim.Optimizer, record: OptimizerRecord, parameters: list[torch.Tensor]
-    ) -> Components:
-        """Returns the components that are the same kind of state before and after a step."""
+    ) -> tuple[Components, TreeState]:
+        """Returns the components that are the same kind of state before and after a step, and the modules."""
         self._update_owners(optimizer, record, parameters)
         tree = collect(record.owners.roots)
         components: Components = {
@@ -127,7 +127,7 @@ class StepLog:
         if record.owners.averaged:
             averaged = collect(record.owners.averaged)
             components["averaged"] = hash_tensors([*averaged.parameters, *averaged.buffers])
-        return components
+        return components, tree
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         with self._session.writer.guard("optimizer post hook"), torch.no_grad():
@@ -141,29 +141,22 @@ class StepLog:
             self._write_step(optimizer, record)
 
     def _write_step(self, optimizer: torch.optim.Optimizer, record: OptimizerRecord) -> None:
-        components = record.inputs
-        fields: dict[str, Any] = {}
         batches = self.batches.take()
+        components = record.inputs
         if batches:
             components["data/count"] = len(batches)
         loss = losses.take(self._session)
         if loss is not None:
             components["loss"] = loss
+        fields: dict[str, Any] = {}
         if record.is_hashed:
+            fields = _hash_batches(batches, components)
             parameters = list_parameters(optimizer)
-            contents = [batch.content for batch in batches]
-            indices = [batch.indices for batch in batches if batch.indices is not None]
-            if contents:
-                components["data/batches"] = hash_value(contents)
-                fields["batches"] = contents
-            if indices:
-                components["data/indices"] = hash_value(indices)
-                fields["indices"] = indices
             if record.has_closure:
                 components["gradients"] = hash_tensors([parameter.grad for parameter in parameters])
-            components.update(self._read_state(optimizer, record, parameters))
-            program = self._program.read(sys._getframe(2), collect(record.owners.roots).modules, parameters)
-            components.update(program.components)
+            state, tree = self._read_state(optimizer, record, parameters)
+            program = self._program.read(sys._getframe(2), tree.modules, parameters)
+            components.update(state | program.components)
             fields["values"] = program.texts
         self._session.writer.write(
             "step",
@@ -198,6 +191,17 @@ class StepLog:
 
 def _has_content(module: torch.nn.Module) -> bool:
     return bool(module._parameters or module._modules)
+
+
+def _hash_batches(batches: list[Batch], components: Components) -> dict[str, Any]:
+    """Adds the hashes of all batches to ``components``, and returns the hashes of each."""
+    contents = [batch.content for batch in batches]
+    indices = [batch.indices for batch in batches if batch.indices is not None]
+    if contents:
+        components["data/batches"] = hash_value(contents)
+    if indices:
+        components["data/indices"] = hash_value(indices)
+    return {"batches": contents, "indices": indices}
 
 
 def _hash_tree(tree: TreeState) -> Components:

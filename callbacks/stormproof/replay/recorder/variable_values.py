@@ -57,8 +57,8 @@ def describe_value(value: Any) -> str:
     """Returns a text of at most 60 characters.
 
     Example:
-        >>> describe_value(torch.arange(2)), describe_value([0.5] * 40)[-8:]
-        ('[0, 1]', '0.5, 0.…')
+        >>> describe_value(torch.arange(2)), describe_value("a" * 99)[-3:]
+        ('[0, 1]', 'aa…')
     """
     if isinstance(value, torch.Tensor) or hasattr(value, "tolist"):
         value = value.tolist()

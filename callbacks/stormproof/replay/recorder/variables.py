@@ -8,7 +8,7 @@ import random
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from types import FrameType, ModuleType, SimpleNamespace
+from types import BuiltinFunctionType, FrameType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from stormproof.replay.recorder.variable_values import is_skipped_name, is_small
 MAX_VARIABLES = 400
 _MAX_DEPTH = 2  # of attributes of attributes
 _MAX_OBJECTS = 16  # of a list
+_SKIPPED_TYPES = {type, ModuleType, FunctionType, BuiltinFunctionType}
 
 
 @dataclass
@@ -91,7 +92,7 @@ class VariableCollector:
             self._add(f"{owner}.{name}", name, value, _MAX_DEPTH)
 
     def _add(self, full_name: str, name: str, value: Any, depth: int) -> None:
-        if name.startswith("__") or isinstance(value, type | ModuleType) or len(self.found.values) >= MAX_VARIABLES:
+        if type(value) in _SKIPPED_TYPES or name.startswith("__") or len(self.found.values) >= MAX_VARIABLES:
             return
         if isinstance(value, list | tuple | dict) and _is_tensor_list(value):
             self.found.tensor_lists.append(list(value.values()) if isinstance(value, dict) else list(value))

@@ -67,13 +67,16 @@ def test_files_without_tensors_or_outside_the_root_are_no_checkpoints(tmp_path: 
     source = """
 torch.save(state, "../outside.pt")
 torch.load("../outside.pt")
+open("log", "wb").close(); open("log", "rb").close()
+buffer = io.BytesIO(); torch.save(state, buffer); buffer.seek(0); torch.load(buffer)
 with open("metrics.pkl", "wb") as f: pickle.dump({"loss": 0.5}, f)
 with open("metrics.pkl", "rb") as f: pickle.load(f)
 torch.save(state, "a.pt")
 """
     ledger = record(tmp_path / "run", PREAMBLE + source)
 
-    assert list_saves(ledger) == [("a.pt", "open"), ("a.pt", "close")]
+    # a file that is opened after a save to memory may receive it
+    assert list_saves(ledger) == [("metrics.pkl", "open"), ("a.pt", "open"), ("a.pt", "close")]
     assert list_loads(ledger) == []
 
 

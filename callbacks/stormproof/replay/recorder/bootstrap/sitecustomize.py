@@ -16,7 +16,7 @@ def _run_next_sitecustomize() -> None:
     path = sys.path[:]
     sys.path[:] = [entry for entry in path if os.path.abspath(entry or ".") != _FOLDER]
     try:
-        import sitecustomize  # noqa: F401
+        import sitecustomize  # noqa: F401, PLC0415
     except ModuleNotFoundError as error:
         if error.name != "sitecustomize":
             raise
