@@ -117,6 +117,14 @@ def test_a_checkpoint_that_may_not_be_committed_is_not_lost_work():
     assert judge(Outcome({0: history()}, {0: replace(attempt, saves=saves)}, {0: restarted}, exit_code=0)).is_exact
 
 
+def test_a_save_in_the_background_may_begin_after_the_copy_of_the_state():
+    attempt = history(14, ends=False)
+    saves = tuple(replace(save, after_step=save.after_step + 1) for save in attempt.saves)
+    outcome = Outcome({0: history()}, {0: replace(attempt, saves=saves)}, {0: history(resumed_from=12)}, exit_code=0)
+    verdict = judge(outcome)
+    assert (verdict.kind, verdict.resumed_step) == (VerdictKind.EXACT, 12)
+
+
 def test_a_checkpoint_that_is_incomplete_is_not_lost_work():
     attempt = history(12, ends=False)
     saves = tuple(replace(save, path=f"step{save.after_step}.pt") for save in history(12).saves)[:-1]

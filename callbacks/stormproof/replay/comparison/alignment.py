@@ -18,11 +18,14 @@ class Alignment:
     Attributes:
         step: Number of steps before its first step. 0 if it started from scratch.
         loaded: Paths of the saved checkpoints that it loaded before its first step.
+        loaded_step: Number of steps before the newest of them was saved. A save in the background may begin some steps
+            after the state was copied, so that this is more than ``step``.
         parameters_match: Whether its parameters are those of the uninterrupted run at this step. None if unknown.
     """
 
     step: int
     loaded: tuple[str, ...] = ()
+    loaded_step: int = 0
     parameters_match: bool | None = None
 
 
@@ -40,11 +43,11 @@ def align(reference: History, restarted: History, saved: Mapping[str, int]) -> A
     loaded = tuple(load.path for load in restarted.loads if _steps_of(load.path, saved) is not None)
     loaded_steps = [step for path in loaded if (step := _steps_of(path, saved)) is not None]
     if not restarted.steps:
-        return Alignment(max(loaded_steps, default=0), loaded)
+        return Alignment(max(loaded_steps, default=0), loaded, max(loaded_steps, default=0))
     candidates = {0, *loaded_steps, *_equal_parameters(reference, restarted, loaded_steps)}
     candidates = {step for step in candidates if step < len(reference.steps)}
     step = max(candidates, key=lambda step: (*_score(reference, restarted, step), step in loaded_steps, step))
-    return Alignment(step, loaded, _parameters_match(reference, restarted, step))
+    return Alignment(step, loaded, max(loaded_steps, default=0), _parameters_match(reference, restarted, step))
 
 
 def _steps_of(path: str, saved: Mapping[str, int]) -> int | None:

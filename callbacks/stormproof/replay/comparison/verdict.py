@@ -125,7 +125,7 @@ def judge(outcome: Outcome) -> Verdict:
     if alignment.step == 0 and checkpoints.had_progress:
         return replace(base, kind=VerdictKind.FROM_SCRATCH)
     newest = checkpoints.newest(alignment.loaded, outcome.damaged)
-    lost = max(newest - alignment.step, 0) if alignment.loaded else 0
+    lost = max(newest - max(alignment.loaded_step, alignment.step), 0) if alignment.loaded else 0
     verdict = _compare(outcome, alignment, replace(base, lost_steps=lost), total)
     return replace(verdict, kind=VerdictKind.LOST_WORK) if lost and verdict.is_exact else verdict
 
