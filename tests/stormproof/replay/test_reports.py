@@ -85,6 +85,7 @@ def test_all_reports_are_written_and_well_formed(tmp_path: Path):
     assert not page.open
     assert "epoch 2 starts again" in text
     assert "python train.py '<b>'" in text
+    assert "bad <zip>" in text
     assert not [name for name, value in page.attributes if name in {"src", "href"} or "http:" in (value or "")]
     document = json.loads((tmp_path / "other.json").read_text())
     assert (document["exact"], document["faults"][0]["component"]) == (False, "data/indices")

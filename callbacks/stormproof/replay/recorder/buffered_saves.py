@@ -40,9 +40,17 @@ class BufferedSaves:
     def resolve(self, path: str) -> int | None:
         """Returns the number of steps before the save that a candidate has received, or None. Forgets both."""
         self._candidates.discard(path)
-        size = Path(path).stat().st_size if Path(path).is_file() else -1
+        size = find_size(path)
         for buffer in self._buffers:
             if buffer[0] == size:
                 self._buffers.remove(buffer)
                 return buffer[1]
         return None
+
+
+def find_size(path: str) -> int:
+    """Returns the size of a file in bytes, or -1 if it does not exist. Another thread may delete it at any time."""
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return -1

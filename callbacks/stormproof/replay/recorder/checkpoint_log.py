@@ -8,12 +8,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from stormproof.replay.recorder.buffered_saves import BufferedSaves
+from stormproof.replay.recorder.buffered_saves import BufferedSaves, find_size
 from stormproof.replay.recorder.session import Session, is_loader_worker
 
 _MAX_ITEMS = 64  # of a container that is searched for tensors
@@ -79,8 +78,7 @@ class CheckpointLog:
         """Returns the last file that was opened for reading. A buffer must have its size."""
         path = self.last_opened["r"]
         if isinstance(source, io.BytesIO):
-            is_copy = Path(path).is_file() and Path(path).stat().st_size == source.getbuffer().nbytes
-            return path if is_copy else ""
+            return path if find_size(path) == source.getbuffer().nbytes else ""
         return path
 
     @contextmanager

@@ -94,7 +94,7 @@ def _row(result: Result) -> tuple[str, ...]:
     verdict = result.verdict
     tone = "good" if result.is_safe else "bad"
     component = describe_component(verdict.component) if verdict.component else ""
-    difference = f"step {verdict.step}: {component}" if verdict.step else _text(verdict.message)
+    difference = f"step {verdict.step}: {component}" if verdict.step else verdict.message
     return (
         describe_fault(result.fault, result.step),
         f'<span class="{tone}">{_text(verdict.kind.value)}</span>',
