@@ -25,6 +25,8 @@ import torch  # noqa: E402 (after the environment is set)
 from tests.support import forked_command, object_stores  # noqa: E402 (after the environment is set)
 from tests.support.time_limit import Stopwatch, slowness  # noqa: E402 (after the environment is set)
 
+collect_ignore = ["callbacks/stormproof/replay/recorder/bootstrap"]  # `sitecustomize` would replace the system's module
+
 LONG = {"slow", "drill", "cluster", "browser", "third_party"}
 """Markers of tests that may take longer than ``--max-seconds``."""
 

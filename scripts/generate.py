@@ -18,6 +18,8 @@ from typing import Any
 
 import yaml
 from docs_pages.api import api_pages
+from docs_pages.certify import PAGE as CERTIFY_PAGE
+from docs_pages.certify import certify_page
 from docs_pages.command_line import command_line_page
 from docs_pages.config import config_page
 from docs_pages.figures import svg_figures
@@ -43,6 +45,7 @@ def generated() -> dict[Path, str]:
         LOSSES_PAGE: docs_of_losses(),
         **{ROOT / path: text for path, text in api_pages().items()},
         REFERENCE / "command_line.md": command_line_page(),
+        CERTIFY_PAGE: certify_page(),
         REFERENCE / "config.md": config_page(),
         PAGES / "index.md": findings_index(),
         **{ROOT / path: text for path, text in svg_figures().items()},

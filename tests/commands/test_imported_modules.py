@@ -33,6 +33,8 @@ LIGHT_COMMANDS = {
     "an unknown option of evaluate": ([*TRAIN_COMMAND, "evaluate", "chekpoint=x"], 2, "Did you mean checkpoint?"),
     "the help of the plugin": ([*PLUGIN_COMMAND, "--help"], 0, "Manages folders of checkpoints"),
     "the help of a command of the plugin": ([*PLUGIN_COMMAND, "doctor", "--help"], 0, "usage: stormproof doctor"),
+    "the help of certify": ([*PLUGIN_COMMAND, "certify", "--help"], 0, "stormproof certify --resume-command"),
+    "a certification without a command": ([*PLUGIN_COMMAND, "certify"], 2, "The command is missing"),
     "a list": ([*PLUGIN_COMMAND, "list", "."], 0, "contains no checkpoint"),
     "a misspelt command of the plugin": ([*PLUGIN_COMMAND, "lisst"], 2, "invalid choice: 'lisst'"),
 }

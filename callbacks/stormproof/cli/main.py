@@ -1,4 +1,4 @@
-"""The command ``stormproof``: lists, verifies and adopts checkpoints, and checks for risks of data loss."""
+"""The command ``stormproof``: manages checkpoints, checks for risks of data loss, and certifies commands."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from stormproof.checkpoint.backends import FolderBackend, ObjectBackend
 from stormproof.checkpoint.file_names import LOG_FILE_NAME
 from stormproof.checkpoint.storage import ObjectStorage, is_url
 from stormproof.cli.adopt_command import adopt_command
+from stormproof.cli.certify_command import add_certify_parser
 from stormproof.errors import StormproofError
 from stormproof.standard_output import discard_unwritten_errors, print_error
 
@@ -46,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Arguments after the command name. Defaults to ``sys.argv[1:]``.
 
     Returns:
-        Exit code: 0 for success, 1 if ``doctor`` found risks, 2 for invalid usage, 74 for a damaged checkpoint or a
-        storage error, 130 after Ctrl-C, 141 for a broken pipe.
+        Exit code: 0 for success, 1 if ``doctor`` found risks or ``certify`` differences, 2 for invalid usage, 74 for a
+        damaged checkpoint or a storage error, 130 after Ctrl-C, 141 for a broken pipe.
     """
     atexit.register(discard_unwritten_errors)
     try:
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="stormproof", description="Manages folders of checkpoints.")
+    parser = _Parser(prog="stormproof", description="Manages folders of checkpoints, and tests resuming.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     folder_help = "a folder of checkpoints, a run folder that contains checkpoints/, or a URL such as s3://bucket/run"
     for name, handler, summary in (
@@ -87,6 +88,7 @@ def _build_parser() -> argparse.ArgumentParser:
     command = commands.add_parser("doctor", help=summary, description=f"doctor: {summary}.")
     command.add_argument("folder", metavar="DIR", nargs="?", help=folder_help)
     command.set_defaults(run=_run_doctor)
+    add_certify_parser(commands)
     return parser
 
 

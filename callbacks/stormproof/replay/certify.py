@@ -1,0 +1,264 @@
+"""Certifies that a command that trains resumes exactly after faults."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from stormproof.replay.certification import NO_TIME, Certification, Result, Skipped
+from stormproof.replay.command_run import Ending
+from stormproof.replay.comparison.determinism import Determinism, compare_uninterrupted
+from stormproof.replay.comparison.history import Histories, join_ranks
+from stormproof.replay.comparison.verdict import VerdictKind, judge
+from stormproof.replay.faults.fault import FaultKind
+from stormproof.replay.faults.lane import LaneRun, Trial
+from stormproof.replay.faults.plan import plan_faults
+from stormproof.replay.faults.schedule import Schedule, make_schedule
+from stormproof.replay.faults.timing import Timing, measure_timing
+from stormproof.replay.ledger import read_ledgers
+from stormproof.replay.not_certifiable import NotCertifiable
+from stormproof.replay.output_text import last_lines
+from stormproof.replay.reports.component_names import describe_component
+from stormproof.replay.requirements import check_reference, check_resume
+from stormproof.replay.settings import Settings
+from stormproof.replay.working_copy import prepare_output
+
+MAX_TIMES = 3.5
+"""Maximum duration of a certification by default, in durations of the recorded command.
+
+The goal is 4 durations of the command without the recorder.
+"""
+DEFAULT_BUDGET = 600.0
+"""Maximum time for faults by default, in seconds."""
+FIRST_TIMEOUT = 1800.0
+"""Seconds without progress after which the first run hangs. Nothing is known about the command yet."""
+ONE_THREAD = 1.3
+"""Maximum number of used cores of a command that counts as one thread."""
+FRAMEWORKS = {
+    "pytorch_lightning": "lightning",
+    "lightning": "lightning",
+    "transformers": "transformers",
+    "accelerate": "accelerate",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Options of a certification.
+
+    Attributes:
+        command: The command and its arguments.
+        resume_command: Command that resumes. The same command if empty.
+        output: Folder for reports and copies.
+        folder: Working folder of the command.
+        links: Paths that the copies link to instead of copying them.
+        budget: Maximum seconds for faults. If None, the certification takes at most four times as long as the
+            command, and faults at most ten minutes.
+        kills: Maximum number of faults.
+        kinds: Kinds of faults.
+        every: Only every n-th step is compared.
+        timeout: Seconds without progress after which a command hangs. If None, five times the longest time without
+            progress of the uninterrupted run, at least 30.
+        grace_seconds: Seconds between SIGTERM and SIGKILL.
+        workers: Number of runs at the same time. If None, two if the command uses one thread.
+        seed: Seed of the places of faults.
+        keep: Whether to keep the copies of the working folder.
+        environment: Environment of the command.
+        report: Called with a line for each event.
+    """
+
+    command: tuple[str, ...]
+    resume_command: tuple[str, ...] = ()
+    output: Path = Path("certify")
+    folder: Path = field(default_factory=Path.cwd)
+    links: tuple[Path, ...] = ()
+    budget: float | None = None
+    kills: int = 12
+    kinds: tuple[FaultKind, ...] = tuple(FaultKind)
+    every: int = 1
+    timeout: float | None = None
+    grace_seconds: float = 10.0
+    workers: int | None = None
+    seed: int = 0
+    keep: bool = False
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    report: Callable[[str], None] = lambda _: None
+
+
+def certify(options: Options) -> Certification:
+    """Runs a command twice without faults, then with faults, and judges each restart.
+
+    Raises:
+        NotCertifiable: If no statement about the command is possible.
+    """
+    output = (options.folder / options.output).resolve()
+    prepare_output(output)
+    settings = _settings(options, output)
+    try:
+        return _certify(options, settings, output / "scratch")
+    finally:
+        settings.running.close()  # after Ctrl-C or an error
+
+
+def _certify(options: Options, settings: Settings, scratch: Path) -> Certification:
+    started = time.monotonic()
+    reference = _run_once(settings, scratch / "uninterrupted")
+    timing = reference.timing
+    lanes = options.workers or (2 if reference.cores <= ONE_THREAD and (os.cpu_count() or 1) > 1 else 1)
+    schedule = _make_schedule(options, reference, lanes)
+    settings = replace(settings, timeout=options.timeout or timing.stall_seconds)
+    deadline = time.monotonic() + _fault_seconds(options, timing)
+    runs = _run_lanes(settings, schedule, scratch, reference, deadline)
+    determinism = _check_determinism(reference.histories, runs)
+    trials = [trial for run in runs for trial in run.trials]
+    results = [_judge(trial, determinism) for trial in trials if trial.outcome is not None]
+    check_resume(results)
+    skipped = [Skipped(trial.fault, trial.reason) for trial in trials if trial.outcome is None]
+    skipped += [Skipped(fault, NO_TIME) for fault in schedule.omitted]
+    if not options.keep:
+        shutil.rmtree(scratch / "uninterrupted" / "work", ignore_errors=True)
+    first = reference.histories[min(reference.histories)]
+    packages = dict(first.packages or {})
+    return Certification(
+        options.command,
+        steps=len(first.steps),
+        ranks=len(reference.histories),
+        run_seconds=timing.total,
+        seconds=time.monotonic() - started,
+        framework=next((value for name, value in FRAMEWORKS.items() if name in packages), "torch"),
+        packages=packages,
+        results=tuple(sorted(results, key=lambda result: (result.step, result.fault.kind.value))),
+        skipped=tuple(skipped),
+        ignored=tuple(sorted(determinism.ignored)),
+        every=options.every,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """The first uninterrupted run."""
+
+    histories: Histories
+    timing: Timing
+    cores: float
+    sizes: dict[str, int]
+
+
+def _run_once(settings: Settings, folder: Path) -> _Reference:
+    settings.report("uninterrupted run")
+    folder.mkdir(parents=True)
+    settings.copy(folder / "work")
+    launched = time.time()
+    run = settings.start(folder / "work", folder / "ledger", folder / "output.txt")
+    before = run.cpu_seconds()
+    ending = run.wait(float("inf"), settings.timeout)
+    assert ending is not None
+    cores = (run.cpu_seconds() - before) / max(ending.seconds, 0.001)
+    histories = join_ranks(read_ledgers(run.ledger))
+    check_reference(histories, ending, last_lines(folder / "output.txt"))
+    first = histories[min(histories)]
+    sizes = {save.path: _size(folder / "work" / save.path) for save in first.saves}
+    return _Reference(histories, measure_timing(first, launched, ending.seconds), cores, sizes)
+
+
+def _settings(options: Options, output: Path) -> Settings:
+    return Settings(
+        options.command,
+        options.resume_command or options.command,
+        options.environment,
+        source=options.folder.resolve(),
+        output=output,
+        links=options.links,
+        every=options.every,
+        timeout=options.timeout or FIRST_TIMEOUT,
+        grace_seconds=options.grace_seconds,
+        report=options.report,
+    )
+
+
+def _make_schedule(options: Options, reference: _Reference, lanes: int) -> Schedule:
+    first = reference.histories[min(reference.histories)]
+    faults = plan_faults(
+        first,
+        ranks=len(reference.histories),
+        count=options.kills,
+        kinds=options.kinds,
+        sizes=reference.sizes,
+        seed=options.seed,
+    )
+    if not faults:
+        raise NotCertifiable("No place for the requested faults exists in this run. Pass other --faults.")
+    return make_schedule(
+        faults, first, reference.timing, lanes=lanes, seconds=_fault_seconds(options, reference.timing)
+    )
+
+
+def _fault_seconds(options: Options, timing: Timing) -> float:
+    """Returns the seconds for the second uninterrupted run and all faults."""
+    if options.budget is not None:
+        return timing.total + options.budget
+    return min((MAX_TIMES - 1) * timing.total, timing.total + DEFAULT_BUDGET)
+
+
+def _run_lanes(
+    settings: Settings, schedule: Schedule, scratch: Path, reference: _Reference, deadline: float
+) -> list[LaneRun]:
+    """Runs all lanes in threads. The first exception of a lane is raised after all have ended."""
+    runs = [
+        LaneRun(settings, scratch / f"lane-{number}", reference.histories, reference.timing, deadline)
+        for number in range(len(schedule.lanes))
+    ]
+    errors = list[BaseException]()
+
+    def work(run: LaneRun, number: int) -> None:
+        try:
+            run.run(schedule.lanes[number].attempts)
+        except BaseException as error:  # noqa: BLE001 (raised in the main thread)
+            errors.append(error)
+
+    threads = [
+        threading.Thread(target=work, args=(run, number), name=f"certify lane {number}")
+        for number, run in enumerate(runs)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return runs
+
+
+def _check_determinism(reference: Histories, runs: Sequence[LaneRun]) -> Determinism:
+    second = next(run for run in runs if run.uninterrupted is not None)
+    ending: Ending | None = second.ending
+    if ending is None or ending.hung or ending.code != 0:
+        code = "hangs" if ending is None or ending.hung else f"fails with exit code {ending.code}"
+        raise NotCertifiable(f"The command ends without an error once and {code} the second time. Make it reliable.")
+    determinism = compare_uninterrupted(reference, second.uninterrupted or {})
+    if not determinism.is_deterministic:
+        where = f" on rank {determinism.rank}" if len(reference) > 1 else ""
+        raise NotCertifiable(
+            f"The command is not deterministic: two uninterrupted runs differ at step {determinism.step}{where}, first "
+            f"in {describe_component(determinism.component)}. Seed all random generators and use deterministic "
+            "algorithms."
+        )
+    return determinism
+
+
+def _judge(trial: Trial, determinism: Determinism) -> Result:
+    assert trial.outcome is not None
+    verdict = judge(replace(trial.outcome, ignored=determinism.ignored))
+    if verdict.kind is VerdictKind.EXACT and not trial.outcome.restarted and trial.outcome.exit_code is None:
+        verdict = replace(verdict, kind=VerdictKind.NO_FAULT)
+    return Result(trial.fault, trial.step, verdict, trial.seconds)
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return max((file.stat().st_size for file in files), default=1024)

@@ -1,0 +1,204 @@
+"""Finds the components that explain a difference: they differ, and all that they depend on is equal."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from stormproof.replay.comparison.history import History
+from stormproof.replay.comparison.step_difference import StepDifference
+from stormproof.replay.comparison.variables import VariableKind, VariableKinds, is_variable, was_reset
+
+GENERATORS = ("rng/python", "rng/numpy", "rng/torch", "rng/cuda")
+"""Global random number generators."""
+DATA_ORDER = ("data/count", "data/indices", "data/batches")
+CAUSAL_ORDER = (
+    "frozen", "mode", "hyperparameters", "scheduler", "learning_rate", "scaler", "before/parameters",
+    "before/optimizer", "rng/generators", "rng/workers", "data/count", "data/indices", "data/batches", *GENERATORS,
+    "buffers", "variables", "loss", "gradients", "parameters", "optimizer", "averaged",
+)  # fmt: skip
+"""Component kinds, causes before their effects. ``before/…`` is the state before the step."""
+COMPUTED = frozenset({"data/batches", "loss", "gradients", "parameters"})
+"""Kinds that a variable of the program may change."""
+
+_INPUTS = ("before/parameters", "before/optimizer", "frozen", "mode", "hyperparameters", "learning_rate")
+_RESULTS = (*_INPUTS, *DATA_ORDER, *GENERATORS, "rng/workers", "scaler", "buffers", "loss", "gradients")
+PARENTS: dict[str, tuple[str, ...]] = {
+    "learning_rate": ("scheduler", "before/optimizer"),  # a part of the state of the optimizer
+    "hyperparameters": ("before/optimizer",),
+    "rng/workers": ("data/count", "data/indices"),
+    "data/indices": ("rng/generators",),
+    "data/batches": ("data/count", "data/indices", "rng/generators", "rng/workers"),
+    "buffers": ("before/parameters", "mode", *DATA_ORDER, *GENERATORS, "rng/workers"),
+    "loss": ("before/parameters", "mode", "scaler", "buffers", *DATA_ORDER, *GENERATORS, "rng/workers"),
+    "gradients": (
+        "before/parameters",
+        "frozen",
+        "mode",
+        "scaler",
+        "buffers",
+        *DATA_ORDER,
+        *GENERATORS,
+        "rng/workers",
+        "loss",
+    ),
+    "parameters": _RESULTS,
+    "optimizer": _RESULTS,
+    "averaged": (*_RESULTS, "parameters"),
+}
+"""Kinds that a kind depends on at the same step. A difference of one of them explains it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Causes:
+    """Explanation of the first differing step.
+
+    Attributes:
+        first: The component that was not restored.
+        others: Other components that were not restored.
+    """
+
+    first: str
+    others: tuple[str, ...] = ()
+
+
+def kind_of(component: str) -> str:
+    """Returns the kind of a component: its name without the class or variable."""
+    head, _, rest = component.partition("/")
+    if head == "before":
+        return f"before/{kind_of(rest)}"
+    return head if head in {"optimizer", "scheduler", "variables"} else component
+
+
+def causal_position(component: str) -> int:
+    """Returns the position of a component in :data:`CAUSAL_ORDER`."""
+    kind = kind_of(component)
+    return CAUSAL_ORDER.index(kind) if kind in CAUSAL_ORDER else len(CAUSAL_ORDER)
+
+
+def find_causes(reference: History, restarted: History, offset: int, difference: StepDifference) -> Causes:
+    """Returns the components that explain a difference.
+
+    Args:
+        reference: The uninterrupted run.
+        restarted: The restarted process.
+        offset: Number of steps before the first step of the restarted process.
+        difference: The first difference that matters.
+    """
+    evidence = _Evidence(reference, restarted, offset, difference)
+    names = set(difference.components)
+    variables = {name for name in names if is_variable(name)}
+    names = evidence.with_inputs(names - variables)
+    names -= evidence.explained_generators(names)
+    kinds = {kind_of(name) for name in names}
+    causes = [name for name in names if kinds.isdisjoint(_parents(name, evidence, names))]
+    stateful = evidence.restorable(variables, only_variables=not names)
+    is_position = evidence.has_no_batches() and "data/batches" in names
+    if stateful and not is_position and {kind_of(name) for name in causes} <= COMPUTED and not evidence.is_shifted():
+        causes, stateful = stateful, []  # the program computes the others from a variable
+    causes.sort(key=lambda name: _order(name, evidence))
+    if not causes:
+        causes = sorted(stateful or variables or difference.components)
+        stateful = []
+    return Causes(causes[0], tuple(causes[1:]) + tuple(name for name in stateful if name not in causes))
+
+
+def _parents(name: str, evidence: _Evidence, names: Collection[str]) -> Iterable[str]:
+    kind = kind_of(name)
+    if kind in {"data/indices", "rng/workers"} and evidence.starts_epoch():
+        return (*PARENTS[kind], "rng/generators", *GENERATORS)
+    if kind == "data/batches" and not evidence.is_shifted() and "data/indices" not in names:
+        return (*PARENTS[kind], *GENERATORS)  # random numbers of the data set in the main process
+    return PARENTS.get(kind, ())
+
+
+def _order(name: str, evidence: _Evidence) -> tuple[int, str]:
+    kind = kind_of(name)
+    if kind in GENERATORS and not evidence.changes(name):
+        return len(CAUSAL_ORDER), name
+    return causal_position(name), name
+
+
+@dataclass(frozen=True, slots=True)
+class _Evidence:
+    """Facts of both runs that decide which of two components is the cause."""
+
+    reference: History
+    restarted: History
+    offset: int
+    difference: StepDifference
+
+    def explained_generators(self, names: Collection[str]) -> set[str]:
+        """Returns the global generators whose difference other differences explain, or that are unused.
+
+        A new iterator of a loader draws random numbers, so a generator that was restored differs after the data
+        position was lost. A generator that has a state of another step of the uninterrupted run was not restored.
+        """
+        generators = {name for name in names if name in GENERATORS}
+        rest = set(names) - generators
+        if not rest:
+            return set()
+        unused = {name for name in generators if not self.changes(name)}
+        position_is_lost = not rest.isdisjoint({"data/indices", "data/count", "rng/workers"}) or (
+            "data/batches" in rest and self.is_shifted()
+        )
+        if self.starts_epoch() or not position_is_lost:
+            return unused
+        return {name for name in generators if name in unused or not self.is_state_of_other_step(name)}
+
+    def has_no_batches(self) -> bool:
+        """Returns whether the program fetches its batches without a loader, so that they are not recorded."""
+        return not any(step.batches or "data/batches" in step.components for step in self.reference.steps)
+
+    def with_inputs(self, names: set[str]) -> set[str]:
+        """Adds batches that are not recorded if both the loss and statistics of activations show that they differ."""
+        if self.has_no_batches() and {"buffers", "loss"} <= names:
+            return names | {"data/batches"}
+        return names
+
+    def starts_epoch(self) -> bool:
+        """Returns whether an epoch starts before this step, so that its order and seeds are drawn."""
+        return self.difference.step - 1 in self.reference.epochs
+
+    def is_shifted(self) -> bool:
+        """Returns whether the differing batches are batches of other steps of the uninterrupted run."""
+        position = self.difference.step - self.offset - 1
+        if position >= len(self.restarted.steps):
+            return False
+        actual, expected = self.restarted.steps[position], self.reference.steps[self.difference.step - 1]
+        wanted = set(actual.batches) - set(expected.batches)
+        known = {batch for step in self.reference.steps for batch in step.batches}
+        return bool(wanted & known)
+
+    def changes(self, name: str) -> bool:
+        """Returns whether a component changes in the uninterrupted run."""
+        values = {step.components[name] for step in self.reference.steps if name in step.components}
+        return len(values) > 1
+
+    def is_state_of_other_step(self, name: str) -> bool:
+        """Returns whether a restarted component has a value of another step of the uninterrupted run."""
+        value = self.restarted.steps[0].components.get(name)
+        return (
+            any(step.components.get(name) == value for step in self.reference.steps if step.n != self.offset + 1)
+            and self.reference.steps[self.offset].components.get(name) != value
+        )
+
+    def restorable(self, variables: Collection[str], *, only_variables: bool) -> list[str]:
+        """Returns the variables that a checkpoint should contain, of those that differ.
+
+        Args:
+            variables: Variables that differ.
+            only_variables: Whether nothing else differs.
+        """
+        variable_kinds = VariableKinds(self.reference)
+        kinds = {name: variable_kinds[name] for name in sorted(variables)}
+        if only_variables:
+            wanted = [name for name, kind in kinds.items() if kind in {VariableKind.STATE, VariableKind.RESULT}]
+            return sorted(wanted, key=lambda name: (kinds[name] is not VariableKind.STATE, name))
+        first = self.offset + 1
+        return [
+            name
+            for name, kind in kinds.items()
+            if kind in {VariableKind.STATE, VariableKind.COUNTER}
+            and was_reset(self.reference, self.restarted, name, first)
+        ]

@@ -1,0 +1,134 @@
+"""Compares two runs of the same command step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from stormproof.replay.comparison.history import History
+from stormproof.replay.ledger import Step
+
+DATA = ("data/count", "data/indices", "data/batches")
+"""Components that are compared batch by batch."""
+EFFECTS = ("loss", "gradients")
+"""Components that show whether a difference of the data has an effect."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepDifference:
+    """Components that differ at a step.
+
+    Attributes:
+        step: Number of the step in the uninterrupted run.
+        optimizer: Index of the optimizer.
+        components: Names of the components. ``before/…`` are components of the state before the step.
+    """
+
+    step: int
+    optimizer: int
+    components: frozenset[str]
+
+
+def step_differences(
+    reference: History, other: History, offset: int = 0, ignored: Collection[str] = ()
+) -> Iterator[StepDifference]:
+    """Yields the steps that differ, in order.
+
+    Args:
+        reference: The uninterrupted run.
+        other: Another run of the same command.
+        offset: Number of steps of the uninterrupted run before the first step of the other.
+        ignored: Components to ignore.
+    """
+    for step in other.steps:
+        number = step.n + offset
+        if number > len(reference.steps):
+            return
+        expected = reference.steps[number - 1]
+        names = set(_differing(expected, step))
+        if step.n <= len(other.before):
+            names |= set(_differing_before(reference, other, step, number))
+        names -= {name for name in names if name in ignored or name.removeprefix("before/") in ignored}
+        names |= _differing_data(reference, expected, step, is_first=step.n == 1, names=names) - set(ignored)
+        if names:
+            yield StepDifference(number, expected.optimizer, frozenset(names))
+
+
+def _differing(expected: Step, actual: Step) -> Iterator[str]:
+    for name, value in actual.components.items():
+        if name not in DATA and expected.components.get(name, value) != value:
+            yield name
+
+
+def _differing_before(reference: History, other: History, step: Step, number: int) -> Iterator[str]:
+    """Yields parameters and optimizer states that differ before a step.
+
+    The other components of ``before`` are recorded after the forward pass, so the uninterrupted run has no counterpart.
+    """
+    state = next((state for state in other.before if state.n == step.n), None)
+    if state is None:
+        return
+    expected = reference.state_after(number - 1, state.optimizer)
+    for name, value in state.components.items():
+        if (name == "parameters" or name.startswith("optimizer/")) and expected.get(name, value) != value:
+            yield f"before/{name}"
+
+
+def _differing_data(reference: History, expected: Step, actual: Step, *, is_first: bool, names: set[str]) -> set[str]:
+    """Returns the data components that differ with an effect.
+
+    Loaders fetch ahead, and batches of a validation count for the next step. So the number of batches may differ where
+    the data of the step is the same: the last batches are equal then, and so are loss and gradients.
+    """
+    has_effect = not names.isdisjoint(EFFECTS) or not _has_effects(expected, actual)
+    if not has_effect:
+        return set()
+    differing = set[str]()
+    if actual.batches or expected.batches:
+        count = min(len(expected.batches), len(actual.batches))
+        if _tail(expected.batches, count) != _tail(actual.batches, count):
+            differing.add("data/batches")
+            if _indices_differ(expected, actual, is_first=is_first):
+                differing.add("data/indices")
+        elif _count_differs(reference, expected, actual, is_first=is_first):
+            differing.add("data/count")
+    else:
+        differing |= {
+            name
+            for name in DATA
+            if name in actual.components and expected.components.get(name) not in {None, actual.components[name]}
+        }
+    return differing
+
+
+def _has_effects(expected: Step, actual: Step) -> bool:
+    return any(name in expected.components and name in actual.components for name in EFFECTS)
+
+
+def _indices_differ(expected: Step, actual: Step, *, is_first: bool) -> bool:
+    """Returns whether the samplers gave other indices.
+
+    At the first step after a resume, loaders with workers request several batches ahead.
+    """
+    if not expected.indices and not actual.indices:
+        return False
+    count = min(len(expected.indices), len(actual.indices), len(actual.batches))
+    if is_first and len(actual.indices) != len(expected.indices):
+        return _tail(actual.indices, 1) != _tail(expected.indices, 1)
+    return count == 0 or actual.indices[:count] != expected.indices[:count]
+
+
+def _count_differs(reference: History, expected: Step, actual: Step, *, is_first: bool) -> bool:
+    """Returns whether an optimizer step used another number of batches.
+
+    The first step of a process may fetch one batch ahead, and the step after a validation may contain its batches.
+    """
+    if len(actual.batches) == len(expected.batches):
+        return False
+    if not is_first:
+        return True
+    return len(actual.batches) < len(expected.batches) and expected.n - 1 not in reference.validations
+
+
+def _tail(values: tuple[str, ...], count: int) -> tuple[str, ...]:
+    return values[len(values) - count :] if count else ()

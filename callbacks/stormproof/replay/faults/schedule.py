@@ -1,0 +1,101 @@
+"""Distributes faults over runs of the command, so that they fit into the time and the cores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from stormproof.replay.comparison.history import History
+from stormproof.replay.faults.fault import Fault
+from stormproof.replay.faults.plan import resumable_steps
+from stormproof.replay.faults.timing import Timing, steps_to_compare
+
+MIN_FAULTS = 2
+"""Number of faults that are injected whatever the time limit."""
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """A run of the command that provides the files of several faults.
+
+    Attributes:
+        faults: Faults that need only the files at a moment.
+        last: Fault that ends the run, of any kind. None for an uninterrupted run.
+    """
+
+    faults: list[Fault] = field(default_factory=list[Fault])
+    last: Fault | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """Attempts that run one after another.
+
+    Attributes:
+        attempts: Attempts.
+        seconds: Estimated duration.
+    """
+
+    attempts: list[Attempt] = field(default_factory=list[Attempt])
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Distribution of faults.
+
+    Attributes:
+        lanes: Attempts by lane. The first attempt of the first lane is the second uninterrupted run.
+        omitted: Faults for which there is no time.
+    """
+
+    lanes: tuple[Lane, ...]
+    omitted: tuple[Fault, ...]
+
+
+def make_schedule(
+    faults: Sequence[Fault], reference: History, timing: Timing, *, lanes: int, seconds: float
+) -> Schedule:
+    """Distributes faults over lanes. A fault without room in any lane is omitted.
+
+    Args:
+        faults: Faults, the most important ones first.
+        reference: The uninterrupted run.
+        timing: Its times.
+        lanes: Number of attempts that run at the same time.
+        seconds: Time limit for all attempts and restarts.
+    """
+    all_lanes = [Lane() for _ in range(lanes)]
+    all_lanes[0] = Lane([Attempt()], timing.total)
+    omitted, count = list[Fault](), 0
+    for fault in faults:
+        restart = timing.restart(steps_to_compare(reference, _expected_resume(reference, fault), fault.step))
+        lane, attempt, cost = _cheapest(fault, all_lanes, timing.run_until(fault.step, len(reference.steps)), restart)
+        if count >= MIN_FAULTS and lane.seconds + cost > seconds:
+            omitted.append(fault)
+            continue
+        count += 1
+        lane.seconds += cost
+        if attempt in lane.attempts:
+            attempt.faults.append(fault)
+        else:
+            attempt.last = fault
+            lane.attempts.append(attempt)
+    return Schedule(tuple(lane for lane in all_lanes if lane.attempts), tuple(omitted))
+
+
+def _expected_resume(reference: History, fault: Fault) -> int:
+    return max((step for step in resumable_steps(reference) if step < fault.step), default=0)
+
+
+def _cheapest(fault: Fault, lanes: Sequence[Lane], run: float, restart: float) -> tuple[Lane, Attempt, float]:
+    """Returns the lane that would be ready first with a fault, the attempt for it, and its cost."""
+    options = [(lane, Attempt(), run + restart) for lane in lanes]
+    if fault.is_frozen:
+        options += [
+            (lane, attempt, restart)
+            for lane in lanes
+            for attempt in lane.attempts
+            if attempt.last is None or attempt.last.step > fault.step
+        ]
+    return min(options, key=lambda option: option[0].seconds + option[2])

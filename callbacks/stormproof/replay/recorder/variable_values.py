@@ -1,0 +1,66 @@
+"""Decides which values of variables are compared, and describes them."""
+
+from __future__ import annotations
+
+import collections
+import enum
+import os
+from typing import Any
+
+import torch
+
+MAX_TEXT = 200
+"""Largest length of a text."""
+MAX_ELEMENTS = 64
+"""Largest number of elements of a container, tensor or array."""
+_MAX_DEPTH = 3
+_CONTAINERS = (dict, list, tuple, set, frozenset, collections.deque)
+
+
+def is_small_value(value: Any, depth: int = 0) -> bool:
+    """Returns whether a value is a number, a short text, a small tensor, or a small container of such values.
+
+    Paths and tensors with gradients are not. The latter are results of the current step.
+
+    Example:
+        >>> is_small_value({"best": 0.5, "wait": [1, 2]}), is_small_value("runs/1"), is_small_value(print)
+        (True, False, False)
+    """
+    if value is None or isinstance(value, bool | int | float | complex | enum.Enum):
+        return True
+    if isinstance(value, str):
+        return len(value) < MAX_TEXT and os.sep not in value
+    if isinstance(value, torch.Tensor):
+        return _is_small_tensor(value)
+    if isinstance(value, _CONTAINERS):
+        items = (*value, *value.values()) if isinstance(value, dict) else value
+        return depth < _MAX_DEPTH and len(value) <= MAX_ELEMENTS and all(is_small_value(i, depth + 1) for i in items)
+    return type(value).__module__ == "numpy" and getattr(value, "size", MAX_ELEMENTS + 1) <= MAX_ELEMENTS
+
+
+def _is_small_tensor(tensor: torch.Tensor) -> bool:
+    return (
+        not tensor.requires_grad
+        and tensor.device.type != "meta"
+        and tensor.layout is torch.strided
+        and tensor.numel() <= MAX_ELEMENTS
+    )
+
+
+def is_skipped_name(name: str, value: Any) -> bool:
+    """Returns whether a variable contains a time: a float whose name has ``time`` or ``start``."""
+    lower = name.lower()
+    return isinstance(value, float) and ("time" in lower or "start" in lower)
+
+
+def describe_value(value: Any) -> str:
+    """Returns a text of at most 60 characters.
+
+    Example:
+        >>> describe_value(torch.arange(2)), describe_value("a" * 99)[-3:]
+        ('[0, 1]', 'aa…')
+    """
+    if isinstance(value, torch.Tensor) or hasattr(value, "tolist"):
+        value = value.tolist()
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"

@@ -1,0 +1,63 @@
+"""Checks whether a statement about a command is possible, and states in one sentence why not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stormproof.replay.certification import Result
+from stormproof.replay.command_run import Ending
+from stormproof.replay.comparison.history import Histories
+from stormproof.replay.comparison.verdict import VerdictKind
+from stormproof.replay.faults.plan import resumable_steps
+from stormproof.replay.not_certifiable import NotCertifiable
+
+
+def check_reference(histories: Histories, ending: Ending, message: str) -> None:
+    """Checks the uninterrupted run.
+
+    Args:
+        histories: The run, by rank.
+        ending: How it ended.
+        message: Last line of its output.
+
+    Raises:
+        NotCertifiable: If the command fails or hangs, does not train or never saves, or the recorder failed.
+    """
+    if ending.hung:
+        raise NotCertifiable("The command makes no progress, even without a fault. Raise --timeout if it is slow.")
+    if ending.code != 0:
+        raise NotCertifiable(f"The command fails without a fault (exit code {ending.code}): {message}")
+    first = histories.get(min(histories, default=0))
+    errors = [error for history in histories.values() for error in history.errors]
+    if errors:
+        raise NotCertifiable(f"The recorder failed in {errors[0].where}: {errors[0].message}. Report this as a bug.")
+    if first is None or not first.steps:
+        raise NotCertifiable("The command does not train: it makes no step of a torch optimizer in its working folder.")
+    if not any(save.phase != "open" for history in histories.values() for save in history.saves):
+        raise NotCertifiable("The command never saves a checkpoint in its working folder. Save the state of training.")
+    if not any(resumable_steps(history) for history in histories.values()):
+        raise NotCertifiable(
+            f"The command saves no checkpoint between its first and its last step ({len(first.steps)} steps). "
+            "Save more often, or certify a longer run."
+        )
+
+
+def check_resume(results: Sequence[Result]) -> None:
+    """Checks the restarted runs.
+
+    Raises:
+        NotCertifiable: If all restarted commands started from scratch although a checkpoint existed, and loaded none,
+            or if there is no result.
+    """
+    if not results:
+        raise NotCertifiable("No fault could be injected. Pass a longer --budget or other --faults.")
+    could_resume = [result.verdict for result in results if not result.verdict.is_exact or result.verdict.resumed_step]
+    ignores = all(
+        verdict.kind is VerdictKind.FROM_SCRATCH and verdict.compared_steps and not verdict.loaded
+        for verdict in could_resume
+    )
+    if could_resume and ignores:
+        raise NotCertifiable(
+            "The command ignores its checkpoints: every restart begins at step 1 and loads none. "
+            "Pass the command that resumes as --resume-command."
+        )

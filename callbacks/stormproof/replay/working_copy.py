@@ -1,0 +1,92 @@
+"""Copies the working folder of a command, so that certification never changes the user's files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from stormproof.replay.not_certifiable import NotCertifiable
+
+MARKER_NAME = ".stormproof-certify"
+"""File that marks an output folder of ``certify``, which a later certification may overwrite."""
+
+
+def prepare_output(folder: Path) -> None:
+    """Creates an empty output folder. Deletes the content of a former one.
+
+    Raises:
+        NotCertifiable: If the folder exists and is not a former output folder.
+    """
+    if folder.exists() and not (folder / MARKER_NAME).is_file():
+        raise NotCertifiable(f"`{folder}` exists and is not an output folder of certify. Pass another --output.")
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    (folder / MARKER_NAME).touch()
+
+
+def copy_working_folder(source: Path, target: Path, *, output: Path, links: Sequence[Path] = ()) -> None:
+    """Copies a folder, without the output folder of the certification.
+
+    Args:
+        source: Working folder of the command.
+        target: Folder to create.
+        output: Output folder, which is not copied.
+        links: Files and folders below ``source`` that the copy links to instead of copying them.
+
+    Raises:
+        NotCertifiable: If a symbolic link leads out of the folder, or a link is not below it.
+    """
+    source, linked = source.resolve(), [_check_link(source, path) for path in links]
+    skipped = {output.resolve(), *linked}
+
+    def ignore(folder: str, names: list[str]) -> list[str]:
+        parent = Path(folder)
+        return [name for name in names if parent / name in skipped or _is_special(parent / name)]
+
+    for link in _outgoing_links(source, skipped):
+        raise NotCertifiable(
+            f"`{link.relative_to(source)}` is a symbolic link to a place outside the working folder. "
+            f"Pass --link {link.relative_to(source)} to use its target without a copy."
+        )
+    shutil.copytree(source, target, symlinks=True, ignore=ignore)
+    for path in linked:
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.symlink_to(path)
+
+
+def move_paths(text: str, source: Path, target: Path) -> str:
+    """Returns text in which the working folder is replaced by its copy, such as an argument or ``PYTHONPATH``."""
+    old = str(source.resolve())
+    parts = text.split(old)
+    moved = parts[0]
+    for part in parts[1:]:
+        moved += (str(target) if not part or part[0] in "/:,'\" " else old) + part
+    return moved
+
+
+def _check_link(source: Path, path: Path) -> Path:
+    linked = Path(os.path.abspath(source / path))  # noqa: PTH100 (resolve() would follow a symbolic link)
+    if not linked.exists():
+        raise NotCertifiable(f"--link {path} does not exist.")
+    if not linked.is_relative_to(source) or linked == source:
+        raise NotCertifiable(f"--link {path} is not below the working folder.")
+    return linked
+
+
+def _outgoing_links(source: Path, skipped: set[Path]) -> Iterator[Path]:
+    for folder, folder_names, file_names in os.walk(source):
+        parent = Path(folder)
+        folder_names[:] = [name for name in folder_names if parent / name not in skipped]
+        for name in (*folder_names, *file_names):
+            path = parent / name
+            if path.is_symlink() and path not in skipped and not path.resolve().is_relative_to(source):
+                yield path
+
+
+def _is_special(path: Path) -> bool:
+    """Returns whether a path is a socket, pipe or device, which cannot be copied."""
+    return not path.is_symlink() and not path.is_file() and not path.is_dir()

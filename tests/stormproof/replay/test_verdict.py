@@ -1,0 +1,178 @@
+"""The verdict names what an imaginary program did not restore."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from stormproof.replay.comparison.verdict import Outcome, Verdict, VerdictKind, judge
+from stormproof.replay.ledger import Load
+from tests.stormproof.replay.synthetic_runs import STEPS, history
+
+LOST = {
+    # lost field: the component that is named first, at a resume inside an epoch
+    "parameters": "before/parameters",
+    "optimizer": "before/optimizer/AdamW",
+    "scheduler": "scheduler/StepLR",
+    "scaler": "scaler",
+    "buffers": "buffers",
+    "averaged": "averaged",
+    "frozen": "frozen",
+    "python": "rng/python",
+    "numpy": "rng/numpy",
+    "torch": "rng/torch",
+    "position": "data/indices",
+    "best": "variables/main.best",
+    "level": "variables/main.level",
+}
+
+
+def _judge(killed_after: int = 14, resumed_from: int = 12, lost: tuple[str, ...] = (), **options: Any) -> Verdict:
+    program = {name: options.pop(name) for name in ("draws_order", "augments_in_workers") if name in options}
+    restarted = history(resumed_from=resumed_from, lost=lost, **program)
+    attempt = history(killed_after, ends=False, **program)
+    return judge(Outcome({0: history(**program)}, {0: attempt}, {0: restarted}, exit_code=0, **options))
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_the_lost_component_is_named_first_and_nothing_else_is(lost: str):
+    verdict = _judge(lost=(lost,))
+    assert (verdict.kind, verdict.step, verdict.component) == (VerdictKind.DIFFERS, 13, LOST[lost])
+    assert verdict.others in {(), ("learning_rate",)}
+
+
+def test_two_lost_components_are_both_named():
+    verdict = _judge(lost=("position", "optimizer", "frozen"))
+    assert (verdict.component, verdict.others) == ("frozen", ("before/optimizer/AdamW", "data/indices"))
+    assert set(verdict.restored) >= {"parameters", "learning_rate", "rng/python", "scaler"}
+
+
+def test_an_order_that_a_lost_generator_draws_is_explained_by_the_generator():
+    verdict = _judge(17, 15, ("torch",), draws_order=True)
+    assert (verdict.step, verdict.component) == (16, "rng/torch")
+    options = {"draws_order": True}
+    restarted = history(resumed_from=16, lost=("torch",), **options)
+    attempt = history(17, ends=False, **options)
+    verdict = judge(Outcome({0: history(**options)}, {0: attempt}, {0: restarted}, exit_code=0))
+    assert (verdict.step, verdict.component, verdict.others) == (17, "rng/torch", ())
+
+
+def test_seeds_of_workers_are_named_if_the_order_is_right():
+    verdict = _judge(lost=("workers",), augments_in_workers=True)
+    assert (verdict.component, verdict.others) == ("rng/workers", ())
+
+
+def test_a_difference_in_a_later_epoch_is_found_there():
+    verdict = _judge(lost=("sampler_epoch",))
+    assert (verdict.step, verdict.component) == (17, "data/indices")
+
+
+def test_everything_restored_is_exact():
+    verdict = _judge()
+    assert verdict.is_exact
+    assert (verdict.resumed_step, verdict.compared_steps, verdict.without_effect) == (12, 12, ())
+    assert {"parameters", "optimizer/AdamW", "data/indices", "rng/torch"} <= set(verdict.restored)
+
+
+def test_an_unused_generator_that_differs_is_exact():
+    verdict = _judge(lost=("numpy",), augments_in_workers=True)
+    assert verdict.is_exact
+
+
+def test_a_counter_that_restarts_is_exact_if_nothing_else_differs():
+    restarted = history(resumed_from=12)
+    steps = tuple(
+        replace(
+            step,
+            components={**step.components, "variables/main.step": f"other {step.n}"},
+            values={**step.values, "variables/main.step": str(step.n)},
+        )
+        for step in restarted.steps
+    )
+    outcome = Outcome({0: history()}, {0: history(14, ends=False)}, {0: replace(restarted, steps=steps)}, exit_code=0)
+    verdict = judge(outcome)
+    assert verdict.is_exact
+    assert verdict.without_effect == ("variables/main.step",)
+
+
+def test_a_start_from_scratch_is_exact_only_before_the_first_checkpoint():
+    assert _judge(2, 0).is_exact
+    assert _judge(14, 0).kind is VerdictKind.FROM_SCRATCH
+
+
+def test_work_is_lost_if_a_newer_checkpoint_was_complete():
+    attempt = history(14, ends=False)
+    saves = tuple(replace(save, path=f"step{save.after_step}.pt") for save in attempt.saves)
+    restarted = replace(history(resumed_from=9), loads=(Load("step9.pt", 0, 0.0),))
+    outcome = Outcome({0: history()}, {0: replace(attempt, saves=saves)}, {0: restarted}, exit_code=0)
+    verdict = judge(outcome)
+    assert (verdict.kind, verdict.lost_steps) == (VerdictKind.LOST_WORK, 3)
+    assert judge(replace(outcome, damaged=("step12.pt",))).is_exact
+
+
+def test_a_checkpoint_that_may_not_be_committed_is_not_lost_work():
+    attempt = history(12, ends=False)
+    saves = tuple(replace(save, path=f"step{save.after_step}.pt") for save in history(12).saves)  # complete just now
+    restarted = replace(history(resumed_from=9), loads=(Load("step9.pt", 0, 0.0),))
+    assert judge(Outcome({0: history()}, {0: replace(attempt, saves=saves)}, {0: restarted}, exit_code=0)).is_exact
+
+
+def test_a_save_in_the_background_may_begin_after_the_copy_of_the_state():
+    attempt = history(14, ends=False)
+    saves = tuple(replace(save, after_step=save.after_step + 1) for save in attempt.saves)
+    outcome = Outcome({0: history()}, {0: replace(attempt, saves=saves)}, {0: history(resumed_from=12)}, exit_code=0)
+    verdict = judge(outcome)
+    assert (verdict.kind, verdict.resumed_step) == (VerdictKind.EXACT, 12)
+
+
+def test_a_checkpoint_that_is_incomplete_is_not_lost_work():
+    attempt = history(12, ends=False)
+    saves = tuple(replace(save, path=f"step{save.after_step}.pt") for save in history(12).saves)[:-1]
+    restarted = replace(history(resumed_from=9), loads=(Load("step9.pt", 0, 0.0),))
+    verdict = judge(Outcome({0: history()}, {0: replace(attempt, saves=saves)}, {0: restarted}, exit_code=0))
+    assert verdict.is_exact
+
+
+@pytest.mark.parametrize(
+    ("last", "exit_code", "hung", "kind"),
+    [
+        (12, 1, False, VerdictKind.REFUSED),
+        (12, 0, False, VerdictKind.REFUSED),
+        (12, None, True, VerdictKind.HUNG),
+        (15, 1, False, VerdictKind.FAILED),
+        (20, 0, False, VerdictKind.DIFFERS),
+        (20, None, False, VerdictKind.EXACT),
+    ],
+)
+def test_the_end_of_the_restarted_command_decides(last: int, exit_code: int | None, hung: bool, kind: VerdictKind):
+    restarted = history(last, resumed_from=12)
+    outcome = Outcome({0: history()}, {0: history(14, ends=False)}, {0: restarted}, exit_code=exit_code, hung=hung)
+    assert judge(outcome).kind is kind
+
+
+def test_a_damaged_checkpoint_that_is_used_is_reported():
+    outcome = Outcome(
+        {0: history()},
+        {0: history(14, ends=False)},
+        {0: history(resumed_from=12, lost=("parameters",))},
+        exit_code=0,
+        damaged=("last.pt",),
+    )
+    assert judge(outcome).kind is VerdictKind.CORRUPT_ACCEPTED
+
+
+def test_the_rank_that_differs_first_is_named():
+    reference = {rank: history(rank=rank) for rank in (0, 1)}
+    attempt = {rank: history(14, ends=False, rank=rank) for rank in (0, 1)}
+    restarted = {0: history(resumed_from=12), 1: history(resumed_from=12, rank=1, lost=("torch",))}
+    verdict = judge(Outcome(reference, attempt, restarted, exit_code=0))
+    assert (verdict.rank, verdict.component) == (1, "rng/torch")
+
+
+def test_components_that_are_not_deterministic_are_ignored():
+    assert _judge(lost=("best",), ignored=frozenset({"variables/main.best"})).is_exact
+
+
+def test_a_finished_command_that_makes_no_step_is_exact():
+    outcome = Outcome({0: history()}, {0: history()}, {0: history(STEPS, resumed_from=STEPS)}, exit_code=0)
+    assert judge(outcome).is_exact

@@ -1,0 +1,63 @@
+from pathlib import Path
+
+import pytest
+
+from stormproof.replay.not_certifiable import NotCertifiable
+from stormproof.replay.working_copy import copy_working_folder, move_paths, prepare_output
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "x.bin").write_text("data")
+    (folder / "train.py").write_text("code")
+    (folder / "alias.py").symlink_to("train.py")
+    return folder
+
+
+def test_a_copy_has_all_files_but_the_output(source: Path):
+    output = source / "certify"
+    prepare_output(output)
+    copy_working_folder(source, output / "scratch" / "work", output=output)
+    work = output / "scratch" / "work"
+    assert {path.name for path in work.iterdir()} == {"data", "train.py", "alias.py"}
+    assert (work / "alias.py").is_symlink()
+    (work / "data" / "x.bin").write_text("changed")
+    assert (source / "data" / "x.bin").read_text() == "data"
+
+
+def test_linked_paths_are_not_copied(source: Path, tmp_path: Path):
+    copy_working_folder(source, tmp_path / "work", output=tmp_path / "out", links=[Path("data")])
+    assert (tmp_path / "work" / "data").resolve() == source / "data"
+
+
+def test_a_link_that_leaves_the_folder_is_refused_unless_it_is_named(source: Path, tmp_path: Path):
+    (tmp_path / "big").mkdir()
+    (source / "big").symlink_to(tmp_path / "big")
+    with pytest.raises(NotCertifiable, match=r"^`big` is a symbolic link to a place outside .* --link big"):
+        copy_working_folder(source, tmp_path / "work", output=tmp_path / "out")
+    copy_working_folder(source, tmp_path / "work", output=tmp_path / "out", links=[Path("big")])
+    assert (tmp_path / "work" / "big").resolve() == tmp_path / "big"
+
+
+@pytest.mark.parametrize("link", ["missing", "../elsewhere", "."])
+def test_a_link_that_is_not_below_the_folder_is_refused(link: str, source: Path, tmp_path: Path):
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(NotCertifiable, match=r"^--link .* (does not exist|is not below)"):
+        copy_working_folder(source, tmp_path / "work", output=tmp_path / "out", links=[Path(link)])
+
+
+def test_only_an_earlier_output_folder_is_overwritten(tmp_path: Path):
+    prepare_output(tmp_path / "certify")
+    (tmp_path / "certify" / "report.html").touch()
+    prepare_output(tmp_path / "certify")
+    assert not (tmp_path / "certify" / "report.html").exists()
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(NotCertifiable, match="is not an output folder of certify"):
+        prepare_output(tmp_path / "mine")
+
+
+def test_paths_of_the_folder_become_paths_of_the_copy(source: Path):
+    text = f"{source}/train.py:{source}:{source}2/other"
+    assert move_paths(text, source, Path("/copy")) == f"/copy/train.py:/copy:{source}2/other"
