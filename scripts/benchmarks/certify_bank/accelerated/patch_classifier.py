@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, skip_first_batches
-from accelerate.utils import set_seed
+from accelerate.utils import DataLoaderConfiguration, set_seed
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -44,8 +44,10 @@ def main():
     torch.set_num_threads(1)
     set_seed(0)
     args.output_dir.mkdir(exist_ok=True)
-    accelerator = Accelerator(cpu=True)
-    loader = DataLoader(patches(), batch_size=30, shuffle=True, generator=torch.Generator().manual_seed(0))
+    accelerator = Accelerator(
+        cpu=True, dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=0)
+    )
+    loader = DataLoader(patches(), batch_size=30, shuffle=True)
     model = network()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 96)
@@ -58,9 +60,10 @@ def main():
         rng = torch.get_rng_state()
     start = step
     for epoch in range(step // len(loader), args.epochs):
-        loader.set_epoch(epoch)
         skip = step % len(loader)
-        for x, y in skip_first_batches(loader, skip) if skip else loader:
+        batches = skip_first_batches(loader, skip) if skip else loader
+        batches.set_epoch(epoch)
+        for x, y in batches:
             if step == start and found:
                 torch.set_rng_state(rng)
             loss = nn.functional.cross_entropy(model(x), y)

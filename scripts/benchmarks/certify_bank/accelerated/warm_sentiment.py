@@ -7,7 +7,7 @@ import shutil
 
 import torch
 from accelerate import Accelerator, skip_first_batches
-from accelerate.utils import set_seed
+from accelerate.utils import DataLoaderConfiguration, set_seed
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -53,10 +53,10 @@ def main():
     torch.set_num_threads(1)
     set_seed(31)
     args.output.mkdir(exist_ok=True)
-    accelerator = Accelerator(cpu=True)
-    loader = DataLoader(
-        Reviews(), batch_size=args.batch_size, shuffle=True, generator=torch.Generator().manual_seed(31)
+    accelerator = Accelerator(
+        cpu=True, dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=31)
     )
+    loader = DataLoader(Reviews(), batch_size=args.batch_size, shuffle=True)
     model = Sentiment()
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
@@ -67,10 +67,13 @@ def main():
     if checkpoints:
         accelerator.load_state(str(checkpoints[-1]))
         step = int(checkpoints[-1].name.split("-")[1])
+    start, rng = step, torch.get_rng_state()
     for epoch in range(step // len(loader), args.epochs):
-        loader.set_epoch(epoch)
         batches = skip_first_batches(loader, step % len(loader)) if step % len(loader) else loader
+        batches.set_epoch(epoch)
         for batch in batches:
+            if step == start:
+                torch.set_rng_state(rng)  # the iterator draws a seed
             loss = nn.functional.cross_entropy(model(batch["ids"]), batch["labels"])
             accelerator.backward(loss)
             optimizer.step()
