@@ -14,10 +14,10 @@ MICRO_BATCHES, EVERY = 180, 14
 
 
 class Model(nn.Module):
-    def __init__(self, symbols=40, width=96):
+    def __init__(self, symbols=40, width=256):
         super().__init__()
         self.embed = nn.EmbeddingBag(symbols, width, mode="mean")
-        self.net = nn.Sequential(nn.Linear(width, 256), nn.ReLU(), nn.Linear(256, symbols))
+        self.net = nn.Sequential(nn.Linear(width, 512), nn.ReLU(), nn.Linear(512, symbols))
 
     def forward(self, ids):
         return self.net(self.embed(ids))
@@ -43,7 +43,7 @@ class Progress:
             parameter.grad = gradient
 
 
-def micro_batch(index, size=40):
+def micro_batch(index, size=96):
     g = torch.Generator().manual_seed(index)
     start = torch.randint(0, 40, (size, 1), generator=g)
     stride = torch.randint(1, 4, (size, 1), generator=g)

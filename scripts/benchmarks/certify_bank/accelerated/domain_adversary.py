@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 
-def domains(step, size=48):
+def domains(step, size=128):
     """Returns examples of two domains, with labels in the first domain only."""
     g = torch.Generator().manual_seed(step)
     x = torch.randn(2, size, 32, generator=g)
@@ -28,8 +28,8 @@ def main():
     torch.manual_seed(15)
     os.makedirs(args.output, exist_ok=True)
     accelerator = Accelerator(cpu=True)
-    features = nn.Sequential(nn.Linear(32, 224), nn.ReLU(), nn.Linear(224, 96), nn.ReLU())
-    classifier, adversary = nn.Linear(96, 2), nn.Sequential(nn.Linear(96, 128), nn.ReLU(), nn.Linear(128, 2))
+    features = nn.Sequential(nn.Linear(32, 512), nn.ReLU(), nn.Linear(512, 96), nn.ReLU())
+    classifier, adversary = nn.Linear(96, 2), nn.Sequential(nn.Linear(96, 512), nn.ReLU(), nn.Linear(512, 2))
     main_optimizer = torch.optim.Adam([*features.parameters(), *classifier.parameters()], lr=1e-3)
     adversary_optimizer = torch.optim.Adam(adversary.parameters(), lr=3e-3)
     features, classifier, adversary = accelerator.prepare(features, classifier, adversary)

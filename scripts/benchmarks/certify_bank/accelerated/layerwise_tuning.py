@@ -10,7 +10,7 @@ from torch import nn
 
 
 class Deep(nn.Module):
-    def __init__(self, width=160, depth=4):
+    def __init__(self, width=320, depth=5):
         super().__init__()
         self.inputs = nn.Linear(24, width)
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
@@ -43,7 +43,7 @@ class Counter:
         self.step = state["step"]
 
 
-def batch(step, size=64):
+def batch(step, size=160):
     g = torch.Generator().manual_seed(step)
     x = torch.randn(size, 24, generator=g)
     return x, x[:, :12].view(size, 6, 2).prod(2).argmax(1)

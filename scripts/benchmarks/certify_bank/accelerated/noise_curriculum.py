@@ -30,7 +30,7 @@ class NoiseCurriculum:
         self.level, self.smoothed = state["level"], state["smoothed"]
 
 
-def batch(step, level, size=64):
+def batch(step, level, size=128):
     g = torch.Generator().manual_seed(step)
     clean = torch.sin(torch.linspace(0, 6, 64) * (1 + 3 * torch.rand(size, 1, generator=g)))
     return clean + level * torch.randn(size, 64, generator=g), clean
@@ -44,7 +44,7 @@ def main():
     torch.set_num_threads(1)
     torch.manual_seed(2)
     accelerator = Accelerator(cpu=True)
-    model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 64))
+    model = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 64))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.2, args.steps)
     model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)

@@ -16,7 +16,7 @@ torch.set_num_threads(1)
 class Encoder(nn.Module):
     def __init__(self):
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(100, 256), nn.ReLU(), nn.Linear(256, 64))
+        self.net = nn.Sequential(nn.Linear(100, 512), nn.ReLU(), nn.Linear(512, 64))
 
     def forward(self, x):
         return self.net(x)
@@ -25,13 +25,13 @@ class Encoder(nn.Module):
 class Head(nn.Module):
     def __init__(self):
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 32))
+        self.net = nn.Sequential(nn.Linear(64, 384), nn.ReLU(), nn.Linear(384, 32))
 
     def forward(self, x):
         return F.normalize(self.net(x), dim=1)
 
 
-def views(step, size=40):
+def views(step, size=128):
     g = torch.Generator().manual_seed(step)
     center = torch.randn(size, 10, generator=g) @ torch.randn(10, 100, generator=torch.Generator().manual_seed(1))
     return center + torch.randn(size, 100, generator=g), center + torch.randn(size, 100, generator=g)

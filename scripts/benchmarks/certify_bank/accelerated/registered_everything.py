@@ -28,7 +28,7 @@ class Average:
 class Data:
     """Shuffles indices with its own generator at the start of each epoch."""
 
-    def __init__(self, count=800, batch=40):
+    def __init__(self, count=2000, batch=100):
         g = torch.Generator().manual_seed(77)
         self.x = torch.randn(count, 40, generator=g)
         self.y = (self.x[:, :2].prod(1) > 0).long() + (self.x[:, 2] > 0).long()
@@ -75,7 +75,7 @@ def main(steps=110, folder="registered"):
     os.makedirs(folder, exist_ok=True)
     accelerator = Accelerator(cpu=True)
     model = nn.Sequential(
-        nn.Linear(40, 224), nn.ReLU(), nn.Dropout(0.1), nn.Linear(224, 128), nn.ReLU(), nn.Linear(128, 3)
+        nn.Linear(40, 512), nn.ReLU(), nn.Dropout(0.1), nn.Linear(512, 384), nn.ReLU(), nn.Linear(384, 3)
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=30)

@@ -15,8 +15,8 @@ from transformers.trainer_utils import get_last_checkpoint
 class RowClassifier(nn.Module):
     def __init__(self, inputs=32, classes=5):
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(inputs, 256), nn.SiLU(), nn.Linear(256, 128), nn.SiLU())
-        self.head = nn.Linear(128, classes)
+        self.body = nn.Sequential(nn.Linear(inputs, 512), nn.SiLU(), nn.Linear(512, 256), nn.SiLU())
+        self.head = nn.Linear(256, classes)
 
     def forward(self, values, labels=None):
         return {"logits": self.head(self.body(values))}

@@ -12,7 +12,7 @@ FINAL, STAGING = "regression", "regression_partial"
 
 
 class Net(nn.Module):
-    def __init__(self, width=224):
+    def __init__(self, width=384):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Linear(24, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1)

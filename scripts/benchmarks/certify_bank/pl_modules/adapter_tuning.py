@@ -23,7 +23,7 @@ class AdapterBlock(nn.Module):
 class AdapterModel(pl.LightningModule):
     strict_loading = False
 
-    def __init__(self, lr=3e-3, width=160):
+    def __init__(self, lr=3e-3, width=320):
         super().__init__()
         self.lr = lr
         self.stem = nn.Linear(32, width).requires_grad_(False)
@@ -58,7 +58,7 @@ class SaveEveryEpoch(pl.Callback):
 
 def data():
     g = torch.Generator().manual_seed(14)
-    x = torch.randn(800, 32, generator=g)
+    x = torch.randn(1600, 32, generator=g)
     return TensorDataset(x, (x.abs() @ torch.randn(32, 5, generator=g)).argmax(1))
 
 
@@ -74,7 +74,7 @@ def main():
         max_epochs=args.epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[SaveEveryEpoch(args.ckpt)],
     )  # fmt: skip
-    loader = DataLoader(data(), batch_size=50, generator=torch.Generator().manual_seed(0))
+    loader = DataLoader(data(), batch_size=100, generator=torch.Generator().manual_seed(0))
     trainer.fit(model, loader, ckpt_path=args.ckpt if os.path.exists(args.ckpt) else None)
     torch.save({"model": model.state_dict()}, "adapters.pt")
 

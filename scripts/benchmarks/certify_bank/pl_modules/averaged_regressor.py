@@ -30,7 +30,7 @@ class LitRegressor(pl.LightningModule):
     def __init__(self, lr=0.02):
         super().__init__()
         self.lr = lr
-        self.net = nn.Sequential(nn.Linear(16, 256), nn.Tanh(), nn.Linear(256, 128), nn.Tanh(), nn.Linear(128, 1))
+        self.net = nn.Sequential(nn.Linear(16, 384), nn.Tanh(), nn.Linear(384, 256), nn.Tanh(), nn.Linear(256, 1))
 
     def training_step(self, batch, batch_idx):
         x, y = batch

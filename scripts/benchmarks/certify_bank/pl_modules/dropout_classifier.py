@@ -33,13 +33,13 @@ class Classifier(pl.LightningModule):
     def __init__(self, p=0.3):
         super().__init__()
         self.net = nn.Sequential(
-            nn.Linear(200, 256),
+            nn.Linear(200, 400),
             nn.ReLU(),
             nn.Dropout(p),
-            nn.Linear(256, 256),
+            nn.Linear(400, 400),
             nn.ReLU(),
             nn.Dropout(p),
-            nn.Linear(256, 6),
+            nn.Linear(400, 6),
         )
 
     def training_step(self, batch, batch_idx):

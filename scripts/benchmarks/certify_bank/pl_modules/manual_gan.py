@@ -33,7 +33,7 @@ class RandomStates(pl.Callback):
 
 
 class GAN(pl.LightningModule):
-    def __init__(self, latent=12, width=160):
+    def __init__(self, latent=12, width=512):
         super().__init__()
         self.automatic_optimization = False
         self.latent = latent
@@ -72,9 +72,9 @@ def main():
     torch.set_num_threads(1)
     pl.seed_everything(21)
     os.makedirs(FOLDER, exist_ok=True)
-    angle = 6.28 * torch.rand(600, generator=torch.Generator().manual_seed(0))
+    angle = 6.28 * torch.rand(2000, generator=torch.Generator().manual_seed(0))
     data = TensorDataset(torch.stack([angle.cos(), 0.5 * (2 * angle).sin()], 1))
-    loader = DataLoader(data, batch_size=60, generator=torch.Generator().manual_seed(0))
+    loader = DataLoader(data, batch_size=200, generator=torch.Generator().manual_seed(0))
     model = GAN()
     trainer = pl.Trainer(
         max_epochs=6, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,

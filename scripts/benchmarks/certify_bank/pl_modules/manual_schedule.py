@@ -25,7 +25,7 @@ class Manual(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.lr = lr
-        self.net = nn.Sequential(nn.Linear(48, 256), nn.GELU(), nn.Linear(256, 256), nn.GELU(), nn.Linear(256, 1))
+        self.net = nn.Sequential(nn.Linear(48, 360), nn.GELU(), nn.Linear(360, 360), nn.GELU(), nn.Linear(360, 1))
         self.schedule = None
 
     def on_train_start(self):

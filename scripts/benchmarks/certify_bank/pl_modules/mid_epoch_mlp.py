@@ -51,7 +51,7 @@ class ResumableLoader(DataLoader):
 class Net(pl.LightningModule):
     def __init__(self):
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(30, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 3))
+        self.layers = nn.Sequential(nn.Linear(30, 448), nn.ReLU(), nn.Linear(448, 448), nn.ReLU(), nn.Linear(448, 3))
 
     def training_step(self, batch, batch_idx):
         x, y = batch
@@ -65,7 +65,7 @@ class Net(pl.LightningModule):
 
 def dataset():
     g = torch.Generator().manual_seed(0)
-    x = torch.randn(1100, 30, generator=g)
+    x = torch.randn(2700, 30, generator=g)
     return TensorDataset(x, (x[:, :3] * x[:, 3:6]).argmax(1))
 
 
@@ -73,7 +73,7 @@ def main():
     torch.set_num_threads(1)
     pl.seed_everything(3)
     samples = dataset()
-    loader = DataLoader(samples, batch_sampler=Batches(len(samples), 40), generator=torch.Generator().manual_seed(0))
+    loader = DataLoader(samples, batch_sampler=Batches(len(samples), 100), generator=torch.Generator().manual_seed(0))
     saver = ModelCheckpoint(
         dirpath="lightning_ckpts", filename="newest", every_n_train_steps=8, enable_version_counter=False
     )

@@ -14,7 +14,7 @@ CHECKPOINT = "autoencoder.ckpt"
 class WaveLoader:
     """Draws batches from the number of the step and implements ``state_dict``."""
 
-    def __init__(self, length=24, batch=48):
+    def __init__(self, length=24, batch=80):
         self.length, self.batch = length, batch
         self.step = 0
 
@@ -40,8 +40,8 @@ class WaveLoader:
 class Autoencoder(pl.LightningModule):
     def __init__(self):
         super().__init__()
-        self.encoder = nn.Sequential(nn.Linear(256, 192), nn.BatchNorm1d(192), nn.ReLU(), nn.Linear(192, 8))
-        self.decoder = nn.Sequential(nn.Linear(8, 192), nn.ReLU(), nn.Dropout(0.1), nn.Linear(192, 256))
+        self.encoder = nn.Sequential(nn.Linear(256, 320), nn.BatchNorm1d(320), nn.ReLU(), nn.Linear(320, 8))
+        self.decoder = nn.Sequential(nn.Linear(8, 320), nn.ReLU(), nn.Dropout(0.1), nn.Linear(320, 256))
         self.rng = None
 
     def training_step(self, x, batch_idx):

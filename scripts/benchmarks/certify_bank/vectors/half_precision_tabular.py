@@ -32,7 +32,7 @@ def table(n=1500):
 
 def make_scaler(saved_scale=None):
     """Creates a scaler that grows quickly and finds the largest usable scale."""
-    return torch.amp.GradScaler("cpu", init_scale=saved_scale or 2.0**18, growth_factor=4.0, growth_interval=7)
+    return torch.amp.GradScaler("cpu", init_scale=saved_scale or 2.0**18, growth_factor=4.0, growth_interval=10)
 
 
 def main():
@@ -66,7 +66,7 @@ def main():
         scaler.step(optimizer)
         scaler.update()
         step += 1
-        if step % 11 == 0 or step == args.steps:
+        if step % 7 == 0 or step == args.steps:
             state = {
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
