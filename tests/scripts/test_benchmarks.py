@@ -14,6 +14,7 @@ from tests.support.forked_command import ROOT
 BENCHMARKS = ROOT / "scripts" / "benchmarks"
 REDUCED = [
     ("bundled_data.py", "compare --data diabetes --seeds 0"),
+    ("certify_bank_run.py", "vectors/ring_gan.py"),
     ("channel_blocks.py", "--rounds 1 --networks 1"),
     ("corruptions.py", "--count 20"),
     ("diagnosis.py", "--part development --seeds 1 --only columns_of_the_table --peers --quiet"),
