@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import pickle
+import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -89,11 +90,16 @@ def _wrap_load(log: CheckpointLog, module: Any, name: str, *, keyword: str, is_c
 
 
 def _wrap_distributed(log: CheckpointLog, module: Any, *, save: bool) -> None:
-    """Wraps torch.distributed.checkpoint. A checkpoint is a folder."""
+    """Wraps torch.distributed.checkpoint, also if its package is already imported. A checkpoint is a folder."""
+    package = sys.modules.get(module.__name__.rpartition(".")[0])
     for name in ("save", "async_save") if save else ("load",):
         original = getattr(module, name, None)
-        if original is not None:
-            setattr(module, name, _wrap_distributed_function(log, original, save=save))
+        if original is None:
+            continue
+        wrapped = _wrap_distributed_function(log, original, save=save)
+        for owner in (module, package):
+            if getattr(owner, name, None) is original:
+                setattr(owner, name, wrapped)
 
 
 def _wrap_distributed_function(log: CheckpointLog, original: Callable[..., Any], *, save: bool) -> Callable[..., Any]:

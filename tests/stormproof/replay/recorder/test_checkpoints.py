@@ -1,5 +1,6 @@
 """Recorded saves and loads."""
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,10 @@ except Exception: pass
     assert record(tmp_path / "run", PREAMBLE + source).loads == ()
 
 
-def test_folder_of_a_distributed_checkpoint_is_one_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_imported", [False, True])
+def test_folder_of_a_distributed_checkpoint_is_one_checkpoint(is_imported: bool, tmp_path: Path) -> None:
+    if is_imported:
+        importlib.import_module("torch.distributed.checkpoint")
     source = """
 import warnings
 warnings.simplefilter("ignore")
