@@ -29,7 +29,9 @@ CHECKED = ("callbacks", "src", "conf", "docs", "scripts", "*.md")
 MAX_WORDS = 30
 MAX_SUBJECT = 72
 
-NOUNS = "batch|data|epoch|hook|image|job|loader|loop|loss|metric|phase|process|row|run|sample|script|set|split|step"
+NOUNS = (
+    "batch|command|data|epoch|hook|image|job|loader|loop|loss|metric|phase|process|row|run|sample|script|set|split|step"
+)
 """Nouns that may follow "a training"."""
 PHRASES = {
     r"told": "reported, logged, named, stated",

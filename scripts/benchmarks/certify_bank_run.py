@@ -45,7 +45,7 @@ WORDS = {
     "variables": {"variable"},
     "length": {"variable"},
 }
-"""Components of the index that each component of a report may stand for. Other components are never right."""
+"""Components of the index that each component of a report may mean. Other components are never right."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def named_component(report: dict[str, Any]) -> str:
     return statistics.mode(fault["component"] or fault["verdict"] for fault in failed)
 
 
-def stands_for(named: str) -> set[str]:
-    """Returns the components of the index that a component of a report may stand for."""
+def meanings_of(named: str) -> set[str]:
+    """Returns the components of the index that a component of a report may mean."""
     component = named.removeprefix("before/")
     return WORDS.get(component, WORDS.get(component.partition("/")[0], set()))
 
@@ -90,19 +90,19 @@ def certify(script: dict[str, Any], python: str, options: list[str]) -> Judgment
             shutil.copy(source, other)
             started = time.monotonic()
             subprocess.run(command, cwd=other, check=True, capture_output=True)
-            alone = time.monotonic() - started
+            plain_seconds = time.monotonic() - started
         started = time.monotonic()
         result = subprocess.run(
             ["stormproof", "certify", *options, "--", *command], cwd=folder, capture_output=True, text=True, check=False
         )
-        ratio = (time.monotonic() - started) / alone
+        ratio = (time.monotonic() - started) / plain_seconds
         path = Path(folder, "certify", "report.json")
         if not path.exists():
             return Judgment(result.stderr.strip().splitlines()[-1], is_right=False, faults=0, ratio=ratio)
         report = json.loads(path.read_text())
     named = named_component(report)
     expected = script["component"]
-    is_right = named == "exact" if expected == "exact" else expected in stands_for(named)
+    is_right = named == "exact" if expected == "exact" else expected in meanings_of(named)
     return Judgment(named, is_right, len(report["faults"]), ratio)
 
 

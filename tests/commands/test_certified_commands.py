@@ -29,7 +29,7 @@ def test_a_command_resumes_exactly_after_each_fault(
     text = EXAMPLE.read_text()
     assert "max_epochs=20" in text
     Path("script.py").write_text(text.replace("max_epochs=20", "max_epochs=4"))
-    options = "certify --kills 3 --faults kill,epoch-end,mid-save --budget 5m --workers 1 --"
+    options = "certify --max-faults 3 --faults kill,epoch-end,mid-save --budget 5m --jobs 1 --"
     code = main.main([*shlex.split(options), sys.executable, *COMMANDS[name]])
     assert code == 0, capsys.readouterr()
     report = json.loads((tmp_path / "certify" / "report.json").read_text())

@@ -1,10 +1,13 @@
-"""The subcommand ``certify``: its options, and its work, for which other modules are imported late."""
+"""Defines the subcommand ``certify``. Imports its implementation only when it runs."""
 
 from __future__ import annotations
 
 import argparse
 import re
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +18,17 @@ FAULT_NAMES = (
     "kill", "epoch-end", "validation", "mid-save", "before-rename", "term", "rank", "torn", "full-disk",
 )  # fmt: skip
 """Values of ``--faults``."""
-SUMMARY = "test whether a command that trains resumes exactly after faults, and name what it does not restore"
+SUMMARY = "test whether a training command resumes exactly after faults, and name what it does not restore"
 DESCRIPTION = """\
-Runs a command that trains in a copy of the working folder, twice without faults and then with faults. Restarts it after
-each fault and compares each optimizer step with the uninterrupted run. The command needs no change.
+Runs a training command in a copy of the working folder: twice without faults, then with faults. Restarts it after each
+fault and compares each optimizer step with the uninterrupted run. The command needs no change.
 
   stormproof certify -- python train.py --resume auto
   stormproof certify --resume-command "python train.py --resume last.pt" -- python train.py
   stormproof certify --faults kill,term --junit junit.xml -- torchrun --nproc-per-node 2 train.py
 
-Exit code: 0 if all faults resumed exactly, 1 if not, 2 for invalid usage or a command that cannot be certified.
+Exit code: 0 if the command resumed exactly after each injected fault or refused a truncated checkpoint, 1 if not, 2 for
+invalid usage or a command that cannot be certified.
 """
 SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 
@@ -46,31 +50,36 @@ def add_certify_parser(commands: Any) -> None:
     )
     add = parser.add_argument
     add("command", metavar="COMMAND", nargs=argparse.REMAINDER, help="the training command and its arguments, after --")
-    add("--resume-command", metavar="TEXT", default="", help="command that resumes; by default the same command")
+    add("--resume-command", metavar="TEXT", default="", help="command to start after a fault (default: COMMAND)")
     add("--output", metavar="DIR", type=Path, default=Path("certify"),
-        help="folder for reports and copies; new, or of an earlier certification (default: certify)")  # fmt: skip
+        help="folder for reports and copies; an earlier certification is replaced (default: certify)")  # fmt: skip
     add("--link", metavar="PATH", type=Path, action="append", default=[],
-        help="link to this file or folder instead of copying it, for large data; repeatable")  # fmt: skip
+        help="link to this path, which the command can change, instead of copying it; repeatable")  # fmt: skip
     add("--budget", metavar="TIME",
-        help="maximum time for faults, such as 90s, 10m or 2h; by default 10m, and at most 4 times the duration of "
-        "the command for everything")  # fmt: skip
-    add("--kills", metavar="N", type=int, default=12, help="maximum number of faults (default: 12)")
-    add("--faults", metavar="LIST", default="", help=f"kinds of faults, any of {','.join(FAULT_NAMES)}; by default all")
+        help="maximum time for faults, such as 90s, 10m or 2h (default: 10m, or less so that the whole certification "
+        "takes about 4 times as long as the command)")  # fmt: skip
+    add("--max-faults", metavar="N", type=int, default=12, help="maximum number of faults (default: 12)")
+    add(
+        "--faults",
+        metavar="LIST",
+        default="",
+        help=f"comma-separated kinds of faults (default: all): {', '.join(FAULT_NAMES)}",
+    )
     add("--every", metavar="N", type=int, default=1, help="compare only every N-th step of each optimizer (default: 1)")
     add("--timeout", metavar="TIME",
-        help="time without progress after which a command hangs; by default 5 times the longest time without progress "
-        "of the uninterrupted run, at least 30s")  # fmt: skip
+        help="time without progress after which a command counts as hung (default: 5 times the longest pause of the "
+        "uninterrupted run, at least 30s)")  # fmt: skip
     add("--grace", metavar="TIME", default="10s", help="time between SIGTERM and SIGKILL (default: 10s)")
     add(
-        "--workers",
+        "--jobs",
         metavar="N",
         type=int,
-        help="number of runs at the same time; by default 2 if the command uses one thread",
+        help="number of runs at the same time (default: 2 if the command uses about one core, else 1)",
     )
-    add("--seed", metavar="N", type=int, default=0, help="seed of the places of faults (default: 0)")
-    add("--keep", action="store_true", help="keep the copies of the working folder")
-    add("--json", metavar="FILE", type=Path, help="additional file for the report as JSON, which is also in DIR")
-    add("--junit", metavar="FILE", type=Path, help="additional file for the report as JUnit XML, which is also in DIR")
+    add("--seed", metavar="N", type=int, default=0, help="random seed for the steps of the faults (default: 0)")
+    add("--keep", action="store_true", help="keep the working folder of the first uninterrupted run")
+    add("--json", metavar="FILE", type=Path, help="write a copy of the JSON report to FILE")
+    add("--junit", metavar="FILE", type=Path, help="write a copy of the JUnit report to FILE")
     parser.set_defaults(run=run_certify)
 
 
@@ -78,49 +87,67 @@ def run_certify(options: argparse.Namespace) -> int:
     """Certifies a command and writes the reports.
 
     Returns:
-        Exit code: 0 if all faults resumed exactly, else 1.
+        Exit code: 0 if the command resumed exactly after each injected fault, else 1.
     """
     import shlex  # noqa: PLC0415
 
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:
         raise InvalidOption("The command is missing. Pass it after --, as in `stormproof certify -- python train.py`.")
-    for name in ("kills", "every"):
-        if getattr(options, name) < 1:
-            raise InvalidOption(f"--{name} must be at least 1, got {getattr(options, name)}.")
+    for name in ("max_faults", "every", "jobs"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise InvalidOption(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
+    try:
+        resume_command = tuple(shlex.split(options.resume_command))
+    except ValueError as error:
+        raise InvalidOption(f"--resume-command cannot be split into words: {error}.") from None
     kinds = _parse_faults(options.faults)
 
     from stormproof.replay.certify import Options, certify  # noqa: PLC0415
     from stormproof.replay.faults.fault import FaultKind  # noqa: PLC0415
     from stormproof.replay.reports.write import write_reports  # noqa: PLC0415
 
-    certification = certify(
-        Options(
-            tuple(command),
-            tuple(shlex.split(options.resume_command)),
-            output=options.output,
-            links=tuple(options.link),
-            budget=_parse_seconds("--budget", options.budget),
-            kills=options.kills,
-            kinds=tuple(FaultKind(name) for name in kinds),
-            every=options.every,
-            timeout=_parse_seconds("--timeout", options.timeout),
-            grace_seconds=_parse_seconds("--grace", options.grace) or 0.0,
-            workers=options.workers,
-            seed=options.seed,
-            keep=options.keep,
-            report=_report_progress if sys.stderr.isatty() else lambda _: None,
+    with _exit_on_signals():
+        certification = certify(
+            Options(
+                tuple(command),
+                resume_command,
+                output=options.output,
+                links=tuple(options.link),
+                budget=_parse_seconds("--budget", options.budget),
+                max_faults=options.max_faults,
+                kinds=tuple(FaultKind(name) for name in kinds),
+                every=options.every,
+                timeout=_parse_seconds("--timeout", options.timeout),
+                grace_seconds=_parse_seconds("--grace", options.grace) or 0.0,
+                jobs=options.jobs,
+                seed=options.seed,
+                keep=options.keep,
+                report=_report_progress if sys.stderr.isatty() else lambda _: None,
+            )
         )
-    )
     print_text(write_reports(certification, options.output, json_file=options.json, junit_file=options.junit))
     return 0 if certification.is_exact else 1
+
+
+@contextmanager
+def _exit_on_signals() -> Iterator[None]:
+    """Lets SIGTERM and SIGHUP raise SystemExit, so that no process of the command survives."""
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    previous = [signal.signal(number, lambda received, _: sys.exit(128 + received)) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, previous, strict=True):
+            signal.signal(number, handler)
 
 
 def _parse_faults(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(",") if name.strip()) or FAULT_NAMES
     unknown = [name for name in names if name not in FAULT_NAMES]
     if unknown:
-        raise InvalidOption(f"--faults {unknown[0]} does not exist. Choices: {', '.join(FAULT_NAMES)}.")
+        raise InvalidOption(f"--faults must list kinds among {', '.join(FAULT_NAMES)}, got {unknown[0]}.")
     return names
 
 

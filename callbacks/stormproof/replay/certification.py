@@ -85,8 +85,8 @@ class Certification:
 
     @property
     def is_exact(self) -> bool:
-        """True if the command resumed exactly after all faults, or refused a damaged checkpoint."""
-        return all(result.is_safe for result in self.results)
+        """True if the command resumed exactly after a fault, and exactly or safely after all others."""
+        return self.exact_count > 0 and all(result.is_safe for result in self.results)
 
     @property
     def worst(self) -> Result | None:

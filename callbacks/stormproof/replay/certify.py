@@ -24,7 +24,7 @@ from stormproof.replay.ledger import read_ledgers
 from stormproof.replay.not_certifiable import NotCertifiable
 from stormproof.replay.output_text import last_lines
 from stormproof.replay.reports.component_names import describe_component
-from stormproof.replay.requirements import check_reference, check_resume
+from stormproof.replay.requirements import check_reference, check_resume, find_recorder_error
 from stormproof.replay.settings import Settings
 from stormproof.replay.working_copy import prepare_output
 
@@ -59,15 +59,15 @@ class Options:
         links: Paths that the copies link to instead of copying them.
         budget: Maximum seconds for faults. If None, the certification takes at most four times as long as the
             command, and faults at most ten minutes.
-        kills: Maximum number of faults.
+        max_faults: Maximum number of faults.
         kinds: Kinds of faults.
         every: Only every n-th step is compared.
         timeout: Seconds without progress after which a command hangs. If None, five times the longest time without
             progress of the uninterrupted run, at least 30.
         grace_seconds: Seconds between SIGTERM and SIGKILL.
-        workers: Number of runs at the same time. If None, two if the command uses one thread.
+        jobs: Number of runs at the same time. If None, two if the command uses one thread.
         seed: Seed of the places of faults.
-        keep: Whether to keep the copies of the working folder.
+        keep: Whether to keep the working folder of the first uninterrupted run.
         environment: Environment of the command.
         report: Called with a line for each event.
     """
@@ -78,12 +78,12 @@ class Options:
     folder: Path = field(default_factory=Path.cwd)
     links: tuple[Path, ...] = ()
     budget: float | None = None
-    kills: int = 12
+    max_faults: int = 12
     kinds: tuple[FaultKind, ...] = tuple(FaultKind)
     every: int = 1
     timeout: float | None = None
     grace_seconds: float = 10.0
-    workers: int | None = None
+    jobs: int | None = None
     seed: int = 0
     keep: bool = False
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
@@ -97,7 +97,7 @@ def certify(options: Options) -> Certification:
         NotCertifiable: If no statement about the command is possible.
     """
     output = (options.folder / options.output).resolve()
-    prepare_output(output)
+    prepare_output(output, options.folder)
     settings = _settings(options, output)
     try:
         return _certify(options, settings, output / "scratch")
@@ -109,16 +109,21 @@ def _certify(options: Options, settings: Settings, scratch: Path) -> Certificati
     started = time.monotonic()
     reference = _run_once(settings, scratch / "uninterrupted")
     timing = reference.timing
-    lanes = options.workers or (2 if reference.cores <= ONE_THREAD and (os.cpu_count() or 1) > 1 else 1)
+    lanes = options.jobs or (2 if _may_run_twice(reference) else 1)
     schedule = _make_schedule(options, reference, lanes)
     settings = replace(settings, timeout=options.timeout or timing.stall_seconds)
     deadline = time.monotonic() + _fault_seconds(options, timing)
     runs = _run_lanes(settings, schedule, scratch, reference, deadline)
     determinism = _check_determinism(reference.histories, runs)
     trials = [trial for run in runs for trial in run.trials]
-    results = [_judge(trial, determinism) for trial in trials if trial.outcome is not None]
+    failures = {trial.fault: find_recorder_error(trial.outcome) for trial in trials if trial.outcome is not None}
+    results = [_judge(trial, determinism) for trial in trials if failures.get(trial.fault) == ""]
     check_resume(results)
-    skipped = [Skipped(trial.fault, trial.reason) for trial in trials if trial.outcome is None]
+    skipped = [
+        Skipped(trial.fault, trial.reason or failures[trial.fault])
+        for trial in trials
+        if failures.get(trial.fault) != ""
+    ]
     skipped += [Skipped(fault, NO_TIME) for fault in schedule.omitted]
     if not options.keep:
         shutil.rmtree(scratch / "uninterrupted" / "work", ignore_errors=True)
@@ -137,6 +142,13 @@ def _certify(options: Options, settings: Settings, scratch: Path) -> Certificati
         ignored=tuple(sorted(determinism.ignored)),
         every=options.every,
     )
+
+
+def _may_run_twice(reference: _Reference) -> bool:
+    """Returns whether two runs at the same time compete for nothing: cores, a GPU or the port of a process group."""
+    uses_cuda = any("rng/cuda" in step.components for step in reference.histories[min(reference.histories)].steps)
+    is_single = len(reference.histories) == 1 and reference.cores <= ONE_THREAD
+    return is_single and not uses_cuda and (os.cpu_count() or 1) > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,13 +198,13 @@ def _make_schedule(options: Options, reference: _Reference, lanes: int) -> Sched
     faults = plan_faults(
         first,
         ranks=len(reference.histories),
-        count=options.kills,
+        count=options.max_faults,
         kinds=options.kinds,
         sizes=reference.sizes,
         seed=options.seed,
     )
     if not faults:
-        raise NotCertifiable("No place for the requested faults exists in this run. Pass other --faults.")
+        raise NotCertifiable("None of the requested faults can occur in this run. Pass other kinds with --faults.")
     return make_schedule(
         faults, first, reference.timing, lanes=lanes, seconds=_fault_seconds(options, reference.timing)
     )
@@ -238,8 +250,11 @@ def _check_determinism(reference: Histories, runs: Sequence[LaneRun]) -> Determi
     second = next(run for run in runs if run.uninterrupted is not None)
     ending: Ending | None = second.ending
     if ending is None or ending.hung or ending.code != 0:
-        code = "hangs" if ending is None or ending.hung else f"fails with exit code {ending.code}"
-        raise NotCertifiable(f"The command ends without an error once and {code} the second time. Make it reliable.")
+        problem = "hung" if ending is None or ending.hung else f"failed with exit code {ending.code}"
+        raise NotCertifiable(
+            f"The command succeeded in the first uninterrupted run and {problem} in the second. "
+            "Make sure that it succeeds each time."
+        )
     determinism = compare_uninterrupted(reference, second.uninterrupted or {})
     if not determinism.is_deterministic:
         where = f" on rank {determinism.rank}" if len(reference) > 1 else ""

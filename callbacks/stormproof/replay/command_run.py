@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from stormproof.replay.ledger import BOOTSTRAP_FOLDER, EVERY_VARIABLE, FOLDER_VARIABLE, ROOT_VARIABLE
+from stormproof.replay.not_certifiable import NotCertifiable
 from stormproof.replay.pause import PAUSES_VARIABLE, PausedProcess, PausePoint, format_pauses, read_paused
 
 POLL_SECONDS = 0.01
@@ -66,15 +67,18 @@ class CommandRun:
         self._started = time.monotonic()
         self._size, self._last_progress = 0, self._started
         with output.open("ab") as file:
-            self.process = psutil.Popen(
-                list(command),
-                cwd=work,
-                env=_environment(environment, work, ledger, every, pauses),
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            try:
+                self.process = psutil.Popen(
+                    list(command),
+                    cwd=work,
+                    env=_environment(environment, work, ledger, every, pauses),
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise NotCertifiable(f"The command cannot be started: {command[0]}: {error.strerror}.") from None
         _disable_core_dumps(self.process.pid)
 
     def seconds(self) -> float:
@@ -147,7 +151,7 @@ class CommandRun:
     def kill(self) -> None:
         """Kills all processes of the command. They are stopped first, so that none notices the end of another."""
         deadline = time.monotonic() + STOP_SECONDS
-        while processes := [process for process in self.processes() if process.status() != psutil.STATUS_ZOMBIE]:
+        while processes := self.processes():
             for number in (signal.SIGSTOP, signal.SIGKILL):
                 for process in processes:
                     with suppress(psutil.Error, ProcessLookupError):

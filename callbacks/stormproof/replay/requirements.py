@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from stormproof.replay.certification import Result
 from stormproof.replay.command_run import Ending
 from stormproof.replay.comparison.history import Histories
-from stormproof.replay.comparison.verdict import VerdictKind
+from stormproof.replay.comparison.verdict import Outcome, VerdictKind
 from stormproof.replay.faults.plan import resumable_steps
 from stormproof.replay.not_certifiable import NotCertifiable
 
@@ -32,9 +32,9 @@ def check_reference(histories: Histories, ending: Ending, message: str) -> None:
     if errors:
         raise NotCertifiable(f"The recorder failed in {errors[0].where}: {errors[0].message}. Report this as a bug.")
     if first is None or not first.steps:
-        raise NotCertifiable("The command does not train: it makes no step of a torch optimizer in its working folder.")
+        raise NotCertifiable("The command does not train: no step of a torch optimizer was recorded.")
     if not any(save.phase != "open" for history in histories.values() for save in history.saves):
-        raise NotCertifiable("The command never saves a checkpoint in its working folder. Save the state of training.")
+        raise NotCertifiable("The command saves no checkpoint in its working folder. Other folders are not recorded.")
     if not any(resumable_steps(history) for history in histories.values()):
         raise NotCertifiable(
             f"The command saves no checkpoint between its first and its last step ({len(first.steps)} steps). "
@@ -42,22 +42,33 @@ def check_reference(histories: Histories, ending: Ending, message: str) -> None:
         )
 
 
+def find_recorder_error(outcome: Outcome) -> str:
+    """Returns why the ledgers of a fault are incomplete, or an empty string."""
+    histories = [*outcome.attempt.values(), *outcome.restarted.values()]
+    errors = [error for history in histories for error in history.errors]
+    return f"the recorder failed in {errors[0].where}: {errors[0].message}" if errors else ""
+
+
 def check_resume(results: Sequence[Result]) -> None:
     """Checks the restarted runs.
 
     Raises:
-        NotCertifiable: If all restarted commands started from scratch although a checkpoint existed, and loaded none,
-            or if there is no result.
+        NotCertifiable: If no restarted command resumed from a checkpoint, or if there is no result.
     """
     if not results:
-        raise NotCertifiable("No fault could be injected. Pass a longer --budget or other --faults.")
+        raise NotCertifiable("No fault could be injected. Raise --budget, or pass other kinds with --faults.")
     could_resume = [result.verdict for result in results if not result.verdict.is_exact or result.verdict.resumed_step]
     ignores = all(
         verdict.kind is VerdictKind.FROM_SCRATCH and verdict.compared_steps and not verdict.loaded
         for verdict in could_resume
     )
-    if could_resume and ignores:
+    if not could_resume:
         raise NotCertifiable(
-            "The command ignores its checkpoints: every restart begins at step 1 and loads none. "
-            "Pass the command that resumes as --resume-command."
+            "No restart resumed from a checkpoint: each fault occurred before or shortly after the first save. "
+            "Save more often, or certify a longer run."
+        )
+    if ignores:
+        raise NotCertifiable(
+            "The command ignores its checkpoints: every restart begins at step 1 and loads no checkpoint. "
+            "Pass the command that resumes with --resume-command."
         )

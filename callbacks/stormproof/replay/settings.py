@@ -69,7 +69,7 @@ class Settings:
             work=work,
             ledger=ledger,
             output=output,
-            every=self.every,
+            every=1 if resumes else self.every,  # it counts from its own first step
             pauses=pauses,
             environment=environment,
         )

@@ -13,14 +13,22 @@ MARKER_NAME = ".stormproof-certify"
 """File that marks an output folder of ``certify``, which a later certification may overwrite."""
 
 
-def prepare_output(folder: Path) -> None:
+def prepare_output(folder: Path, source: Path) -> None:
     """Creates an empty output folder. Deletes the content of a former one.
 
+    Args:
+        folder: Output folder.
+        source: Working folder of the command.
+
     Raises:
-        NotCertifiable: If the folder exists and is not a former output folder.
+        NotCertifiable: If the folder exists and is not a former output folder, or contains the working folder.
     """
+    if source.resolve().is_relative_to(folder.resolve()):
+        raise NotCertifiable(f"`{folder}` contains the working folder. Pass a different folder with --output.")
     if folder.exists() and not (folder / MARKER_NAME).is_file():
-        raise NotCertifiable(f"`{folder}` exists and is not an output folder of certify. Pass another --output.")
+        raise NotCertifiable(
+            f"`{folder}` already exists and was not created by certify. Pass a different folder with --output."
+        )
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
@@ -39,7 +47,8 @@ def copy_working_folder(source: Path, target: Path, *, output: Path, links: Sequ
     Raises:
         NotCertifiable: If a symbolic link leads out of the folder, or a link is not below it.
     """
-    source, linked = source.resolve(), [_check_link(source, path) for path in links]
+    source = source.resolve()
+    linked = _without_nested({_check_link(source, path) for path in links})
     skipped = {output.resolve(), *linked}
 
     def ignore(folder: str, names: list[str]) -> list[str]:
@@ -49,13 +58,37 @@ def copy_working_folder(source: Path, target: Path, *, output: Path, links: Sequ
     for link in _outgoing_links(source, skipped):
         raise NotCertifiable(
             f"`{link.relative_to(source)}` is a symbolic link to a place outside the working folder. "
-            f"Pass --link {link.relative_to(source)} to use its target without a copy."
+            f"Pass --link {link.relative_to(source)} to link to its target instead of copying it."
         )
     shutil.copytree(source, target, symlinks=True, ignore=ignore)
+    _move_links(source, target)
     for path in linked:
         copy = target / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.symlink_to(path)
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """Copies the files of a working copy, without sockets and pipes."""
+
+    def ignore(folder: str, names: list[str]) -> list[str]:
+        return [name for name in names if _is_special(Path(folder, name))]
+
+    shutil.copytree(source, target, symlinks=True, ignore=ignore)
+
+
+def _move_links(source: Path, target: Path) -> None:
+    """Lets the symbolic links of the copy lead into the copy, also absolute ones."""
+    for folder, folder_names, file_names in os.walk(target):
+        for name in (*folder_names, *file_names):
+            copy = Path(folder, name)
+            if not copy.is_symlink():
+                continue
+            destination = (source / copy.relative_to(target)).resolve()
+            moved = os.path.relpath(target / destination.relative_to(source), copy.parent)
+            if os.readlink(copy) != moved:  # noqa: PTH115 (a text to compare)
+                copy.unlink()
+                copy.symlink_to(moved)
 
 
 def move_paths(text: str, source: Path, target: Path) -> str:
@@ -68,12 +101,16 @@ def move_paths(text: str, source: Path, target: Path) -> str:
     return moved
 
 
+def _without_nested(paths: set[Path]) -> list[Path]:
+    return [path for path in sorted(paths) if paths.isdisjoint(path.parents)]
+
+
 def _check_link(source: Path, path: Path) -> Path:
     linked = Path(os.path.abspath(source / path))  # noqa: PTH100 (resolve() would follow a symbolic link)
     if not linked.exists():
         raise NotCertifiable(f"--link {path} does not exist.")
     if not linked.is_relative_to(source) or linked == source:
-        raise NotCertifiable(f"--link {path} is not below the working folder.")
+        raise NotCertifiable(f"--link {path} is not inside the working folder.")
     return linked
 
 
@@ -83,8 +120,15 @@ def _outgoing_links(source: Path, skipped: set[Path]) -> Iterator[Path]:
         folder_names[:] = [name for name in folder_names if parent / name not in skipped]
         for name in (*folder_names, *file_names):
             path = parent / name
-            if path.is_symlink() and path not in skipped and not path.resolve().is_relative_to(source):
+            if path.is_symlink() and path not in skipped and not _resolve(path).is_relative_to(source):
                 yield path
+
+
+def _resolve(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except RuntimeError:  # Python 3.11 and 3.12: a loop of symbolic links
+        raise NotCertifiable(f"`{path}` is a loop of symbolic links. Delete it.") from None
 
 
 def _is_special(path: Path) -> bool:

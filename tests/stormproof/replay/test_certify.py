@@ -99,7 +99,7 @@ def test_an_exact_script_is_exact_after_each_kind_of_fault(
 
 
 def test_a_lost_component_is_named(certify: Run, project: Path, monkeypatch: pytest.MonkeyPatch):
-    certified = _certify(certify, ("kill",), monkeypatch, "optimizer", kills=1)
+    certified = _certify(certify, ("kill",), monkeypatch, "optimizer", max_faults=1)
     components = {result.verdict.component for result in certified.certification.results}
     assert components == {"before/optimizer/AdamW"}
     with pytest.raises(AssertionError, match=r"optimizer \(AdamW\) differs"):
@@ -107,9 +107,9 @@ def test_a_lost_component_is_named(certify: Run, project: Path, monkeypatch: pyt
 
 
 def test_a_hanging_restart_and_a_refused_one_are_reported(certify: Run, project: Path, monkeypatch: pytest.MonkeyPatch):
-    hung = _certify(certify, ("kill",), monkeypatch, "progress", kills=1, timeout=30.0)
+    hung = _certify(certify, ("kill",), monkeypatch, "progress", max_faults=1, timeout=30.0)
     assert set(_kinds(hung.certification).values()) == {VerdictKind.HUNG}
-    refused = _certify(certify, ("torn",), monkeypatch, "older files", kills=1, output=project.parent / "other")
+    refused = _certify(certify, ("torn",), monkeypatch, "older files", max_faults=1, output=project.parent / "other")
     assert set(_kinds(refused.certification).values()) == {VerdictKind.REFUSED}
     assert refused.certification.is_exact  # it is safe to refuse a damaged checkpoint
 
@@ -118,7 +118,7 @@ def test_a_command_that_ignores_its_checkpoints_is_refused(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv("LOST", "everything")
-    code = main.main(["certify", "--kills", "1", "--faults", "kill", "--", sys.executable, "train.py"])
+    code = main.main(["certify", "--max-faults", "1", "--faults", "kill", "--", sys.executable, "train.py"])
     assert code == 2
     assert "ignores its checkpoints" in capsys.readouterr().err
 
@@ -129,11 +129,11 @@ def test_a_command_without_training_is_refused(certify: Run, project: Path):
 
 
 def test_the_command_line_writes_the_reports(project: Path, capsys: pytest.CaptureFixture[str]):
-    options = ["--kills", "1", "--faults", "kill", "--json", "result.json", "--resume-command"]
+    options = ["--max-faults", "1", "--faults", "kill", "--json", "result.json", "--resume-command"]
     code = main.main(["certify", *options, f"{sys.executable} train.py", "--", sys.executable, "train.py"])
     assert (code, capsys.readouterr().out.splitlines()[-1]) == (
         0,
-        "1 of 1 fault resumed exactly. Report: certify/report.html",
+        "The command resumed exactly after 1 of 1 fault. Report: certify/report.html",
     )
     assert json.loads((project / "result.json").read_text())["exact"] is True
     names = {path.name for path in (project / "certify").iterdir()}

@@ -15,7 +15,7 @@ from stormproof.replay.comparison.verdict import Verdict, VerdictKind
 from stormproof.replay.faults.fault import Fault, FaultKind
 from stormproof.replay.pause import PausePoint
 from stormproof.replay.reports.fixes import FIXES, fix_for
-from stormproof.replay.reports.sentences import FAULTS, HEADLINES, IMPLICATIONS, headline
+from stormproof.replay.reports.sentences import CONSEQUENCES, FAULTS, HEADLINES, headline
 from stormproof.replay.reports.text_report import text_report
 from stormproof.replay.reports.write import write_reports
 
@@ -26,12 +26,12 @@ DIFFERS = Verdict(
 )  # fmt: skip
 EXACT = Verdict(VerdictKind.EXACT, 411, 30)
 ORDER = "batch of step 412 (data order): epoch 2 starts again, because the position in it was not restored"
-REFUSED = "refused: the restarted command made no step (exit code 1)"
+REFUSED = "refused: the restarted command exited before its first step (exit code 1)"
 TORN = Result(replace(KILL, kind=FaultKind.TORN), 412, Verdict(VerdictKind.REFUSED, exit_code=1, message="bad <zip>"))
 EXAMPLE = Certification(
     ("python", "train.py", "<b>"), 800, 1, 30.0, 95.0, "lightning", {"torch": "2.13.0"},
     (Result(KILL, 412, DIFFERS, 4.0), Result(KILL, 50, EXACT), TORN),
-    (Skipped(KILL, NO_TIME), Skipped(KILL, NO_TIME), Skipped(KILL, "the command ended first")),
+    (Skipped(KILL, NO_TIME), Skipped(KILL, NO_TIME), Skipped(KILL, "the command ended before the fault")),
     ("variables/train.run_id",),
 )  # fmt: skip
 
@@ -44,17 +44,20 @@ def test_the_text_names_the_first_difference_and_the_fix():
         "  also not restored: NumPy random state",
         "  restored: parameters, optimizer (AdamW), learning rate, torch random state",
         "  fix: Wrap the loader: resumable(loader).",
-        "  fix: Use CheckpointRecovery and resumable of Stormproof.",
+        "  fix: Use CheckpointRecovery and resumable from Stormproof.",
         '       recovery = CheckpointRecovery("checkpoints", every_n_train_steps=50)',
         "       trainer = pl.Trainer(callbacks=[recovery])",
         "       trainer.fit(module, resumable(loader), ckpt_path=recovery.latest_checkpoint())",
         "FAIL  SIGKILL after step 412: step 412: data order differs from the uninterrupted run",
         "ok    SIGKILL after step 50: exact: resumed from step 411, 30 steps compared",
-        f"safe  SIGKILL, newest checkpoint truncated after step 412: {REFUSED}",
+        f"safe  SIGKILL and truncation of the newest checkpoint after step 412: {REFUSED}",
         "skip  2 faults: no time was left (raise --budget)",
-        "skip  SIGKILL after step 412: the command ended first",
-        "Ignored, because it differs without a fault: variable `run_id` of `train`",
-        "1 of 3 faults resumed exactly, 1 refused a damaged checkpoint. Report: certify/report.html",
+        "skip  SIGKILL after step 412: the command ended before the fault",
+        "Ignored, because they differ between two runs without faults: variable `run_id` of `train`",
+        (
+            "The command resumed exactly after 1 of 3 faults and refused a damaged checkpoint after 1. "
+            "Report: certify/report.html"
+        ),
     ]
 
 
@@ -126,7 +129,7 @@ def test_each_verdict_has_a_sentence(kind: VerdictKind):
 def test_each_component_has_a_consequence_and_a_fix(framework: str):
     results = {"optimizer", "parameters", "gradients"}  # explained by the state before the step
     for kind in CAUSAL_ORDER:
-        assert kind in IMPLICATIONS or kind in results or kind == "data/indices"
+        assert kind in CONSEQUENCES or kind in results or kind == "data/indices"
         assert fix_for(kind, framework)
     assert all("torch" in fixes for fixes in FIXES.values())
 

@@ -24,7 +24,7 @@ UNSUITABLE = {
     "fails": (RUN, Ending(3, hung=False, seconds=1.0), r"fails without a fault \(exit code 3\): boom"),
     "hangs": (RUN, Ending(None, hung=True, seconds=1.0), "makes no progress, even without a fault"),
     "does not train": (History(), ENDED, "does not train"),
-    "never saves": (replace(RUN, saves=()), ENDED, "never saves a checkpoint"),
+    "never saves": (replace(RUN, saves=()), ENDED, "saves no checkpoint"),
     "saves only at the end": (replace(RUN, saves=RUN.saves[-1:]), ENDED, "between its first and its last step"),
     "is not recorded": (replace(RUN, errors=(RecorderError("step", "KeyError"),)), ENDED, "recorder failed in step"),
 }

@@ -18,13 +18,32 @@ def source(tmp_path: Path) -> Path:
 
 def test_a_copy_has_all_files_but_the_output(source: Path):
     output = source / "certify"
-    prepare_output(output)
+    prepare_output(output, source)
     copy_working_folder(source, output / "scratch" / "work", output=output)
     work = output / "scratch" / "work"
     assert {path.name for path in work.iterdir()} == {"data", "train.py", "alias.py"}
     assert (work / "alias.py").is_symlink()
     (work / "data" / "x.bin").write_text("changed")
     assert (source / "data" / "x.bin").read_text() == "data"
+
+
+def test_absolute_links_of_the_folder_lead_into_the_copy(source: Path, tmp_path: Path):
+    (source / "last.ckpt").symlink_to(source / "data" / "x.bin")
+    copy_working_folder(source, tmp_path / "deep" / "work", output=tmp_path / "out")
+    (tmp_path / "deep" / "work" / "last.ckpt").write_text("changed")
+    assert (source / "data" / "x.bin").read_text() == "data"
+    assert (tmp_path / "deep" / "work" / "data" / "x.bin").read_text() == "changed"
+
+
+def test_a_loop_of_links_is_refused(source: Path, tmp_path: Path):
+    (source / "loop").symlink_to(source / "loop")
+    with pytest.raises(NotCertifiable, match=r"is a loop of symbolic links|outside the working folder"):
+        copy_working_folder(source, tmp_path / "work", output=tmp_path / "out")
+
+
+def test_an_output_folder_that_contains_the_working_folder_is_refused(source: Path):
+    with pytest.raises(NotCertifiable, match="contains the working folder"):
+        prepare_output(source.parent, source)
 
 
 def test_linked_paths_are_not_copied(source: Path, tmp_path: Path):
@@ -44,18 +63,18 @@ def test_a_link_that_leaves_the_folder_is_refused_unless_it_is_named(source: Pat
 @pytest.mark.parametrize("link", ["missing", "../elsewhere", "."])
 def test_a_link_that_is_not_below_the_folder_is_refused(link: str, source: Path, tmp_path: Path):
     (tmp_path / "elsewhere").mkdir()
-    with pytest.raises(NotCertifiable, match=r"^--link .* (does not exist|is not below)"):
+    with pytest.raises(NotCertifiable, match=r"^--link .* (does not exist|is not inside)"):
         copy_working_folder(source, tmp_path / "work", output=tmp_path / "out", links=[Path(link)])
 
 
 def test_only_an_earlier_output_folder_is_overwritten(tmp_path: Path):
-    prepare_output(tmp_path / "certify")
+    prepare_output(tmp_path / "certify", tmp_path)
     (tmp_path / "certify" / "report.html").touch()
-    prepare_output(tmp_path / "certify")
+    prepare_output(tmp_path / "certify", tmp_path)
     assert not (tmp_path / "certify" / "report.html").exists()
     (tmp_path / "mine").mkdir()
-    with pytest.raises(NotCertifiable, match="is not an output folder of certify"):
-        prepare_output(tmp_path / "mine")
+    with pytest.raises(NotCertifiable, match="was not created by certify"):
+        prepare_output(tmp_path / "mine", tmp_path)
 
 
 def test_paths_of_the_folder_become_paths_of_the_copy(source: Path):

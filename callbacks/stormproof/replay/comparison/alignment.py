@@ -62,11 +62,7 @@ def _equal_parameters(reference: History, restarted: History, loaded_steps: Iter
     if not restarted.before or "parameters" not in restarted.before[0].components:
         return []
     state = restarted.before[0]
-    equal = [
-        step.n
-        for step in reference.steps
-        if step.optimizer == state.optimizer and step.components.get("parameters") == state.components["parameters"]
-    ]
+    equal = [step.n for step in reference.steps if step.components.get("parameters") == state.components["parameters"]]
     expected = max(loaded_steps, default=len(reference.steps))
     return sorted(equal, key=lambda step: abs(step - expected))[:MAX_CANDIDATES]
 
@@ -75,9 +71,15 @@ def _parameters_match(reference: History, restarted: History, step: int) -> bool
     if not restarted.before:
         return None
     state = restarted.before[0]
-    expected = reference.state_after(step, state.optimizer).get("parameters")
+    expected = _state_before_next(reference, step).get("parameters")
     actual = state.components.get("parameters")
     return None if expected is None or actual is None else expected == actual
+
+
+def _state_before_next(reference: History, step: int) -> Mapping[str, str | int]:
+    """Returns the state after ``step`` of the optimizer that makes the next step, which may not be the first one."""
+    following = reference.steps[min(step, len(reference.steps) - 1)]
+    return reference.state_after(step, following.optimizer)
 
 
 def _score(reference: History, restarted: History, step: int) -> tuple[int, int]:
@@ -89,7 +91,7 @@ def _score(reference: History, restarted: History, step: int) -> tuple[int, int]
     other = 0
     if restarted.before:
         state = restarted.before[0]
-        expected = reference.state_after(step, state.optimizer)
+        expected = _state_before_next(reference, step)
         other += sum(
             expected.get(name) == value for name, value in state.components.items() if name.startswith("optimizer/")
         )

@@ -38,10 +38,13 @@ class History:
     started: float = 0.0
 
     def state_after(self, step: int, optimizer: int) -> Mapping[str, str | int]:
-        """Returns the components of an optimizer's latest hashed step up to ``step``, or its initial state."""
+        """Returns the components after an optimizer's latest step up to ``step``, or its initial state.
+
+        Empty if that step was not hashed.
+        """
         for candidate in reversed(self.steps[:step]):
-            if candidate.optimizer == optimizer and candidate.hashed:
-                return candidate.components
+            if candidate.optimizer == optimizer:
+                return candidate.components if candidate.hashed else {}
         initial = (state.components for state in self.before if state.optimizer == optimizer and state.n > step)
         return next(initial, {})
 

@@ -46,12 +46,21 @@ def step_differences(
             return
         expected = reference.steps[number - 1]
         names = set(_differing(expected, step))
-        if step.n <= len(other.before):
+        if step.n <= len(other.before) and any(map(_is_result, names)):
             names |= set(_differing_before(reference, other, step, number))
         names -= {name for name in names if name in ignored or name.removeprefix("before/") in ignored}
         names |= _differing_data(reference, expected, step, is_first=step.n == 1, names=names) - set(ignored)
         if names:
             yield StepDifference(number, expected.optimizer, frozenset(names))
+
+
+def _is_result(name: str) -> bool:
+    """Returns whether a component depends on the parameters and the optimizer state before the step.
+
+    If none of them differs, that state differed without an effect. For example, a program may clip the parameters
+    after a step: they are recorded before that, and a checkpoint contains them after it.
+    """
+    return name in EFFECTS or name == "parameters" or name.startswith("optimizer/")
 
 
 def _differing(expected: Step, actual: Step) -> Iterator[str]:
@@ -68,7 +77,7 @@ def _differing_before(reference: History, other: History, step: Step, number: in
     state = next((state for state in other.before if state.n == step.n), None)
     if state is None:
         return
-    expected = reference.state_after(number - 1, state.optimizer)
+    expected = reference.state_after(number - 1, reference.steps[number - 1].optimizer)
     for name, value in state.components.items():
         if (name == "parameters" or name.startswith("optimizer/")) and expected.get(name, value) != value:
             yield f"before/{name}"

@@ -31,6 +31,9 @@ def inject(run: CommandRun, fault: Fault, paused: PausedProcess, grace_seconds: 
 
     All processes of the command are stopped at the start, and killed at the end.
     """
+    if paused.pid not in {process.pid for process in run.processes()}:  # its number in another PID namespace
+        run.kill()
+        return False
     if fault.kind is FaultKind.TERM:
         run.process.send_signal(signal.SIGTERM)
         _continue(run, grace_seconds)

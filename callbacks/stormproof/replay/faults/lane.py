@@ -22,6 +22,7 @@ from stormproof.replay.ledger import read_ledgers
 from stormproof.replay.output_text import last_lines
 from stormproof.replay.pause import PausedProcess
 from stormproof.replay.settings import Settings
+from stormproof.replay.working_copy import copy_files
 
 STEPS_AFTER_DIFFERENCE = 3
 FIRST_CHECK_SECONDS = 0.5
@@ -114,7 +115,9 @@ class LaneRun:
             self.uninterrupted = join_ranks(read_ledgers(run.ledger))
         run.kill()
         occurred = {files.fault for files in frozen} | {trial.fault for trial in self.trials}
-        self.trials += [Trial(fault, reason="the command ended first") for fault in faults if fault not in occurred]
+        self.trials += [
+            Trial(fault, reason="the command ended before the fault") for fault in faults if fault not in occurred
+        ]
         for number, files in enumerate(frozen):
             self._restart(files, folder, work, remaining=len(frozen) - number)
         shutil.rmtree(work, ignore_errors=True)
@@ -139,13 +142,13 @@ class LaneRun:
 
     def _freeze(self, run: CommandRun, target: Path, fault: Fault) -> _Frozen:
         """Copies the files of a stopped command: the files that SIGKILL would leave."""
-        shutil.copytree(run.work, target, symlinks=True)
+        copy_files(run.work, target)
         return _Frozen(fault, target, join_ranks(read_ledgers(run.ledger)))
 
     def _end_attempt(self, run: CommandRun, target: Path, fault: Fault, paused: PausedProcess) -> list[_Frozen]:
         moment = time.time()
         if not inject(run, fault, paused, self.settings.grace_seconds):
-            self.trials.append(Trial(fault, reason="this system cannot inject it here"))
+            self.trials.append(Trial(fault, reason="this system does not support this fault"))
             return []
         earlier, later = split_processes(read_ledgers(run.ledger), moment)
         attempt = join_ranks(earlier)
@@ -174,6 +177,9 @@ class LaneRun:
         shutil.rmtree(work, ignore_errors=True)
         files.work.rename(work)
         damaged = self._tear_newest(files, work) if files.fault.kind is FaultKind.TORN else ()
+        if files.fault.kind is FaultKind.TORN and not damaged:
+            self.trials.append(Trial(files.fault, reason="no checkpoint could be truncated"))
+            return
         name = files.work.name.replace("files", "restart")
         output = folder / f"{name}-output.txt"
         run = self.settings.start(work, folder / f"{name}-ledger", output, resumes=True)

@@ -24,7 +24,7 @@ class Timing:
     Attributes:
         total: From the start to the end.
         startup: From the start to the end of the first step.
-        step: Median time per step.
+        step: Mean time per step.
         longest_gap: Longest time between two steps, or until the first or after the last step.
     """
 

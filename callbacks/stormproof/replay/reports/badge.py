@@ -13,7 +13,13 @@ GREEN, RED = "#11703a", "#b3261e"
 def badge(certification: Certification) -> str:
     """Returns a badge with the number of exact faults."""
     exact, total = certification.exact_count, len(certification.results)
-    value = f"exact ({total})" if certification.is_exact else f"{exact} of {total} exact"
+    value = (
+        f"exact ({total})"
+        if exact == total
+        else f"passed ({total})"
+        if certification.is_exact
+        else f"{exact} of {total} exact"
+    )
     left, right = (int(CHARACTER_WIDTH * len(text)) + 12 for text in (LABEL, value))
     color = GREEN if certification.is_exact else RED
     return (

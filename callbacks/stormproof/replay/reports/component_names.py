@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 NAMES = {
-    "frozen": "which parameters are frozen",
+    "frozen": "set of frozen parameters",
     "mode": "training or evaluation mode",
-    "hyperparameters": "options of the optimizer",
+    "hyperparameters": "optimizer hyperparameters",
     "learning_rate": "learning rate",
     "scaler": "gradient scaler",
     "parameters": "parameters",
@@ -15,13 +15,13 @@ NAMES = {
     "averaged": "averaged parameters (EMA)",
     "data/count": "number of batches per step",
     "data/indices": "data order",
-    "data/batches": "content of the batches",
+    "data/batches": "batch contents",
     "rng/python": "Python random state",
     "rng/numpy": "NumPy random state",
     "rng/torch": "torch random state",
     "rng/cuda": "CUDA random state",
-    "rng/generators": "generators of the data loaders",
-    "rng/workers": "seeds of the loader workers",
+    "rng/generators": "DataLoader generators",
+    "rng/workers": "DataLoader worker seeds",
     "loss": "loss",
     "gradients": "gradients",
     "length": "number of steps",

@@ -13,7 +13,7 @@ LIGHTNING_LINES = (
 )
 """Three lines that restore most state in a Lightning script."""
 
-LIGHTNING = "Use `CheckpointRecovery` and `resumable` of Stormproof."
+LIGHTNING = "Use `CheckpointRecovery` and `resumable` from Stormproof."
 """Fix of most components in a Lightning script."""
 
 FIXES: dict[str, dict[str, str]] = {
@@ -68,19 +68,19 @@ FIXES: dict[str, dict[str, str]] = {
     "mode": {"torch": "Call `model.train()` after loading and after each validation."},
     "data/indices": {
         "torch": (
-            "Use a sampler with a state: torchdata's `StatefulDataLoader`, or seed a `torch.Generator` with the epoch "
-            "and skip the batches that were used. Call `sampler.set_epoch(epoch)`."
+            "Use torchdata's `StatefulDataLoader`. Or seed a `torch.Generator` with the epoch, skip the used "
+            "batches, and call `sampler.set_epoch(epoch)`."
         ),
         "lightning": "Wrap the loader: `resumable(loader)`.",
         "transformers": "Do not use `ignore_data_skip=True`, and set `data_seed`.",
         "accelerate": "`DataLoaderConfiguration(use_stateful_dataloader=True)`, or `accelerator.skip_first_batches(…)`",
     },
     "data/batches": {
-        "torch": "Seed the augmentation with epoch and index of the sample, or restore the generator that it uses.",
+        "torch": "Seed the augmentation with the epoch and the sample index, or restore the generator that it uses.",
         "lightning": "Wrap the loader: `resumable(loader)`.",
     },
     "data/count": {
-        "torch": "Save only after an optimizer step, not within an accumulation.",
+        "torch": "Save only after an optimizer step, not during gradient accumulation.",
         "lightning": LIGHTNING,
         "accelerate": "Save when `accelerator.sync_gradients` is true.",
     },
@@ -89,23 +89,23 @@ FIXES: dict[str, dict[str, str]] = {
         "lightning": "Wrap the loader: `resumable(loader)`.",
     },
     "rng/workers": {
-        "torch": "Seed the workers with epoch and index of the sample, not with the seed of the worker.",
+        "torch": "Seed the random transforms with the epoch and the sample index, not with the worker seed.",
         "lightning": "Wrap the loader: `resumable(loader)`.",
     },
     "rng/python": {
         "torch": "Save `random.getstate()` and restore it with `random.setstate(…)`.",
         "lightning": LIGHTNING,
-        "transformers": "Keep `rng_state.pth` in the checkpoint folder, and the number of ranks.",
+        "transformers": "Keep `rng_state.pth` in the checkpoint folder, and resume with the same number of ranks.",
     },
     "rng/numpy": {
         "torch": "Save `numpy.random.get_state()` and restore it with `numpy.random.set_state(…)`.",
         "lightning": LIGHTNING,
-        "transformers": "Keep `rng_state.pth` in the checkpoint folder, and the number of ranks.",
+        "transformers": "Keep `rng_state.pth` in the checkpoint folder, and resume with the same number of ranks.",
     },
     "rng/torch": {
         "torch": "Save `torch.get_rng_state()` and restore it after the loader has drawn its seed.",
         "lightning": LIGHTNING,
-        "transformers": "Keep `rng_state.pth` in the checkpoint folder, and the number of ranks.",
+        "transformers": "Keep `rng_state.pth` in the checkpoint folder, and resume with the same number of ranks.",
     },
     "rng/cuda": {
         "torch": "Save `torch.cuda.get_rng_state_all()` and restore it with `torch.cuda.set_rng_state_all(…)`.",
@@ -117,7 +117,7 @@ FIXES: dict[str, dict[str, str]] = {
         "transformers": (
             "Save it in a callback that is an `ExportableState`; pass `restore_callback_states_from_checkpoint=True`."
         ),
-        "accelerate": "Give its object `state_dict` and `load_state_dict`; `accelerator.register_for_checkpointing(…)`",
+        "accelerate": "Pass an object with `state_dict` to `accelerator.register_for_checkpointing(…)`.",
     },
     "length": {"torch": "Save the epoch and the step, and train until the same last step."},
     "loss": {"torch": "Search for state that the loss depends on and that is not in the checkpoint."},

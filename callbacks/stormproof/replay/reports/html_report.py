@@ -31,7 +31,7 @@ def html_report(certification: Certification) -> str:
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light dark">',
-            f"<title>Resume of {_text(certification.command)}</title>\n<style>{style}</style>\n</head>\n<body>",
+            f"<title>Resume test of {_text(certification.command)}</title>\n<style>{style}</style>\n</head>\n<body>",
             *_header(certification),
             "<main>",
             *_worst(certification),
@@ -56,7 +56,7 @@ def _code(text: str) -> str:
 
 def _header(certification: Certification) -> Iterator[str]:
     tone = ("good", "✓", "exact") if certification.is_exact else ("bad", "✗", "not exact")
-    yield f"<header>\n<h1>Resume of <code>{_text(certification.command)}</code></h1>"
+    yield f"<header>\n<h1>Resume test of <code>{_text(certification.command)}</code></h1>"
     yield f'<p class="tone {tone[0]}"><span aria-hidden="true">{tone[1]}</span> {tone[2]}</p>'
     yield f'<p class="verdict">{_text(summary(certification))}</p>'
     yield f"<p>{_text(DESCRIPTION)}</p>\n</header>"
@@ -115,9 +115,14 @@ def _run(certification: Certification) -> Iterator[str]:
         ("packages", _text(packages)),
     ]
     if certification.every > 1:
-        rows.append(("compared", f"every {certification.every}th step"))
+        rows.append(("compared", f"1 of every {certification.every} steps"))
     if certification.ignored:
-        rows.append(("ignored, because it differs without a fault", _code(describe_components(certification.ignored))))
+        rows.append(
+            (
+                "ignored, because they differ between two runs without faults",
+                _code(describe_components(certification.ignored)),
+            )
+        )
     yield "<section>\n<h2>Run</h2>" + _table(("", ""), rows) + "</section>"
 
 

@@ -31,7 +31,7 @@ def json_report(certification: Certification) -> str:
             {"kind": skipped.fault.kind.value, "step": skipped.fault.step, "reason": skipped.reason}
             for skipped in certification.skipped
         ],
-        "not_deterministic": certification.ignored,
+        "ignored": certification.ignored,
     }
     return json.dumps(document, indent=2) + "\n"
 
@@ -49,7 +49,7 @@ def _describe(result: Result, framework: str) -> dict[str, Any]:
         "compared_steps": verdict.compared_steps,
         "lost_steps": verdict.lost_steps,
         "loaded": verdict.loaded,
-        "first_step": verdict.step,
+        "first_differing_step": verdict.step,
         "rank": verdict.rank,
         "component": verdict.component or None,
         "also_not_restored": verdict.others,

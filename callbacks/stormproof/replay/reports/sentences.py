@@ -14,39 +14,39 @@ FAULTS = {
     FaultKind.KILL: "SIGKILL",
     FaultKind.EPOCH_END: "SIGKILL at the end of an epoch",
     FaultKind.VALIDATION: "SIGKILL during validation",
-    FaultKind.MID_SAVE: "death while writing a checkpoint",
-    FaultKind.BEFORE_RENAME: "SIGKILL before a checkpoint is renamed",
+    FaultKind.MID_SAVE: "process terminated during a checkpoint write",
+    FaultKind.BEFORE_RENAME: "SIGKILL before the rename of a checkpoint",
     FaultKind.TERM: "SIGTERM",
     FaultKind.RANK: "SIGKILL of rank",
-    FaultKind.TORN: "SIGKILL, newest checkpoint truncated",
+    FaultKind.TORN: "SIGKILL and truncation of the newest checkpoint",
     FaultKind.FULL_DISK: "full disk during a save",
 }
 """Names of faults."""
 
-IMPLICATIONS = {
-    "frozen": "other parameters are trained than before",
-    "mode": "layers such as dropout and BatchNorm act differently",
+CONSEQUENCES = {
+    "frozen": "a different set of parameters is trained",
+    "mode": "layers such as dropout and BatchNorm behave differently",
     "hyperparameters": "momentum, weight decay or another option of the optimizer changes",
-    "scheduler": "the schedule of the learning rate continues from another position",
+    "scheduler": "the learning-rate schedule continues from a different step",
     "learning_rate": "the step size changes",
-    "scaler": "the loss scale starts again, so that steps may be skipped or gradients may underflow",
-    "before/parameters": "the progress of these parameters is lost or changed",
-    "parameters": "state that the ledger does not contain changes the update",
-    "before/optimizer": "moments or momentum start from another value, so that the loss may jump",
+    "scaler": "the loss scale is reset, so steps may be skipped or gradients may underflow",
+    "before/parameters": "training starts from different weights",
+    "parameters": "the parameter update depends on state that certify does not record",
+    "before/optimizer": "optimizer state, such as momentum, has different values, so the loss may spike",
     "rng/generators": "the order of the data changes",
     "rng/workers": "augmentation in the loader workers changes",
-    "rng/python": "random choices of Python code change",
-    "rng/numpy": "random numbers of NumPy change, such as augmentation",
-    "rng/torch": "dropout, shuffling and other random numbers of torch change",
-    "rng/cuda": "dropout and other random numbers on the GPU change",
-    "data/count": "a step uses another number of batches: the position in gradient accumulation was lost",
-    "data/batches": "the same samples have another content, or other samples are used",
-    "buffers": "evaluation uses other statistics",
-    "variables": "the program continues with another value",
-    "loss": "state that the ledger does not contain changes the loss",
-    "gradients": "state that the ledger does not contain changes the gradients",
-    "averaged": "the averaged model is another one",
-    "length": "training ends at another step",
+    "rng/python": "the random module of Python draws different numbers",
+    "rng/numpy": "NumPy draws different random numbers, for example for augmentation",
+    "rng/torch": "torch draws different random numbers, for example for dropout and shuffling",
+    "rng/cuda": "the GPU draws different random numbers, for example for dropout",
+    "data/count": "a step uses a different number of batches: the position in gradient accumulation was lost",
+    "data/batches": "the samples have different content, or different samples are used",
+    "buffers": "evaluation uses different statistics",
+    "variables": "the program continues with a different value",
+    "loss": "the loss depends on state that certify does not record",
+    "gradients": "the gradients depend on state that certify does not record",
+    "averaged": "the averaged model has different values",
+    "length": "training ends at a different step",
 }
 """Consequence of a component that was not restored, by kind."""
 
@@ -57,14 +57,22 @@ def describe_fault(fault: Fault, step: int) -> str:
     return f"{FAULTS[fault.kind]}{rank} after step {step}"
 
 
+PLURAL = {
+    "before/parameters", "parameters", "gradients", "averaged", "buffers", "hyperparameters", "data/batches",
+    "rng/generators", "rng/workers",
+}  # fmt: skip
+"""Kinds of components whose names are plural."""
+
 HEADLINES = {
     VerdictKind.EXACT: "exact: resumed from step {resumed}, {compared} steps compared",
     VerdictKind.DIFFERS: "step {step}{rank}: {differing} from the uninterrupted run",
     VerdictKind.LOST_WORK: (
         "lost work: resumed exactly, but from step {resumed}, although a checkpoint of step {newest} was complete"
     ),
-    VerdictKind.FROM_SCRATCH: "started from scratch: the restarted command began at step 1{loaded}",
-    VerdictKind.REFUSED: "refused: the restarted command made no step (exit code {code})",
+    VerdictKind.FROM_SCRATCH: (
+        "started from scratch: the restarted command began at step 1 although a complete checkpoint existed{loaded}"
+    ),
+    VerdictKind.REFUSED: "refused: the restarted command exited before its first step (exit code {code})",
     VerdictKind.HUNG: "hung: the restarted command made no progress after {compared} steps",
     VerdictKind.CORRUPT_ACCEPTED: "corrupt checkpoint accepted: the restarted command trains from a damaged file",
     VerdictKind.FAILED: "failed after restart: exit code {code} after {compared} steps",
@@ -82,7 +90,7 @@ def headline(verdict: Verdict) -> str:
         rank=f" on rank {verdict.rank}" if verdict.rank else "",
         differing=_differing(verdict) if verdict.component else "",
         newest=verdict.resumed_step + verdict.lost_steps,
-        loaded=f", although it loaded {escape(verdict.loaded[-1])}" if verdict.loaded else "",
+        loaded=f", and it loaded {escape(verdict.loaded[-1])}" if verdict.loaded else "",
         code=verdict.exit_code,
     )
 
@@ -97,7 +105,7 @@ def details(verdict: Verdict) -> list[tuple[str, str]]:
     if verdict.component and verdict.restored:
         lines.append(("restored", describe_components(verdict.restored)))
     if verdict.without_effect:
-        lines.append(("differs without effect", describe_components(verdict.without_effect)))
+        lines.append(("differs, without effect on training", describe_components(verdict.without_effect)))
     if verdict.message:
         lines.append(("last line of output", verdict.message))
     return lines
@@ -109,17 +117,15 @@ def result_line(result: Result) -> str:
 
 
 def _differing(verdict: Verdict) -> str:
-    if verdict.component == "length":
-        return "the run ends at another step and differs"
-    name = describe_component(verdict.component)
-    return f"{name} differ" if name in {"parameters", "gradients"} or name.endswith("s)") else f"{name} differs"
+    verb = "differ" if kind_of(verdict.component) in PLURAL else "differs"
+    return f"{describe_component(verdict.component)} {verb}"
 
 
 def _first_difference(verdict: Verdict) -> str:
     kind, name = kind_of(verdict.component), describe_component(verdict.component)
     if kind == "data/indices" or (kind == "data/batches" and verdict.batch and verdict.batch.same_as):
         return f"batch of step {verdict.step} (data order): {_explain_order(verdict.batch)}"
-    return f"{name}: {IMPLICATIONS.get(kind, 'it was not restored')}"
+    return f"{name}: {CONSEQUENCES.get(kind, 'it was not restored')}"
 
 
 def _explain_order(batch: BatchPosition | None) -> str:

@@ -29,12 +29,13 @@ def summary(certification: Certification) -> str:
     Example:
         >>> from stormproof.replay.certification import Certification
         >>> summary(Certification(("train",), 9, 1, 1.0, 3.0, "torch", {}, ()))
-        '0 of 0 faults resumed exactly.'
+        'The command resumed exactly after 0 of 0 faults.'
     """
     total = len(certification.results)
     refused = sum(result.is_safe for result in certification.results) - certification.exact_count
-    safe = f", {refused} refused a damaged checkpoint" if refused else ""
-    return f"{certification.exact_count} of {total} fault{'' if total == 1 else 's'} resumed exactly{safe}."
+    safe = f" and refused a damaged checkpoint after {refused}" if refused else ""
+    faults = "fault" if total == 1 else "faults"
+    return f"The command resumed exactly after {certification.exact_count} of {total} {faults}{safe}."
 
 
 def _lines(certification: Certification, report: Path) -> Iterator[str]:
@@ -50,7 +51,7 @@ def _lines(certification: Certification, report: Path) -> Iterator[str]:
     yield from _skipped_lines(certification)
     if certification.ignored:
         ignored = describe_components(certification.ignored, IGNORED_LIMIT)
-        yield f"Ignored, because it differs without a fault: {ignored}"
+        yield f"Ignored, because they differ between two runs without faults: {ignored}"
     yield f"{summary(certification)} Report: {report}"
 
 

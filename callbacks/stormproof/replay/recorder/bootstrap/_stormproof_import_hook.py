@@ -37,8 +37,7 @@ class PostImportFinder:
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Returns the spec of the other finders, with a loader that calls the callback of the module."""
-        callback = self.callbacks.pop(fullname, None)
-        if callback is None:
+        if fullname not in self.callbacks:
             return None
         others = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))
         spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in others)), None)
@@ -48,8 +47,10 @@ class PostImportFinder:
         execute = loader.exec_module
 
         def execute_and_call(module: ModuleType) -> None:
+            callback = self.callbacks.pop(fullname, None)  # not in find_spec, which programs call without an import
             execute(module)
-            callback(module)
+            if callback is not None:
+                callback(module)
 
         # the instance keeps its type, so that inspect and importlib.resources work as without the recorder
         loader.exec_module = execute_and_call
