@@ -110,7 +110,7 @@ def start(
 
 
 def run_script(
-    script: Path, arguments: list[str], cwd: Path, env: Mapping[str, str], stdout: Path, stderr: Path, ranks: int
+    script: Path, arguments: list[str], cwd: Path, env: Mapping[str, str], stdout: Path, stderr: Path, ranks: int = 1
 ) -> None:
     """Turns this process, a fork of the fork server, into ``python <script> <arguments>`` in a new session."""
     from wandb.sdk.data_types._private import MEDIA_TMP
