@@ -84,7 +84,7 @@ def _move_links(source: Path, target: Path) -> None:
             copy = Path(folder, name)
             if not copy.is_symlink():
                 continue
-            destination = (source / copy.relative_to(target)).resolve()
+            destination = Path(os.path.realpath(source / copy.relative_to(target)))  # a loop is no error
             moved = os.path.relpath(target / destination.relative_to(source), copy.parent)
             if os.readlink(copy) != moved:  # noqa: PTH115 (a text to compare)
                 copy.unlink()
@@ -120,15 +120,8 @@ def _outgoing_links(source: Path, skipped: set[Path]) -> Iterator[Path]:
         folder_names[:] = [name for name in folder_names if parent / name not in skipped]
         for name in (*folder_names, *file_names):
             path = parent / name
-            if path.is_symlink() and path not in skipped and not _resolve(path).is_relative_to(source):
+            if path.is_symlink() and path not in skipped and not Path(os.path.realpath(path)).is_relative_to(source):
                 yield path
-
-
-def _resolve(path: Path) -> Path:
-    try:
-        return path.resolve()
-    except RuntimeError:  # Python 3.11 and 3.12: a loop of symbolic links
-        raise NotCertifiable(f"`{path}` is a loop of symbolic links. Delete it.") from None
 
 
 def _is_special(path: Path) -> bool:

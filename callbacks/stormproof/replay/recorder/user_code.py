@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -78,7 +79,7 @@ class UserCode:
 
 def _find_framework_attributes(class_: type) -> set[str]:
     if issubclass(class_, DataLoader):
-        return set(vars(DataLoader(TensorDataset())))
+        return set(vars(DataLoader(TensorDataset(torch.empty(1)))))
     if not issubclass(class_, nn.Module):
         return set()
     names = set(vars(nn.Module()))
