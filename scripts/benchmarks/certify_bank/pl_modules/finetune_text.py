@@ -1,4 +1,4 @@
-"""Fine-tunes a text classifier in Lightning: the embedding stays frozen for the first two epochs."""
+"""Fine-tunes a text classifier in Lightning: the embedding stays frozen for the first epoch."""
 
 import os
 

@@ -12,7 +12,7 @@ OUT = Path("copy_task")
 
 
 class Curriculum:
-    """Raises the sequence length by one after ten batches with an average accuracy over a threshold."""
+    """Raises the sequence length by one after six batches with an average accuracy over a threshold."""
 
     def __init__(self, threshold=0.18, first=3, last=14):
         self.length, self.last, self.threshold = first, last, threshold

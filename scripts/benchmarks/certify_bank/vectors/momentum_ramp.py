@@ -1,4 +1,4 @@
-"""Trains a network with SGD. The momentum and the clipping of the head change at fixed steps."""
+"""Trains a network with SGD whose momentum changes at fixed steps."""
 
 import argparse
 import pathlib

@@ -1,4 +1,4 @@
-"""Trains a network on hidden-state classification and writes checkpoints from copies in memory."""
+"""Trains a network to classify sums and products and writes checkpoints from copies in memory."""
 
 import os
 import threading
