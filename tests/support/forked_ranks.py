@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import pickle
 import runpy
 import subprocess
 import sys
-import traceback
 from types import SimpleNamespace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from pytorch_lightning.strategies.launchers import subprocess_script
+
+from tests.support.fork_exit import run_and_exit
 
 
 def fork_ranks_of_trainer(count: int) -> None:
@@ -51,7 +51,7 @@ def fork_ranks_of_trainer(count: int) -> None:
     subprocess_script.subprocess = SimpleNamespace(Popen=ForkedRank)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _run_rank(read_end: int) -> None:
+def _run_rank(read_end: int) -> NoReturn:
     """Waits for the arguments of a script, runs it and exits with its code."""
     with os.fdopen(read_end, "rb") as pipe:
         request = pipe.read()
@@ -62,16 +62,4 @@ def _run_rank(read_end: int) -> None:
     os.environ.update(environment)
     if cwd is not None:
         os.chdir(cwd)
-    code: Any = 1
-    try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
-        code = 0
-    except SystemExit as error:
-        code = error.code or 0
-    except BaseException:  # noqa: BLE001 (as the interpreter does)
-        traceback.print_exc()
-    finally:
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else 1)
+    run_and_exit(lambda: runpy.run_path(sys.argv[0], run_name="__main__"))

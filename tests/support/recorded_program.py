@@ -9,7 +9,6 @@ import runpy
 import sys
 import textwrap
 import time
-import traceback
 import warnings
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from stormproof.replay.ledger import (
     ProcessLedger,
     read_ledgers,
 )
+from tests.support.fork_exit import run_and_exit
 
 
 def record(folder: Path, source: str, *, every: int = 1) -> ProcessLedger:
@@ -55,33 +55,23 @@ def run(folder: Path, source: str, environment: dict[str, str]) -> None:
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: pytest-xdist has a thread
         pid = os.fork()
     if pid == 0:
-        _run_child(script, environment)
+        run_and_exit(lambda: _run_child(script, environment))
     _, status = os.waitpid(pid, 0)
     output = folder / "output.txt"
     assert status == 0, output.read_text()
 
 
 def _run_child(script: Path, environment: dict[str, str]) -> None:
-    """Runs the program and exits without the handlers of this process."""
-    code = 1
-    try:
-        output = os.open(script.parent / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-        atexit._clear()
-        os.environ.update(environment)
-        os.chdir(script.parent)
-        sys.argv = ["train.py"]
-        if FOLDER_VARIABLE in environment:
-            sys.path.insert(0, str(BOOTSTRAP_FOLDER))
-            importlib.import_module("_stormproof_import_hook").install(time.time_ns())
-        runpy.run_path(str(script), run_name="__main__")
-        atexit._run_exitfuncs()
-        code = 0
-    except BaseException:  # noqa: BLE001 (the parent reads it)
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    """Runs the program without the exit functions of the parent process."""
+    output = os.open(script.parent / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    atexit._clear()
+    os.environ.update(environment)
+    os.chdir(script.parent)
+    sys.argv = ["train.py"]
+    if FOLDER_VARIABLE in environment:
+        sys.path.insert(0, str(BOOTSTRAP_FOLDER))
+        importlib.import_module("_stormproof_import_hook").install(time.time_ns())
+    runpy.run_path(str(script), run_name="__main__")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -12,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from stormproof.errors import StormproofError
+from stormproof.replay.faults.fault import FaultKind
 from stormproof.standard_output import print_text
 
-FAULT_NAMES = (
-    "kill", "epoch-end", "validation", "mid-save", "before-rename", "term", "rank", "torn", "full-disk",
-)  # fmt: skip
+FAULT_NAMES = tuple(kind.value for kind in FaultKind)
 """Values of ``--faults``."""
 SUMMARY = "test whether a training command resumes exactly after faults, and name what it does not restore"
 DESCRIPTION = """\
@@ -89,8 +89,6 @@ def run_certify(options: argparse.Namespace) -> int:
     Returns:
         Exit code: 0 if the command resumed exactly after each injected fault, else 1.
     """
-    import shlex  # noqa: PLC0415
-
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:
         raise InvalidOption("The command is missing. Pass it after --, as in `stormproof certify -- python train.py`.")
@@ -104,8 +102,8 @@ def run_certify(options: argparse.Namespace) -> int:
         raise InvalidOption(f"--resume-command cannot be split into words: {error}.") from None
     kinds = _parse_faults(options.faults)
 
+    # not at the top: other commands and --help need none of it
     from stormproof.replay.certify import Options, certify  # noqa: PLC0415
-    from stormproof.replay.faults.fault import FaultKind  # noqa: PLC0415
     from stormproof.replay.reports.write import write_reports  # noqa: PLC0415
 
     with _exit_on_signals():

@@ -1,4 +1,4 @@
-"""Certifies that a command that trains resumes exactly after faults."""
+"""Certifies that a training command resumes exactly after faults."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Options:
         output: Folder for reports and copies.
         folder: Working folder of the command.
         links: Paths that the copies link to instead of copying them.
-        budget: Maximum seconds for faults. If None, the certification takes at most four times as long as the
+        budget: Maximum seconds for faults. If None, the certification takes about four times as long as the
             command, and faults at most ten minutes.
         max_faults: Maximum number of faults.
         kinds: Kinds of faults.
@@ -116,14 +116,10 @@ def _certify(options: Options, settings: Settings, scratch: Path) -> Certificati
     runs = _run_lanes(settings, schedule, scratch, reference, deadline)
     determinism = _check_determinism(reference.histories, runs)
     trials = [trial for run in runs for trial in run.trials]
-    failures = {trial.fault: find_recorder_error(trial.outcome) for trial in trials if trial.outcome is not None}
-    results = [_judge(trial, determinism) for trial in trials if failures.get(trial.fault) == ""]
+    reasons = [find_recorder_error(trial.outcome) if trial.outcome else trial.reason for trial in trials]
+    results = [_judge(trial, determinism) for trial, reason in zip(trials, reasons, strict=True) if not reason]
     check_resume(results)
-    skipped = [
-        Skipped(trial.fault, trial.reason or failures[trial.fault])
-        for trial in trials
-        if failures.get(trial.fault) != ""
-    ]
+    skipped = [Skipped(trial.fault, reason) for trial, reason in zip(trials, reasons, strict=True) if reason]
     skipped += [Skipped(fault, NO_TIME) for fault in schedule.omitted]
     if not options.keep:
         shutil.rmtree(scratch / "uninterrupted" / "work", ignore_errors=True)

@@ -93,7 +93,7 @@ class CommandRun:
         """Waits until the command ends or hangs. Kills what remains of it in both cases.
 
         Args:
-            until: Value of ``time.monotonic()`` at which the result is None and the command continues.
+            until: Value of ``time.monotonic()`` at which this returns None, and the command continues.
             stall_seconds: Seconds without progress after which the command hangs.
         """
         while time.monotonic() < until:

@@ -24,7 +24,7 @@ class PausePoint:
 
     Attributes:
         event: ``step``, ``save``, ``validation`` or ``epoch``.
-        count: Number of the event among those of the same kind and phase in its process, from 1.
+        count: Number of the event among events of the same kind and phase in its process, from 1.
         phase: Phase of a ``save``: ``open``, ``close`` or ``replace``.
         rank: Rank of the process.
         dies_at_size_limit: Whether a write beyond ``RLIMIT_FSIZE`` ends the process from then on, as SIGKILL would.

@@ -43,10 +43,15 @@ def check_reference(histories: Histories, ending: Ending, message: str) -> None:
 
 
 def find_recorder_error(outcome: Outcome) -> str:
-    """Returns why the ledgers of a fault are incomplete, or an empty string."""
+    """Returns why the ledgers of a fault cannot be compared, or an empty string."""
     histories = [*outcome.attempt.values(), *outcome.restarted.values()]
     errors = [error for history in histories for error in history.errors]
-    return f"the recorder failed in {errors[0].where}: {errors[0].message}" if errors else ""
+    if errors:
+        return f"the recorder failed in {errors[0].where}: {errors[0].message}"
+    algorithms = frozenset[str]().union(
+        *(history.hash_algorithms for history in (*outcome.reference.values(), *histories))
+    )
+    return "xxhash is installed for only some processes, so hashes cannot be compared" if len(algorithms) > 1 else ""
 
 
 def check_resume(results: Sequence[Result]) -> None:

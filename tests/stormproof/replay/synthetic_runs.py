@@ -119,9 +119,11 @@ def run(
     initial = Program()
     program = replace(program, **{name: getattr(initial, name) for name in lost})
     made = program.run(last, **options)
-    start = ProcessStart(1, 1, rank, 1, ("train.py",), float(resumed_from), root="/work", packages={"torch": "2.13.0"})
+    start = ProcessStart(
+        1, 1, rank, 1, ("train.py",), float(resumed_from), root="/folder", packages={"torch": "2.13.0"}
+    )
     saves = [
-        Save("/work/last.pt", phase, step - resumed_from, step + moment)
+        Save("/folder/last.pt", phase, step - resumed_from, step + moment)
         for step in range(resumed_from + 1, last + 1)
         if step % SAVE_EVERY == 0 and (step < last or ends)
         for phase, moment in (("open", 0.1), ("close", 0.2))
@@ -132,7 +134,7 @@ def run(
         steps=tuple(step for step, _ in made),
         before=tuple(before for _, before in made[:3]),
         saves=tuple(saves),
-        loads=(Load("/work/last.pt", 0, 0.0),) if resumed_from else (),
+        loads=(Load("/folder/last.pt", 0, 0.0),) if resumed_from else (),
         epochs=tuple(step - resumed_from for step in range(resumed_from, last + 1) if step % EPOCH == 0),
         end=ProcessEnd(None, len(made), 0.0) if ends else None,
     )

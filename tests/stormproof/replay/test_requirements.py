@@ -8,12 +8,12 @@ from stormproof.replay.certification import Result
 from stormproof.replay.command_run import Ending
 from stormproof.replay.comparison.determinism import compare_uninterrupted
 from stormproof.replay.comparison.history import History
-from stormproof.replay.comparison.verdict import Verdict, VerdictKind
+from stormproof.replay.comparison.verdict import Outcome, Verdict, VerdictKind
 from stormproof.replay.faults.fault import Fault, FaultKind
 from stormproof.replay.ledger import RecorderError
 from stormproof.replay.not_certifiable import NotCertifiable
 from stormproof.replay.pause import PausePoint
-from stormproof.replay.requirements import check_reference, check_resume
+from stormproof.replay.requirements import check_reference, check_resume, find_recorder_error
 from tests.stormproof.replay.synthetic_runs import history
 
 ENDED = Ending(0, hung=False, seconds=9.0)
@@ -79,3 +79,18 @@ def test_variables_that_differ_are_ignored():
 def test_runs_of_different_length_are_not_deterministic():
     result = compare_uninterrupted({0: RUN}, {0: history(20)})
     assert (result.step, result.component) == (21, "length")
+
+
+def test_a_command_whose_restarts_had_no_checkpoint_is_not_called_exact():
+    early = Result(KILL, 1, Verdict(VerdictKind.EXACT, compared_steps=9))
+    with pytest.raises(NotCertifiable, match="No restart resumed from a checkpoint"):
+        check_resume([early])
+
+
+def test_ledgers_that_cannot_be_compared_give_no_verdict():
+    outcome = Outcome({0: RUN}, {0: RUN}, {0: RUN})
+    assert find_recorder_error(outcome) == ""
+    failed = replace(RUN, errors=(RecorderError("step", "KeyError"),))
+    assert find_recorder_error(replace(outcome, restarted={0: failed})) == "the recorder failed in step: KeyError"
+    other = replace(RUN, hash_algorithms=frozenset({"blake2b"}))
+    assert "hashes cannot be compared" in find_recorder_error(replace(outcome, restarted={0: other}))

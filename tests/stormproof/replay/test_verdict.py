@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from stormproof.replay.comparison.verdict import Outcome, Verdict, VerdictKind, judge
-from stormproof.replay.ledger import Load
+from stormproof.replay.ledger import Load, Step
 from tests.stormproof.replay.synthetic_runs import STEPS, history
 
 LOST = {
@@ -176,3 +176,32 @@ def test_components_that_are_not_deterministic_are_ignored():
 def test_a_finished_command_that_makes_no_step_is_exact():
     outcome = Outcome({0: history()}, {0: history()}, {0: history(STEPS, resumed_from=STEPS)}, exit_code=0)
     assert judge(outcome).is_exact
+
+
+def test_parameters_that_the_program_clips_after_each_step_are_no_difference():
+    """The recorder reads them before they are clipped, and a checkpoint contains them clipped."""
+    restarted = history(resumed_from=12)
+    clipped = tuple(
+        replace(before, components={**before.components, "parameters": f"clipped {before.n}"})
+        for before in restarted.before
+    )
+    attempt = history(14, ends=False)
+    outcome = Outcome({0: history()}, {0: attempt}, {0: replace(restarted, before=clipped)}, exit_code=0)
+    assert judge(outcome).is_exact
+
+
+def test_steps_that_are_not_hashed_are_no_difference():
+    reference, cheap = history(), {"learning_rate", "data/count", "loss"}
+
+    def drop_hashes(step: Step) -> Step:
+        components = {name: value for name, value in step.components.items() if name in cheap}
+        return replace(step, hashed=False, components=components, batches=(), indices=())
+
+    steps = tuple(step if step.n % 5 == 0 else drop_hashes(step) for step in reference.steps)
+    sampled = replace(reference, steps=steps)
+    verdict = judge(Outcome({0: sampled}, {0: history(14, ends=False)}, {0: history(resumed_from=12)}, exit_code=0))
+    assert (verdict.kind, verdict.resumed_step) == (VerdictKind.EXACT, 12)
+    lost = history(resumed_from=12, lost=("optimizer",))
+    assert (
+        judge(Outcome({0: sampled}, {0: history(14, ends=False)}, {0: lost}, exit_code=0)).kind is VerdictKind.DIFFERS
+    )

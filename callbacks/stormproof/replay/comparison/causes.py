@@ -184,7 +184,7 @@ class _Evidence:
         )
 
     def restorable(self, variables: Collection[str], *, only_variables: bool) -> list[str]:
-        """Returns the variables that a checkpoint should contain, of those that differ.
+        """Returns the differing variables that a checkpoint should contain.
 
         Args:
             variables: Variables that differ.

@@ -21,8 +21,8 @@ class Checkpoints:
     Attributes:
         saved: Number of steps in each complete file, by path.
         complete: Steps of the checkpoints of which all files are complete.
-        settled: Steps of those that the program surely considers complete. A program may commit a file later, for
-            example with a manifest. So a later save has begun, or a second has passed.
+        settled: Steps of complete checkpoints that the program also considers complete. A program may commit a file
+            later, for example with a manifest. So a later save has begun, or a second has passed.
     """
 
     saved: dict[str, int]

@@ -24,6 +24,7 @@ class History:
         packages: Versions of imported packages.
         ended: Whether the last process exited by itself.
         started: Unix time of the first process.
+        hash_algorithms: Algorithms of the hashes.
     """
 
     steps: tuple[Step, ...] = ()
@@ -36,6 +37,7 @@ class History:
     packages: Mapping[str, str] | None = None
     ended: bool = False
     started: float = 0.0
+    hash_algorithms: frozenset[str] = frozenset()
 
     def state_after(self, step: int, optimizer: int) -> Mapping[str, str | int]:
         """Returns the components after an optimizer's latest step up to ``step``, or its initial state.
@@ -73,6 +75,7 @@ def join_processes(processes: Sequence[ProcessLedger]) -> History:
             errors=history.errors + process.errors,
             packages={**(history.packages or {}), **process.start.packages},
             ended=process.end is not None,
+            hash_algorithms=history.hash_algorithms | {process.start.hash_algorithm},
         )
     return history
 
@@ -87,7 +90,7 @@ def join_ranks(ledgers: Mapping[int, Sequence[ProcessLedger]]) -> dict[int, Hist
 def split_processes(
     ledgers: Mapping[int, Sequence[ProcessLedger]], moment: float
 ) -> tuple[dict[int, list[ProcessLedger]], dict[int, list[ProcessLedger]]]:
-    """Returns the ledgers of the processes that started before a Unix time, and of those after it."""
+    """Returns the ledgers of processes that started before a Unix time, and of processes that started later."""
     earlier, later = dict[int, list[ProcessLedger]](), dict[int, list[ProcessLedger]]()
     for rank, processes in ledgers.items():
         for process in processes:

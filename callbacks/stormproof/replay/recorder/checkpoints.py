@@ -18,7 +18,7 @@ CallAfterImport = Callable[[str, Callable[[ModuleType], None]], None]
 
 
 def install(log: CheckpointLog, call_after_import: CallAfterImport) -> None:
-    """Wraps the functions of torch and pickle now, and those of other modules after their import."""
+    """Wraps the functions of torch and pickle now, and functions of other modules after their import."""
     for module in (torch, torch.serialization):
         _wrap_save(log, module, "save", target=1, keyword="f")
         _wrap_load(log, module, "load", keyword="f", is_checkpoint=True)

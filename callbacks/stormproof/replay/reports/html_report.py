@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape as escape_html
 from importlib.resources import files
 
+from stormproof.page_style import read_page_style
 from stormproof.replay.certification import Certification, Result
 from stormproof.replay.output_text import escape
 from stormproof.replay.reports.component_names import describe_component, describe_components
@@ -24,7 +25,7 @@ DESCRIPTION = (
 
 def html_report(certification: Certification) -> str:
     """Returns the page."""
-    style = (files("stormproof.replay.reports") / "page.css").read_text(encoding="utf-8")
+    style = read_page_style() + (files("stormproof.replay.reports") / "page.css").read_text(encoding="utf-8")
     return "\n".join(
         [
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',

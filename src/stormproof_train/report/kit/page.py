@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from stormproof.page_style import read_page_style
 from stormproof_train.report.kit.chart import Chart
 from stormproof_train.report.kit.section import Page
 from stormproof_train.report.kit.vega import load_vega_script
@@ -41,7 +42,7 @@ def render_html(page: Page) -> str:
         sections=sections,
         place_of=charts.index,
         charts=Markup(_charts_json(charts)),  # noqa: S704 (contains no <)
-        style=Markup(_read_file("page.css")),  # noqa: S704 (our own file)
+        style=Markup(read_page_style() + _read_file("page.css")),  # noqa: S704 (our own files)
         scripts=[Markup(script) for script in scripts],  # noqa: S704 (our own files)
         hashes=" ".join(f"'sha256-{_script_digest(script)}'" for script in scripts),
     )

@@ -1,5 +1,6 @@
 """The recorder in real processes, by environment variables only."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -32,6 +33,23 @@ TRAINING = """
     if "fail" in sys.argv:
         raise ValueError
 """
+
+
+def test_a_module_is_hooked_although_the_program_asked_for_its_spec_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Packages ask whether torch is installed before they import it."""
+    monkeypatch.syspath_prepend(BOOTSTRAP_FOLDER)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "hooked_module.py").touch()
+    finder = importlib.import_module("_stormproof_import_hook").PostImportFinder()
+    monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
+    imported = []
+    finder.call_after_import("hooked_module", imported.append)
+    assert importlib.util.find_spec("hooked_module") is not None
+    assert imported == []
+    module = importlib.import_module("hooked_module")
+    assert imported == [module]
 
 
 def run(folder: Path, *command: str, python_path: Path | None = None) -> subprocess.CompletedProcess[str]:
