@@ -64,6 +64,7 @@ def test_the_wheel_carries_every_config_and_module_and_nothing_else(wheel: Path)
         (ROOT / "callbacks", "*.py"),
         (ROOT / "src", "py.typed"),
         (ROOT / "callbacks", "py.typed"),
+        (ROOT / "callbacks", "*.css"),
         (ROOT / "src", "*.csv"),
         (ROOT / "src", "*.pyi"),
         *((ROOT / "src", f"*.{kind}") for kind in ("html", "css", "js")),

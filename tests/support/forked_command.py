@@ -113,8 +113,6 @@ def run_script(
     script: Path, arguments: list[str], cwd: Path, env: Mapping[str, str], stdout: Path, stderr: Path, ranks: int = 1
 ) -> None:
     """Turns this process, a fork of the fork server, into ``python <script> <arguments>`` in a new session."""
-    from wandb.sdk.data_types._private import MEDIA_TMP
-
     multiprocessing.set_start_method(None, force=True)  # otherwise loader workers are forked from the fork server
     os.setsid()
     os.chdir(cwd)
@@ -125,7 +123,7 @@ def run_script(
         os.dup2(file_descriptor, descriptor)
         os.close(file_descriptor)
     tempfile.tempdir = None  # computed again from this environment
-    Path(MEDIA_TMP.name).mkdir(exist_ok=True)  # shared by all commands, and a command deletes it when it ends
+    forked_ranks.create_media_folder()
     sys.path.append(str(script.parent))  # last, since folders of tests have names of packages
     if ranks > 1:
         forked_ranks.fork_ranks_of_trainer(ranks - 1)

@@ -51,6 +51,14 @@ def fork_ranks_of_trainer(count: int) -> None:
     subprocess_script.subprocess = SimpleNamespace(Popen=ForkedRank)  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def create_media_folder() -> None:
+    """Gives this fork a temporary folder of W&B of its own. A process deletes its folder when it ends."""
+    from wandb.sdk.data_types._private import MEDIA_TMP
+
+    MEDIA_TMP._finalizer.detach()  # pyright: ignore[reportAttributeAccessIssue]; the other process deletes its folder
+    MEDIA_TMP.__init__("wandb-media")
+
+
 def _run_rank(read_end: int) -> NoReturn:
     """Waits for the arguments of a script, runs it and exits with its code."""
     with os.fdopen(read_end, "rb") as pipe:
@@ -62,4 +70,5 @@ def _run_rank(read_end: int) -> NoReturn:
     os.environ.update(environment)
     if cwd is not None:
         os.chdir(cwd)
+    create_media_folder()
     run_and_exit(lambda: runpy.run_path(sys.argv[0], run_name="__main__"))
