@@ -1,6 +1,7 @@
 """Certifies each script of the bank of resume faults, and counts how often the right component is named.
 
-A script with a fault counts as right if the component that is named for most faults is the one in the index.
+A script with a fault counts as right if the component that is named for most faults is the one in the index, or the
+variable that contains it.
 An exact script counts as right if no fault has a verdict other than exact.
 
     python scripts/benchmarks/certify_bank_run.py --part blind --python ../venv/bin/python
@@ -37,7 +38,9 @@ WORDS = {
     "data/indices": {"data_order", "sampler_epoch", "data_position"},
     "data/batches": {"data_order", "sampler_epoch", "data_position"},
     "gradients": {"accumulation"},
-    "rng/generators": {"data_order"},
+    "rng/generators/torch": {"data_order", "rng_torch"},
+    "rng/generators/numpy": {"data_order", "rng_numpy"},
+    "rng/generators/python": {"data_order", "rng_python"},
     "rng/workers": {"worker_seeds"},
     "rng/python": {"rng_python"},
     "rng/numpy": {"rng_numpy"},
@@ -102,7 +105,8 @@ def certify(script: dict[str, Any], python: str, options: list[str]) -> Judgment
         report = json.loads(path.read_text())
     named = named_component(report)
     expected = script["component"]
-    is_right = named == "exact" if expected == "exact" else expected in meanings_of(named)
+    is_variable = named.startswith("variables/") and named.endswith(f".{script.get('variable')}")
+    is_right = named == "exact" if expected == "exact" else is_variable or expected in meanings_of(named)
     return Judgment(named, is_right, len(report["faults"]), ratio)
 
 

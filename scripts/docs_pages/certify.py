@@ -15,6 +15,7 @@ NAMES = {
     "before/optimizer": "optimizer",
     "scheduler": "learning-rate scheduler",
     "variables": "variable of the program",
+    "rng/generators": "generator objects (torch, NumPy, Python)",
 }
 
 

@@ -51,6 +51,7 @@ class Script:
         wrong: One sentence about the fault.
         output: File with the final state, relative to the working folder of the run.
         evidence: Key in the output that differs after a kill. Empty for exact scripts.
+        variable: Name of the variable that contains the component, for the judgment of `stormproof certify`.
         fix: Pairs of text to find and its replacement. They remove the fault.
     """
 
@@ -61,6 +62,7 @@ class Script:
     wrong: str
     output: str
     evidence: str = ""
+    variable: str = ""
     fix: list[list[str]] = field(default_factory=list)
 
 

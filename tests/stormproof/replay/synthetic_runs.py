@@ -44,24 +44,29 @@ class Program:
     level: int = 0
     step: int = 0
 
-    def run(self, last: int, *, draws_order: bool, augments_in_workers: bool) -> list[tuple[Step, Before]]:
+    def run(self, last: int, *, draws_order: bool, **options: Any) -> list[tuple[Step, Before]]:
         """Trains until step ``last``, counted from the start of the run."""
         first, result = self.step, list[tuple[Step, Before]]()
         while self.step < last:
             if self.position % EPOCH == 0 or not self.order:
                 self.order = digest("order", self.torch if draws_order else self.sampler_epoch)
                 self.workers = digest("workers", self.torch)
-                self.torch = digest("iterator", self.torch)
-            result.append(self._make_step(self.step + 1 - first, augments_in_workers))
+                if options["has_loader"]:
+                    self.torch = digest("iterator", self.torch)
+            result.append(self._make_step(self.step + 1 - first, **options))
         return result
 
-    def _make_step(self, n: int, augments_in_workers: bool) -> tuple[Step, Before]:
-        before = Before(n, 0, {"parameters": self.parameters, "optimizer/AdamW": self.optimizer})
+    def _make_step(
+        self, n: int, *, augments_in_workers: bool, loss_input: str, has_loader: bool
+    ) -> tuple[Step, Before]:
+        before = {"parameters": self.parameters, "optimizer/AdamW": self.optimizer, "averaged": self.averaged}
+        before |= {"buffers": self.buffers} if n == 1 else {}
         indices = digest("indices", self.order, self.position % EPOCH)
         batch = digest("batch", indices, self.level, self.workers if augments_in_workers else self.numpy)
         if not augments_in_workers:
             self.numpy = digest(self.numpy)
-        loss = digest("loss", batch, self.parameters, self.torch, self.python, self.scaler)
+        extra = getattr(self, loss_input, None)
+        loss = digest("loss", batch, self.parameters, self.torch, self.python, self.scaler, extra)
         self.torch, self.python = digest(self.torch), digest(self.python)
         rate = 0.1 * 0.9**self.scheduler
         gradients = digest("gradients", loss, self.frozen)
@@ -90,7 +95,11 @@ class Program:
         values = {"best": self.best, "level": self.level, "step": self.step, "seed": 0, "first_step": self.step - n}
         components |= {f"variables/main.{name}": digest(value) for name, value in values.items()}
         shown = {f"variables/main.{name}": repr(value) for name, value in values.items()}
-        return Step(n, 0, float(n), True, components, shown, (batch,), (indices,)), before
+        if not has_loader:
+            of_loader = ("data/", "rng/workers")
+            components = {name: value for name, value in components.items() if not name.startswith(of_loader)}
+        batches = ((batch,), (indices,)) if has_loader else ((), ())
+        return Step(n, 0, float(n), True, components, shown, *batches), Before(n, 0, before)
 
 
 def run(
@@ -100,6 +109,8 @@ def run(
     lost: Collection[str] = (),
     draws_order: bool = False,
     augments_in_workers: bool = False,
+    loss_input: str = "",
+    has_loader: bool = True,
     rank: int = 0,
     ends: bool = True,
 ) -> ProcessLedger:
@@ -111,10 +122,13 @@ def run(
         lost: Fields of ``Program`` that are not restored.
         draws_order: Whether torch's random state determines the order of an epoch.
         augments_in_workers: Whether loader workers draw the augmentation. If not, NumPy does in the main process.
+        loss_input: Another field of ``Program`` that the loss depends on.
+        has_loader: Whether a loader fetches the batches.
         rank: Rank of the process.
         ends: Whether the process exits by itself.
     """
     program, options = Program(), {"draws_order": draws_order, "augments_in_workers": augments_in_workers}
+    options |= {"loss_input": loss_input, "has_loader": has_loader}
     program.run(resumed_from, **options)
     initial = Program()
     program = replace(program, **{name: getattr(initial, name) for name in lost})

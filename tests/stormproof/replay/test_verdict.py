@@ -1,13 +1,15 @@
 """The verdict names what an imaginary program did not restore."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from stormproof.replay.comparison.history import History
 from stormproof.replay.comparison.verdict import Outcome, Verdict, VerdictKind, judge
 from stormproof.replay.ledger import Load, Step
-from tests.stormproof.replay.synthetic_runs import STEPS, history
+from tests.stormproof.replay.synthetic_runs import STEPS, digest, history
 
 LOST = {
     # lost field: the component that is named first, at a resume inside an epoch
@@ -28,7 +30,8 @@ LOST = {
 
 
 def _judge(killed_after: int = 14, resumed_from: int = 12, lost: tuple[str, ...] = (), **options: Any) -> Verdict:
-    program = {name: options.pop(name) for name in ("draws_order", "augments_in_workers") if name in options}
+    names = ("draws_order", "augments_in_workers", "loss_input", "has_loader")
+    program = {name: options.pop(name) for name in names if name in options}
     restarted = history(resumed_from=resumed_from, lost=lost, **program)
     attempt = history(killed_after, ends=False, **program)
     return judge(Outcome({0: history(**program)}, {0: attempt}, {0: restarted}, exit_code=0, **options))
@@ -60,6 +63,68 @@ def test_an_order_that_a_lost_generator_draws_is_explained_by_the_generator():
 def test_seeds_of_workers_are_named_if_the_order_is_right():
     verdict = _judge(lost=("workers",), augments_in_workers=True)
     assert (verdict.component, verdict.others) == ("rng/workers", ())
+
+
+@pytest.mark.parametrize("lost", ["averaged", "buffers"])
+@pytest.mark.parametrize("has_loader", [True, False])
+def test_state_that_the_loss_depends_on_explains_the_loss(lost: str, has_loader: bool):
+    verdict = _judge(lost=(lost,), loss_input=lost, has_loader=has_loader)
+    assert (verdict.step, verdict.component, verdict.others) == (13, f"before/{lost}", ())
+
+
+def test_without_a_loader_lost_data_is_told_from_lost_buffers_by_the_buffers_before_the_step():
+    verdict = _judge(lost=("position",), has_loader=False)
+    assert (verdict.component, verdict.others) == ("data/batches", ())
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "is_named"),
+    [
+        ("variables/main.queue", lambda step: step // 4, True),
+        ("variables/Mixture.offset", lambda step: step % 7, True),
+        ("variables/main.total", lambda step: step % 7, False),
+        ("variables/Mixture.size", lambda _: 3, False),
+        ("variables/main.hidden", lambda step: step, True),
+    ],
+)
+@pytest.mark.parametrize("differs_before", [True, False])
+def test_a_variable_that_the_program_keeps_explains_a_loss_that_nothing_else_explains(
+    name: str, values: Callable[[int], int], is_named: bool, differs_before: bool
+):
+    options = {"has_loader": False, "loss_input": "scaler"}
+
+    def unrecorded(run: History, offset: int = 0, lost: int = 0) -> History:
+        """The run with a variable, and without the components that show why the loss differs."""
+        hidden = dict.fromkeys(("scaler", "buffers", "averaged"), "")
+        texts = {} if "hidden" in name else {name: "value"}
+        steps = tuple(
+            replace(
+                step,
+                components=step.components | hidden | {name: digest(values(offset + step.n) + lost)},
+                values=step.values | texts,
+            )
+            for step in run.steps
+        )
+        before = run.before[0].components | {name: digest(values(offset) + lost * differs_before)} | hidden
+        return replace(run, steps=steps, before=(replace(run.before[0], components=before),))
+
+    reference, attempt = unrecorded(history(**options)), unrecorded(history(14, ends=False, **options))
+    restarted = unrecorded(history(resumed_from=12, lost=("scaler",), **options), 12, 99)
+    verdict = judge(Outcome({0: reference}, {0: attempt}, {0: restarted}, exit_code=0))
+    assert (verdict.step, verdict.component) == (13, name if is_named and differs_before else "loss")
+
+
+def test_an_order_in_another_form_is_exact():
+    def with_order(history: History, text: str) -> History:
+        steps = tuple(
+            replace(step, components={**step.components, "variables/main.order": digest(text, step.n // 4)})
+            for step in history.steps
+        )
+        return replace(history, steps=steps)
+
+    runs = with_order(history(), "all"), with_order(history(14, ends=False), "all")
+    restarted = with_order(history(resumed_from=12), "the rest")
+    assert judge(Outcome({0: runs[0]}, {0: runs[1]}, {0: restarted}, exit_code=0)).is_exact
 
 
 def test_a_difference_in_a_later_epoch_is_found_there():

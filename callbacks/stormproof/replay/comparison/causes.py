@@ -7,41 +7,41 @@ from dataclasses import dataclass
 
 from stormproof.replay.comparison.history import History
 from stormproof.replay.comparison.step_difference import StepDifference
-from stormproof.replay.comparison.variables import VariableKind, VariableKinds, is_variable, was_reset
+from stormproof.replay.comparison.variables import (
+    VariableKind,
+    VariableKinds,
+    is_attribute,
+    is_variable,
+    was_reset,
+)
 
 GENERATORS = ("rng/python", "rng/numpy", "rng/torch", "rng/cuda")
 """Global random number generators."""
 DATA_ORDER = ("data/count", "data/indices", "data/batches")
 CAUSAL_ORDER = (
     "frozen", "mode", "hyperparameters", "scheduler", "learning_rate", "scaler", "before/parameters",
-    "before/optimizer", "rng/generators", "rng/workers", "data/count", "data/indices", "data/batches", *GENERATORS,
-    "buffers", "variables", "loss", "gradients", "parameters", "optimizer", "averaged",
+    "before/optimizer", "before/averaged", "before/buffers", "data/count", "data/indices", "rng/workers",
+    "data/batches", "rng/generators", *GENERATORS, "buffers", "variables", "loss", "gradients", "parameters",
+    "optimizer", "averaged",
 )  # fmt: skip
 """Component kinds, causes before their effects. ``before/…`` is the state before the step."""
+DRAWN = frozenset((*DATA_ORDER, "rng/workers", "buffers", "loss", "gradients", "parameters", "optimizer"))
+"""Kinds that random numbers may change."""
 COMPUTED = frozenset({"data/batches", "loss", "gradients", "parameters"})
 """Kinds that a variable of the program may change."""
 
+_RANDOM = (*GENERATORS, "rng/generators", "rng/workers")
+_FORWARD = ("before/parameters", "before/averaged", "before/buffers", "mode", *DATA_ORDER, *_RANDOM)
 _INPUTS = ("before/parameters", "before/optimizer", "frozen", "mode", "hyperparameters", "learning_rate")
-_RESULTS = (*_INPUTS, *DATA_ORDER, *GENERATORS, "rng/workers", "scaler", "buffers", "loss", "gradients")
+_RESULTS = (*_INPUTS, *_FORWARD, "scaler", "buffers", "loss", "gradients")
 PARENTS: dict[str, tuple[str, ...]] = {
     "learning_rate": ("scheduler", "before/optimizer"),  # a part of the state of the optimizer
     "hyperparameters": ("before/optimizer",),
     "rng/workers": ("data/count", "data/indices"),
-    "data/indices": ("rng/generators",),
     "data/batches": ("data/count", "data/indices", "rng/generators", "rng/workers"),
-    "buffers": ("before/parameters", "mode", *DATA_ORDER, *GENERATORS, "rng/workers"),
-    "loss": ("before/parameters", "mode", "scaler", "buffers", *DATA_ORDER, *GENERATORS, "rng/workers"),
-    "gradients": (
-        "before/parameters",
-        "frozen",
-        "mode",
-        "scaler",
-        "buffers",
-        *DATA_ORDER,
-        *GENERATORS,
-        "rng/workers",
-        "loss",
-    ),
+    "buffers": _FORWARD,
+    "loss": (*_FORWARD, "scaler", "buffers"),
+    "gradients": (*_FORWARD, "frozen", "scaler", "buffers", "loss"),
     "parameters": _RESULTS,
     "optimizer": _RESULTS,
     "averaged": (*_RESULTS, "parameters"),
@@ -67,7 +67,11 @@ def kind_of(component: str) -> str:
     head, _, rest = component.partition("/")
     if head == "before":
         return f"before/{kind_of(rest)}"
-    return head if head in {"optimizer", "scheduler", "variables"} else component
+    if is_variable(component):
+        return "variables"
+    if rest.startswith("generators/"):
+        return "rng/generators"
+    return head if head in {"optimizer", "scheduler"} else component
 
 
 def causal_position(component: str) -> int:
@@ -76,7 +80,13 @@ def causal_position(component: str) -> int:
     return CAUSAL_ORDER.index(kind) if kind in CAUSAL_ORDER else len(CAUSAL_ORDER)
 
 
-def find_causes(reference: History, restarted: History, offset: int, difference: StepDifference) -> Causes:
+def find_causes(
+    reference: History,
+    restarted: History,
+    offset: int,
+    difference: StepDifference,
+    ignored: frozenset[str] = frozenset(),
+) -> Causes:
     """Returns the components that explain a difference.
 
     Args:
@@ -84,8 +94,9 @@ def find_causes(reference: History, restarted: History, offset: int, difference:
         restarted: The restarted process.
         offset: Number of steps before the first step of the restarted process.
         difference: The first difference that matters.
+        ignored: Components that differ between two uninterrupted runs.
     """
-    evidence = _Evidence(reference, restarted, offset, difference)
+    evidence = _Evidence(reference, restarted, offset, difference, ignored)
     names = set(difference.components)
     variables = {name for name in names if is_variable(name)}
     names = evidence.with_inputs(names - variables)
@@ -96,7 +107,11 @@ def find_causes(reference: History, restarted: History, offset: int, difference:
     is_position = evidence.has_no_batches() and "data/batches" in names
     if stateful and not is_position and {kind_of(name) for name in causes} <= COMPUTED and not evidence.is_shifted():
         causes, stateful = stateful, []  # the program computes the others from a variable
+    kinds = {kind_of(name) for name in causes}
+    is_inferred = is_position and kinds == {"data/batches"}
     causes.sort(key=lambda name: _order(name, evidence))
+    if not stateful and (is_inferred or kinds in ({"loss"}, {"gradients"}, {"parameters"})):
+        causes = evidence.kept_variables(with_large=is_inferred or kinds == {"loss"}) or causes
     if not causes:
         causes = sorted(stateful or variables or difference.components)
         stateful = []
@@ -106,7 +121,7 @@ def find_causes(reference: History, restarted: History, offset: int, difference:
 def _parents(name: str, evidence: _Evidence, names: Collection[str]) -> Iterable[str]:
     kind = kind_of(name)
     if kind in {"data/indices", "rng/workers"} and evidence.starts_epoch():
-        return (*PARENTS[kind], "rng/generators", *GENERATORS)
+        return (*PARENTS.get(kind, ()), *GENERATORS)
     if kind == "data/batches" and not evidence.is_shifted() and "data/indices" not in names:
         return (*PARENTS[kind], *GENERATORS)  # random numbers of the data set in the main process
     return PARENTS.get(kind, ())
@@ -119,6 +134,13 @@ def _order(name: str, evidence: _Evidence) -> tuple[int, str]:
     return causal_position(name), name
 
 
+def _is_kept(name: str, kinds: VariableKinds) -> bool:
+    """Returns whether a variable may be state of the program, and not a running sum of an epoch."""
+    if kinds[name] is VariableKind.RESULT:
+        return is_attribute(name) or kinds.is_large(name)
+    return kinds[name] is VariableKind.STATE
+
+
 @dataclass(frozen=True, slots=True)
 class _Evidence:
     """Facts of both runs that decide which of two components is the cause."""
@@ -127,17 +149,20 @@ class _Evidence:
     restarted: History
     offset: int
     difference: StepDifference
+    ignored: frozenset[str]
 
     def explained_generators(self, names: Collection[str]) -> set[str]:
-        """Returns the global generators whose difference other differences explain, or that are unused.
+        """Returns the generators whose difference other differences explain, or that are unused.
 
         A new iterator of a loader draws random numbers, so a generator that was restored differs after the data
         position was lost. A generator that has a state of another step of the uninterrupted run was not restored.
         """
-        generators = {name for name in names if name in GENERATORS}
+        generators = {name for name in names if kind_of(name) in {*GENERATORS, "rng/generators"}}
         rest = set(names) - generators
         if not rest:
             return set()
+        if DRAWN.isdisjoint(map(kind_of, rest)):
+            return generators
         unused = {name for name in generators if not self.changes(name)}
         position_is_lost = not rest.isdisjoint({"data/indices", "data/count", "rng/workers"}) or (
             "data/batches" in rest and self.is_shifted()
@@ -152,7 +177,7 @@ class _Evidence:
 
     def with_inputs(self, names: set[str]) -> set[str]:
         """Adds batches that are not recorded if both the loss and statistics of activations show that they differ."""
-        if self.has_no_batches() and {"buffers", "loss"} <= names:
+        if self.has_no_batches() and {"buffers", "loss"} <= names and "before/buffers" not in names:
             return names | {"data/batches"}
         return names
 
@@ -181,6 +206,32 @@ class _Evidence:
         return (
             any(step.components.get(name) == value for step in self.reference.steps if step.n != self.offset + 1)
             and self.reference.steps[self.offset].components.get(name) != value
+        )
+
+    def kept_variables(self, *, with_large: bool) -> list[str]:
+        """Returns the variables that differ before the first forward pass, small ones that change rarely first.
+
+        They explain a loss that nothing else explains: the position in a list, an order that is shuffled in place, or a
+        hidden state. A variable that is kept from step to step has its value of the step before. A variable that is
+        assigned before the forward pass, such as the batch, has its value of the same step.
+
+        Args:
+            with_large: Whether to include variables with many elements. With gradient accumulation, the batch of the
+                first forward pass differs from that of the step.
+        """
+        if self.difference.step != self.offset + 1 or not self.restarted.before:
+            return []
+        kinds = VariableKinds(self.reference)
+        steps = self.reference.steps[max(self.offset - 1, 0) : self.offset + 1]
+        names = list[str]()
+        for name, value in self.restarted.before[0].components.items():
+            expected = {step.components[name] for step in steps if name in step.components}
+            is_compared = is_variable(name) and name not in self.ignored
+            if is_compared and expected and value not in expected and _is_kept(name, kinds):
+                names += [name] if with_large or not kinds.is_large(name) else []
+        return sorted(
+            names,
+            key=lambda name: (kinds.is_large(name), kinds[name] is VariableKind.RESULT, not is_attribute(name), name),
         )
 
     def restorable(self, variables: Collection[str], *, only_variables: bool) -> list[str]:

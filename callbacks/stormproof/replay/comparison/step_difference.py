@@ -70,16 +70,21 @@ def _differing(expected: Step, actual: Step) -> Iterator[str]:
 
 
 def _differing_before(reference: History, other: History, step: Step, number: int) -> Iterator[str]:
-    """Yields parameters and optimizer states that differ before a step.
+    """Yields parameters, optimizer states, buffers and averages that differ before a step.
 
     The other components of ``before`` are recorded after the forward pass, so the uninterrupted run has no counterpart.
     """
     state = next((state for state in other.before if state.n == step.n), None)
     if state is None:
         return
-    expected = reference.state_after(number - 1, reference.steps[number - 1].optimizer)
+    reached = reference.steps[number - 1]
+    expected = reference.state_after(number - 1, reached.optimizer)
     for name, value in state.components.items():
-        if (name == "parameters" or name.startswith("optimizer/")) and expected.get(name, value) != value:
+        is_state = name in {"parameters", "buffers", "averaged"} or name.startswith("optimizer/")
+        possible = {expected.get(name, value)}
+        if name == "averaged":
+            possible.add(reached.components.get(name, value))  # a program may update the averages after the step
+        if is_state and value not in possible:
             yield f"before/{name}"
 
 

@@ -37,6 +37,11 @@ def is_variable(component: str) -> bool:
     return component.startswith(PREFIX)
 
 
+def is_attribute(component: str) -> bool:
+    """Returns whether a variable is an attribute of an object, by the capital letter of the name of its class."""
+    return component.partition("/")[2][:1].isupper()
+
+
 class VariableKinds:
     """Roles of the variables in an uninterrupted run. Each is determined when it is first read.
 
@@ -52,6 +57,10 @@ class VariableKinds:
         if name not in self._kinds:
             self._kinds[name] = _classify(self._history, name)
         return self._kinds[name]
+
+    def is_large(self, name: str) -> bool:
+        """Returns whether a variable has many elements, so that only its hash is recorded."""
+        return not any(name in step.values for step in self._history.steps)
 
 
 def was_reset(reference: History, restarted: History, name: str, step: int) -> bool:

@@ -179,18 +179,23 @@ def _earliest(
     Ranks exchange gradients, so all of them differ at a step. The rank with the first cause in causal order is named.
     """
     step = min(difference.step for difference, _ in candidates)
-    explained = [
-        (difference, rank, find_causes(outcome.reference[rank], outcome.restarted[rank], alignment.step, difference))
-        for difference, rank in candidates
-        if difference.step == step
-    ]
+    explained = list[tuple[StepDifference, int, Causes]]()
+    for difference, rank in candidates:
+        if difference.step == step:
+            runs = outcome.reference[rank], outcome.restarted[rank]
+            explained.append((difference, rank, find_causes(*runs, alignment.step, difference, outcome.ignored)))
     return min(explained, key=lambda item: (causal_position(item[2].first), item[1]))
 
 
 def is_significant(difference: StepDifference, kinds: VariableKinds) -> bool:
-    """Returns whether a difference is more than unused random numbers, counters and options."""
+    """Returns whether a difference is more than unused random numbers, counters, options and large variables.
+
+    A resumed program may keep an order of samples in another form, such as the rest of it.
+    """
     return any(
-        kinds[name] in {VariableKind.STATE, VariableKind.RESULT} if is_variable(name) else not name.startswith("rng/")
+        kinds[name] in {VariableKind.STATE, VariableKind.RESULT} and not kinds.is_large(name)
+        if is_variable(name)
+        else not name.startswith("rng/")
         for name in difference.components
     )
 

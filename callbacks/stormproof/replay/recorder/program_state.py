@@ -25,7 +25,7 @@ _MAX_OWNERS = 32
 
 @dataclass(frozen=True, slots=True)
 class ProgramComponents:
-    """Components of a step, and short texts of the variables."""
+    """Components of a step, and short texts of the small variables."""
 
     components: dict[str, str | int]
     texts: dict[str, str]
@@ -44,7 +44,7 @@ class ProgramState:
         self._user_code = UserCode(session.root)
 
     def read(self, frame: FrameType, modules: list[nn.Module], parameters: list[torch.Tensor]) -> ProgramComponents:
-        """Returns the components ``variables/…``, ``rng/generators``, ``rng/workers`` and ``averaged``.
+        """Returns the components ``variables/…``, ``rng/generators/…``, ``rng/workers``, ``averaged``.
 
         Args:
             frame: Frame of the step.
@@ -58,13 +58,11 @@ class ProgramState:
         collector.add_globals()
         collector.add_modules(modules)
         found = collector.found
-        components: dict[str, str | int] = {
-            f"variables/{name}": hash_value(value) for name, value in found.values.items()
-        }
+        variables = found.values | found.large
+        components: dict[str, str | int] = {f"variables/{name}": hash_value(value) for name, value in variables.items()}
         generators = {id(generator): generator for generator in [*_list_generators(owners), *found.generators]}
         generators.pop(id(torch.default_generator), None)
-        if generators:
-            components["rng/generators"] = hash_generators(generators.values())
+        components.update(hash_generators(generators.values()))
         seeds = self._batches.list_worker_seeds()
         if seeds:
             components["rng/workers"] = hash_value(seeds)

@@ -48,9 +48,18 @@ def hash_generator(generator: Any) -> str:
     return _hash_bit_generator(generator.bit_generator if _is_new(generator) else generator._bit_generator)
 
 
-def hash_generators(generators: Iterable[Any]) -> str:
-    """Returns the hash of the states of several generators, in order."""
-    return hash_value([hash_generator(generator) for generator in generators])
+def hash_generators(generators: Iterable[Any]) -> dict[str, str]:
+    """Returns the components ``rng/generators/…``: for each library, the hash of the states of its generators."""
+    hashes: dict[str, list[str]] = {}
+    for generator in generators:
+        hashes.setdefault(_library_of(generator), []).append(hash_generator(generator))
+    return {f"rng/generators/{library}": hash_value(states) for library, states in hashes.items()}
+
+
+def _library_of(generator: Any) -> str:
+    if isinstance(generator, torch.Generator):
+        return "torch"
+    return "python" if isinstance(generator, random.Random) else "numpy"
 
 
 def _hash_python(state: tuple[Any, ...]) -> str:

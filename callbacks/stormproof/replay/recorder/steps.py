@@ -9,7 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
 
 from stormproof.replay.ledger import BEFORE_STEPS
 from stormproof.replay.recorder import losses
@@ -69,11 +73,14 @@ class StepLog:
         self.batches = BatchLog(session, self.is_in_training_mode)
         self._program = ProgramState(session, self.batches)
         self._records: weakref.WeakKeyDictionary[torch.optim.Optimizer, OptimizerRecord] = weakref.WeakKeyDictionary()
+        self._first_inputs: weakref.WeakKeyDictionary[torch.optim.Optimizer, Components] = weakref.WeakKeyDictionary()
+        self._forward_hook: RemovableHandle | None = None
         self._count = 0
 
     def install(self) -> None:
         """Registers the hooks of all optimizers and loaders."""
         self.batches.install()
+        self._forward_hook = register_module_forward_pre_hook(self._before_first_forward)
         register_optimizer_step_pre_hook(self._before_step)
         register_optimizer_step_post_hook(self._after_step)
 
@@ -83,10 +90,32 @@ class StepLog:
         roots = [root for reference in references if (root := reference()) is not None]
         return not roots or any(root.training for root in roots)
 
+    def _before_first_forward(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """Hashes buffers and variables before the first forward pass of the training changes them."""
+        if torch.compiler.is_compiling() or not (module.training and torch.is_grad_enabled()):
+            return
+        with self._session.writer.guard("forward pre hook"), torch.no_grad():
+            optimizers = list(self._session.optimizers)
+            if optimizers:
+                self._remove_forward_hook()
+            for optimizer in optimizers:
+                parameters = list_parameters(optimizer)
+                tree = collect(self._find_owners(parameters).roots)
+                components = self._program.read(sys._getframe(1), tree.modules, parameters).components
+                if tree.buffers and not any(map(is_lazy, tree.buffers)):
+                    components["buffers"] = hash_tensors(tree.buffers)
+                self._first_inputs[optimizer] = components
+
+    def _remove_forward_hook(self) -> None:
+        if self._forward_hook is not None:
+            self._forward_hook.remove()
+            self._forward_hook = None
+
     def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         with self._session.writer.guard("optimizer pre hook"), torch.no_grad():
             if _is_nested(optimizer):
                 return
+            self._remove_forward_hook()
             record = self._get_record(optimizer)
             record.is_hashed = self._session.is_hashed(record.index, record.steps + 1)
             record.has_closure = len(args) > 1 or bool(kwargs.get("closure"))
@@ -107,6 +136,8 @@ class StepLog:
             inputs["gradients"] = hash_tensors([parameter.grad for parameter in parameters])
         if self._session.steps < BEFORE_STEPS:
             state, _ = self._read_state(optimizer, record, parameters)
+            state.pop("buffers", None)  # the forward pass has changed them
+            state.update(self._first_inputs.pop(optimizer, {}))
             components = {name: value for name, value in inputs.items() if name != "gradients"} | state
             self._session.writer.write(
                 "before", n=self._session.steps + 1, optimizer=record.index, components=components
@@ -184,12 +215,15 @@ class StepLog:
         if record.modules_added >= 0 and not any(map(_has_content, modules.list_new(record.modules_added))):
             record.modules_added = added
             return
-        trained = [parameter for other in self._session.optimizers for parameter in list_parameters(other)]
-        record.owners = find_owners(list(modules), parameters, [*trained, *parameters])
+        record.owners = self._find_owners(parameters)
         record.modules_added = added
 
+    def _find_owners(self, parameters: list[torch.Tensor]) -> OwnerTree:
+        trained = [parameter for other in self._session.optimizers for parameter in list_parameters(other)]
+        return find_owners(list(self._session.modules), parameters, [*trained, *parameters])
 
-def _has_content(module: torch.nn.Module) -> bool:
+
+def _has_content(module: nn.Module) -> bool:
     return bool(module._parameters or module._modules)
 
 

@@ -13,6 +13,9 @@ MAX_TEXT = 200
 """Largest length of a text."""
 MAX_ELEMENTS = 64
 """Largest number of elements of a container, tensor or array."""
+MAX_LARGE_ELEMENTS = 1 << 16
+"""Largest number of elements of a large value."""
+_MAX_TENSORS = 16  # of a large value
 _MAX_DEPTH = 3
 _CONTAINERS = (dict, list, tuple, set, frozenset, collections.deque)
 
@@ -31,19 +34,40 @@ def is_small_value(value: Any, depth: int = 0) -> bool:
     if isinstance(value, str):
         return len(value) < MAX_TEXT and os.sep not in value
     if isinstance(value, torch.Tensor):
-        return _is_small_tensor(value)
+        return _is_data(value, MAX_ELEMENTS)
     if isinstance(value, _CONTAINERS):
         items = (*value, *value.values()) if isinstance(value, dict) else value
         return depth < _MAX_DEPTH and len(value) <= MAX_ELEMENTS and all(is_small_value(i, depth + 1) for i in items)
     return type(value).__module__ == "numpy" and getattr(value, "size", MAX_ELEMENTS + 1) <= MAX_ELEMENTS
 
 
-def _is_small_tensor(tensor: torch.Tensor) -> bool:
+def is_large_value(value: Any) -> bool:
+    """Returns whether a value is a list of whole numbers, a tensor, an array, or a few tensors, with many elements.
+
+    Such values are shuffled orders of samples, or hidden states.
+
+    Example:
+        >>> is_large_value(list(range(1000))), is_large_value((torch.ones(10, 10),)), is_large_value([0.5] * 1000)
+        (True, True, False)
+    """
+    if isinstance(value, torch.Tensor):
+        return _is_data(value, MAX_LARGE_ELEMENTS)
+    if isinstance(value, list | tuple | collections.deque):
+        if {int}.issuperset(map(type, value)):
+            return len(value) <= MAX_LARGE_ELEMENTS
+        return len(value) <= _MAX_TENSORS and all(
+            isinstance(item, torch.Tensor) and _is_data(item, MAX_LARGE_ELEMENTS) for item in value
+        )
+    kind = getattr(getattr(value, "dtype", None), "kind", "")
+    return kind in {"b", "i", "u", "f"} and getattr(value, "size", MAX_LARGE_ELEMENTS + 1) <= MAX_LARGE_ELEMENTS
+
+
+def _is_data(tensor: torch.Tensor, max_elements: int) -> bool:
     return (
         not tensor.requires_grad
         and tensor.device.type != "meta"
         and tensor.layout is torch.strided
-        and tensor.numel() <= MAX_ELEMENTS
+        and tensor.numel() <= max_elements
     )
 
 

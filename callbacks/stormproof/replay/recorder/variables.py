@@ -16,11 +16,12 @@ from torch import nn
 
 from stormproof.replay.recorder.random_generators import is_generator
 from stormproof.replay.recorder.user_code import UserCode
-from stormproof.replay.recorder.variable_values import is_skipped_name, is_small_value
+from stormproof.replay.recorder.variable_values import is_large_value, is_skipped_name, is_small_value
 
 MAX_VARIABLES = 400
 _MAX_DEPTH = 2  # of attributes of attributes
 _MAX_OBJECTS = 16  # of a list
+_MAX_LARGE = 32
 _SKIPPED_TYPES = {type, ModuleType, FunctionType, BuiltinFunctionType}
 
 
@@ -30,11 +31,13 @@ class Variables:
 
     Attributes:
         values: Small values by name, ``function.variable`` or ``Class.attribute``.
+        large: Values with more elements by name.
         generators: Random generators.
         tensor_lists: Lists of tensors that may be averaged parameters.
     """
 
     values: dict[str, Any] = field(default_factory=dict[str, Any])
+    large: dict[str, Any] = field(default_factory=dict[str, Any])
     generators: list[Any] = field(default_factory=list[Any])
     tensor_lists: list[list[torch.Tensor]] = field(default_factory=list[list[torch.Tensor]])
 
@@ -96,9 +99,8 @@ class VariableCollector:
             return
         if isinstance(value, list | tuple | dict) and _is_tensor_list(value):
             self.found.tensor_lists.append(list(value.values()) if isinstance(value, dict) else list(value))
-        if is_small_value(value):
-            if not is_skipped_name(name, value):
-                self._add_value(full_name, value)
+        if is_small_value(value) or is_large_value(value):
+            self._add_data(full_name, name, value)
         elif is_generator(value):
             if self._is_new(value):
                 self.found.generators.append(value)
@@ -108,6 +110,13 @@ class VariableCollector:
             self._add_metric(value)
         elif depth and self._is_plain_object(value):
             self._add_attributes(value, depth - 1)
+
+    def _add_data(self, full_name: str, name: str, value: Any) -> None:
+        if not is_small_value(value):
+            if len(self.found.large) < _MAX_LARGE:
+                self._add_value(full_name, value, self.found.large)
+        elif not is_skipped_name(name, value):
+            self._add_value(full_name, value, self.found.values)
 
     def _add_container(self, value: Any, depth: int) -> None:
         """Adds the attributes of objects in a container."""
@@ -135,17 +144,17 @@ class VariableCollector:
         if type(metric).__name__ == "_ResultMetric" or not self._is_new(metric):
             return
         name = type(metric).__name__
-        self._add_value(f"{name}._update_count", metric._update_count)
+        self._add_value(f"{name}._update_count", metric._update_count, self.found.values)
         for state in metric._defaults:
-            self._add_value(f"{name}.{state}", getattr(metric, state, None))
+            self._add_value(f"{name}.{state}", getattr(metric, state, None), self.found.values)
 
-    def _add_value(self, name: str, value: Any) -> None:
+    def _add_value(self, name: str, value: Any, values: dict[str, Any]) -> None:
         """Adds a value. Names of several objects of one class get numbers."""
         unique, number = name, 1
-        while unique in self.found.values:
+        while unique in self.found.values or unique in self.found.large:
             number += 1
             unique = f"{name}#{number}"
-        self.found.values[unique] = value
+        values[unique] = value
 
     def _is_new(self, value: object) -> bool:
         if id(value) in self._seen:

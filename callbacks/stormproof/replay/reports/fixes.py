@@ -85,7 +85,10 @@ FIXES: dict[str, dict[str, str]] = {
         "accelerate": "Save when `accelerator.sync_gradients` is true.",
     },
     "rng/generators": {
-        "torch": "Save `generator.get_state()` and restore it with `generator.set_state(…)`.",
+        "torch": (
+            "Save the state of the generator and restore it: `get_state()` of torch, `bit_generator.state` of NumPy, "
+            "`getstate()` of Python."
+        ),
         "lightning": "Wrap the loader: `resumable(loader)`.",
     },
     "rng/workers": {
@@ -133,7 +136,7 @@ def fix_for(component: str, framework: str) -> str:
         framework: ``torch``, ``lightning``, ``transformers`` or ``accelerate``.
     """
     kind = kind_of(component)
-    fixes = FIXES.get(kind) or FIXES.get(f"before/{kind}") or FIXES["loss"]
+    fixes = FIXES.get(kind) or FIXES.get(f"before/{kind}") or FIXES.get(kind.removeprefix("before/")) or FIXES["loss"]
     return fixes.get(framework, fixes["torch"])
 
 

@@ -33,7 +33,9 @@ CONSEQUENCES = {
     "before/parameters": "training starts from different weights",
     "parameters": "the parameter update depends on state that certify does not record",
     "before/optimizer": "optimizer state, such as momentum, has different values, so the loss may spike",
-    "rng/generators": "the order of the data changes",
+    "before/averaged": "the averaged model, which the loss depends on, has different values",
+    "before/buffers": "the loss depends on them, for example in spectral normalization",
+    "rng/generators": "the program draws different random numbers from generators of its own",
     "rng/workers": "augmentation in the loader workers changes",
     "rng/python": "the random module of Python draws different numbers",
     "rng/numpy": "NumPy draws different random numbers, for example for augmentation",
@@ -58,8 +60,8 @@ def describe_fault(fault: Fault, step: int) -> str:
 
 
 PLURAL = {
-    "before/parameters", "parameters", "gradients", "averaged", "buffers", "hyperparameters", "data/batches",
-    "rng/generators", "rng/workers",
+    "before/parameters", "parameters", "gradients", "before/averaged", "averaged", "before/buffers", "buffers",
+    "hyperparameters", "data/batches", "rng/generators", "rng/workers",
 }  # fmt: skip
 """Kinds of components whose names are plural."""
 

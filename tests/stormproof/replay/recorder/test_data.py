@@ -50,7 +50,7 @@ def test_workers_do_not_change_the_recorded_order(tmp_path: Path) -> None:
     assert all(len(step.indices) == 1 for step in workers.steps)
     assert "rng/workers" in workers.steps[0].components
     assert "rng/workers" not in plain.steps[0].components
-    assert len({step.components["rng/generators"] for step in plain.steps}) == 2  # one shuffle each epoch
+    assert len({step.components["rng/generators/torch"] for step in plain.steps}) == 2  # one shuffle each epoch
     assert plain.epochs == workers.epochs == (4, 8)
     assert plain.steps[0].values["variables/Squares.epoch"] == "0"
 
@@ -67,19 +67,24 @@ def test_each_generator_is_a_component(tmp_path: Path) -> None:
         import random, torch
         import numpy as np
         own = np.random.default_rng(3)
+        for_torch, for_python = torch.Generator(), random.Random(1)
         model = torch.nn.Linear(1, 1)
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
-        draws = [lambda: None, random.random, np.random.rand, lambda: torch.rand(1), own.random]
+        draws = [
+            lambda: None, random.random, np.random.rand, lambda: torch.rand(1), for_python.random, own.random,
+            lambda: torch.rand(1, generator=for_torch),
+        ]
         for draw in draws:
             draw()
             optimizer.step()
     """
     ledger = record(tmp_path / "run", source)
 
-    names = ("rng/python", "rng/numpy", "rng/torch", "rng/generators")
+    own = [f"rng/generators/{library}" for library in ("python", "numpy", "torch")]
+    names = ("rng/python", "rng/numpy", "rng/torch", *own)
     for i, name in enumerate(names, start=1):
         values = [step.components[name] for step in ledger.steps]
-        assert [n for n in range(1, 5) if values[n] != values[n - 1]] == [i], name
+        assert [n for n in range(1, 7) if values[n] != values[n - 1]] == [i], name
 
 
 def test_validation_without_no_grad_around_the_loop_is_not_training_data(tmp_path: Path) -> None:

@@ -79,7 +79,9 @@ def test_all_components_of_a_training_run_are_recorded(tmp_path: Path) -> None:
     assert step.components["learning_rate"] == "[0.05]"
     assert step.values.items() >= {"variables/main.epoch": "1", "variables/main.first": "0"}.items()
     assert [before.n for before in ledger.before] == [1, 2, 3]
-    assert set(ledger.before[0].components) == STATE
+    assert [set(before.components) for before in ledger.before[1:]] == [STATE - {"buffers"}] * 2
+    variables = {f"variables/main.{name}" for name in ("epoch", "first", "best", "x")}
+    assert set(ledger.before[0].components) == STATE | variables
     for name in ("parameters", "optimizer/AdamW", "buffers"):
         values = [step.components[name] for step in ledger.steps]
         assert len(set(values)) >= 8, name  # `buffers` change before the step
@@ -121,6 +123,27 @@ def test_resumed_run_has_the_components_of_the_uninterrupted_one(
     assert {name: resumed.before[0].components[name] for name in unchanged} == {
         name: expected[name] for name in unchanged
     }
+
+
+def test_buffers_before_the_first_step_are_read_before_the_forward_pass(tmp_path: Path) -> None:
+    source = """
+        import torch
+        model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+        optimizer = torch.optim.SGD(model.parameters(), 0.0)
+        with torch.no_grad():
+            model.eval()(torch.ones(4, 2))
+        model.train()
+        for _ in range(2):
+            {extra}
+            model(torch.ones(4, 2)).sum().backward()
+            optimizer.step()
+    """
+    once = record(tmp_path / "once", source.format(extra="pass"))
+    twice = record(tmp_path / "twice", source.format(extra="model(torch.zeros(4, 2))"))
+
+    assert once.before[0].components["buffers"] == twice.before[0].components["buffers"]
+    assert once.before[0].components["buffers"] != once.steps[0].components["buffers"]
+    assert ["buffers" in before.components for before in once.before] == [True, False]
 
 
 def test_unsampled_steps_have_only_cheap_components(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Recorded variables of the program."""
 
+from itertools import pairwise
 from pathlib import Path
 
 from tests.support.recorded_program import record
@@ -51,6 +52,29 @@ def test_small_variables_of_the_user_are_recorded(tmp_path: Path) -> None:
         "train.seen": "{'samples': 0}",
     }
     assert {f"variables/{name}" for name in values} <= set(ledger.steps[1].components)
+
+
+def test_an_order_of_many_samples_is_recorded_without_its_text(tmp_path: Path) -> None:
+    source = """
+        import random, torch
+        model = torch.nn.Linear(1, 1)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        order, permutation, losses = list(range(1000)), (torch.arange(1000), torch.ones(2)), [0.5] * 1000
+
+        for step in range(3):
+            if step == 1:
+                random.shuffle(order)
+            if step == 2:
+                permutation = permutation[0].flip(0), permutation[1]
+            optimizer.step()
+    """
+    steps = record(tmp_path / "run", source).steps
+
+    recorded = {name: [step.components[name] for step in steps] for name in steps[0].components if "train." in name}
+    changed = {name: [first != second for first, second in pairwise(values)] for name, values in recorded.items()}
+    del changed["variables/train.step"]
+    assert changed == {"variables/train.order": [True, False], "variables/train.permutation": [False, True]}
+    assert steps[0].values.keys() == {"variables/train.step"}
 
 
 def test_recorder_does_not_keep_tensors_alive(tmp_path: Path) -> None:
