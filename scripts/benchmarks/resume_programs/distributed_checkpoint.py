@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed.checkpoint as dcp
-from task import BATCH_SIZE, EPOCHS, SAVE_EVERY, Images, Network
+from task import BATCH_SIZE, EPOCHS, SAVE_EVERY, Images, Network, seed_all
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.utils.data import DataLoader
@@ -34,7 +34,7 @@ class TrainingState:
 
 
 def main():
-    torch.manual_seed(1)
+    seed_all()
     workers = int(sys.argv[1])
     network = Network()
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
