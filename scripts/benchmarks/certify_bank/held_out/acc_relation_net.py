@@ -22,7 +22,7 @@ def scenes(n=800, objects=5):
 
 
 class RelationNet(nn.Module):
-    def __init__(self, width=96):
+    def __init__(self, width=192):
         super().__init__()
         self.g = nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
         self.f = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 5))
@@ -54,10 +54,11 @@ def main():
         accelerator.load_state(newest())
     first_epoch, skip = divmod(step, per_epoch)
     for epoch in range(first_epoch, EPOCHS):
-        loader.set_epoch(epoch)
-        batches = loader
         if epoch == first_epoch and skip:
             batches = skip_first_batches(loader, skip)
+        else:
+            batches = loader
+            batches.set_epoch(epoch)
         for x, y in batches:
             loss = nn.functional.cross_entropy(net(x), y)
             optimizer.zero_grad()

@@ -20,7 +20,7 @@ def mlp(*sizes):
 class Student(nn.Module):
     def __init__(self):
         super().__init__()
-        self.trunk = mlp(60, 256, 256, 64)
+        self.trunk = mlp(60, 512, 512, 64)
 
     def forward(self, x):
         return {"features": self.trunk(x)}

@@ -5,8 +5,9 @@ import shutil
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint, set_seed
 
 OUTPUT = "rare_classes"
@@ -30,6 +31,19 @@ class Stripes(Dataset):
         return {"pixel_values": self.x[i], "labels": self.y[i]}
 
 
+class StripeNet(nn.Module):
+    def __init__(self, channels=32):
+        super().__init__()
+        self.stem = nn.Conv2d(1, channels, 3, padding=1)
+        self.block = nn.Sequential(nn.BatchNorm2d(channels), nn.GELU(), nn.Conv2d(channels, channels, 3, padding=1))
+        self.head = nn.Sequential(nn.AdaptiveMaxPool2d((12, 1)), nn.Flatten(), nn.Dropout(0.1))
+        self.classifier = nn.Linear(12 * channels, CLASSES)
+
+    def forward(self, pixel_values):
+        x = self.stem(pixel_values)
+        return {"logits": self.classifier(self.head(x + self.block(x)))}
+
+
 class BalancedTrainer(Trainer):
     def __init__(self, *args, momentum=0.9, **kwargs):
         super().__init__(*args, **kwargs)
@@ -38,8 +52,8 @@ class BalancedTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs.pop("labels")
-        outputs = model(**inputs)
-        losses = F.cross_entropy(outputs.logits, labels, reduction="none")
+        outputs = model(inputs["pixel_values"])
+        losses = F.cross_entropy(outputs["logits"], labels, reduction="none")
         for c in labels.unique().tolist():
             current = losses.detach()[labels == c].mean()
             self.difficulty[c] = self.momentum * self.difficulty[c] + (1 - self.momentum) * current
@@ -59,15 +73,12 @@ def main():
     set_seed(9)
     os.makedirs(OUTPUT, exist_ok=True)
     shutil.rmtree("rare_classes_tmp", ignore_errors=True)
-    config = ViTConfig(
-        hidden_size=48, num_hidden_layers=2, num_attention_heads=3, intermediate_size=96, image_size=12, patch_size=4,
-        num_channels=1, num_labels=CLASSES, hidden_dropout_prob=0.1,
-    )  # fmt: skip
     args = TrainingArguments(
         output_dir="rare_classes_tmp", max_steps=80, per_device_train_batch_size=24, learning_rate=2e-3,
-        save_steps=10, warmup_steps=8, logging_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
+        save_steps=9, warmup_steps=8, logging_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
+        remove_unused_columns=False,
     )  # fmt: skip
-    trainer = BalancedTrainer(ViTForImageClassification(config), args, train_dataset=Stripes())
+    trainer = BalancedTrainer(StripeNet(), args, train_dataset=Stripes())
     last = get_last_checkpoint(OUTPUT)
     trainer.train(resume_from_checkpoint=last)
     final = {"model": trainer.model.state_dict(), "difficulty": trainer.difficulty}

@@ -56,7 +56,7 @@ class NextEpoch(TrainerCallback):
 class WindowNet(nn.Module):
     def __init__(self, width=48):
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(width, 320), nn.ReLU(), nn.Linear(320, 320), nn.ReLU(), nn.Linear(320, 4))
+        self.body = nn.Sequential(nn.Linear(width, 640), nn.ReLU(), nn.Linear(640, 640), nn.ReLU(), nn.Linear(640, 4))
 
     def forward(self, x, labels):
         logits = self.body(x)

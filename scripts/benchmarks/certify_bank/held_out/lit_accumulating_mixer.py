@@ -49,7 +49,7 @@ class LitMixer(pl.LightningModule):
     def __init__(self):
         super().__init__()
         self.net = nn.Sequential(
-            nn.Linear(16, 64), Mix(24, 64), Mix(24, 64), nn.Flatten(), nn.Linear(24 * 64, 6)
+            nn.Linear(16, 96), Mix(24, 96), Mix(24, 96), nn.Flatten(), nn.Linear(24 * 96, 6)
         )  # fmt: skip
         self.loss = nn.CrossEntropyLoss()
 
@@ -83,7 +83,7 @@ def main():
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[PeriodicCheckpoint(path, batches=10)],
+        callbacks=[PeriodicCheckpoint(path, batches=9)],
     )
     trainer.fit(module, train_dataloaders=SignalFeed(), ckpt_path=path if os.path.exists(path) else None)
     torch.save({"net": module.net.state_dict()}, "mixer_final.pt")

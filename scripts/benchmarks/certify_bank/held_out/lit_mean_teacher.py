@@ -45,7 +45,7 @@ class MeanTeacher(pl.LightningModule):
     def __init__(self, decay=0.97, consistency=2.0):
         super().__init__()
         self.decay, self.consistency = decay, consistency
-        self.student = nn.Sequential(nn.Linear(80, 320), nn.ReLU(), nn.Linear(320, 320), nn.ReLU(), nn.Linear(320, 5))
+        self.student = nn.Sequential(nn.Linear(80, 768), nn.ReLU(), nn.Linear(768, 768), nn.ReLU(), nn.Linear(768, 5))
         # a list hides the teacher from parameters()
         self.teacher = [copy.deepcopy(self.student)]
 

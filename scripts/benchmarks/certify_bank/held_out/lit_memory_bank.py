@@ -22,7 +22,7 @@ class Order:
 
     def __iter__(self):
         g = torch.Generator().manual_seed(1 + self.epoch)
-        return iter(torch.randperm(self.rows, generator=g).split(self.batch)[: len(self)])
+        yield from torch.randperm(self.rows, generator=g).split(self.batch)[: len(self)]
 
 
 class InstanceNet(pl.LightningModule):
@@ -30,8 +30,8 @@ class InstanceNet(pl.LightningModule):
         super().__init__()
         self.temperature = temperature
         self.encoder = nn.Sequential(
-            nn.Linear(dim, 300), nn.BatchNorm1d(300), nn.Hardswish(), nn.Linear(300, 300), nn.Hardswish(),
-            nn.Linear(300, 24),
+            nn.Linear(dim, 640), nn.BatchNorm1d(640), nn.Hardswish(), nn.Linear(640, 640), nn.Hardswish(),
+            nn.Linear(640, 24),
         )  # fmt: skip
         self.register_buffer("bank", normalize(torch.randn(rows, 24), dim=1))
         self.noise = torch.Generator().manual_seed(17)

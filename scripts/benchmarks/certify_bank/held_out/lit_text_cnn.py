@@ -21,7 +21,7 @@ def reviews(n=960, length=24, vocabulary=300):
 class TextCNN(pl.LightningModule):
     """Kim (2014) with three widths of windows."""
 
-    def __init__(self, vocabulary=300, dim=40, filters=32):
+    def __init__(self, vocabulary=300, dim=40, filters=96):
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, dim)
         self.convs = nn.ModuleList([nn.Conv1d(dim, filters, k) for k in (2, 3, 4)])

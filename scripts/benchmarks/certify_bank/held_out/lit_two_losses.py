@@ -41,7 +41,7 @@ class SimDataModule(pl.LightningDataModule):
 
 
 class Regressor(pl.LightningModule):
-    def __init__(self, hidden=320):
+    def __init__(self, hidden=768):
         super().__init__()
         self.trunk = torch.nn.Sequential(
             torch.nn.Linear(40, hidden), torch.nn.SiLU(), torch.nn.Linear(hidden, hidden), torch.nn.SiLU()

@@ -20,7 +20,7 @@ class Config:
 
 
 class MelodyNet(nn.Module):
-    def __init__(self, pitches, dim=96):
+    def __init__(self, pitches, dim=160):
         super().__init__()
         self.emb = nn.Embedding(pitches, dim)
         self.rnn = nn.LSTM(dim, dim, num_layers=2, batch_first=True)

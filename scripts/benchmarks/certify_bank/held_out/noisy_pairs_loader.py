@@ -49,7 +49,7 @@ def main(epochs=8, batch_size=48, out="siamese"):
     g = torch.Generator()
     g.manual_seed(0)
     loader = DataLoader(data, batch_size=batch_size, sampler=order, num_workers=2, generator=g)
-    encoder = nn.Sequential(nn.Linear(96, 384), nn.ELU(), nn.Linear(384, 384), nn.ELU(), nn.Linear(384, 32))
+    encoder = nn.Sequential(nn.Linear(96, 960), nn.ELU(), nn.Linear(960, 960), nn.ELU(), nn.Linear(960, 32))
     opt = torch.optim.AdamW(encoder.parameters(), lr=2e-3)
     path = os.path.join(out, "state.pt")
     done = 0

@@ -36,7 +36,7 @@ def draw_negatives(n, k):
 def main():
     ap = argparse.ArgumentParser()
     ap.add_argument("--dim", type=int, default=256)
-    ap.add_argument("--iters", type=int, default=120)
+    ap.add_argument("--iters", type=int, default=220)
     ap.add_argument("--negatives", type=int, default=8)
     ap.add_argument("--model-file", default="vectors.pt")
     opts = ap.parse_args()

@@ -15,7 +15,7 @@ log = logging.getLogger("vae")
 
 
 class VAE(nn.Module):
-    def __init__(self, pixels, latent=12, hidden=400):
+    def __init__(self, pixels, latent=12, hidden=800):
         super().__init__()
         self.enc = nn.Sequential(nn.Linear(pixels, hidden), nn.LeakyReLU(0.1))
         self.mu, self.logvar = nn.Linear(hidden, latent), nn.Linear(hidden, latent)
