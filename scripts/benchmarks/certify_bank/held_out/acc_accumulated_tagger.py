@@ -43,8 +43,8 @@ class Tagger(nn.Module):
     def __init__(self, words=80, dim=64):
         super().__init__()
         self.embed = nn.Embedding(words, dim)
-        self.conv1, self.conv2 = nn.Conv1d(dim, 224, 3, padding=1), nn.Conv1d(224, 224, 3, padding=1)
-        self.tag = nn.Linear(224, 7)
+        self.conv1, self.conv2 = nn.Conv1d(dim, 352, 3, padding=1), nn.Conv1d(352, 352, 3, padding=1)
+        self.tag = nn.Linear(352, 7)
 
     def forward(self, ids):
         x = self.conv1(self.embed(ids).transpose(1, 2)).relu()

@@ -38,7 +38,7 @@ def main(steps=140, points=512, every=14, root=pathlib.Path("implicit_field")):
     set_seed(2)
     accelerator = Accelerator(cpu=True, project_config=ProjectConfiguration(project_dir=str(root)))
     root.mkdir(exist_ok=True)
-    field = nn.Sequential(Sine(2, 320), Sine(320, 320), Sine(320, 320), nn.Linear(320, 3))
+    field = nn.Sequential(Sine(2, 448), Sine(448, 448), Sine(448, 448), nn.Linear(448, 3))
     optimizer = torch.optim.Adam(field.parameters(), lr=5e-4)
     scheduler = torch.optim.lr_scheduler.PolynomialLR(optimizer, steps, power=0.9)
     field, optimizer, scheduler = accelerator.prepare(field, optimizer, scheduler)

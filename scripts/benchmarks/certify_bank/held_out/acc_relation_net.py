@@ -22,7 +22,7 @@ def scenes(n=800, objects=5):
 
 
 class RelationNet(nn.Module):
-    def __init__(self, width=192):
+    def __init__(self, width=384):
         super().__init__()
         self.g = nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
         self.f = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 5))

@@ -14,7 +14,7 @@ from torch import nn
 class Pool:
     """Old generated samples. Half of each batch for the discriminator comes from here."""
 
-    def __init__(self, capacity=512):
+    def __init__(self, capacity=800):
         self.capacity, self.samples, self.seen = capacity, [], 0
 
     def exchange(self, batch):
@@ -64,10 +64,10 @@ def main(iterations=90, size=96, every=9):
     folder.mkdir(exist_ok=True)
     accelerator = Accelerator(cpu=True)
     G = nn.Sequential(
-        nn.Linear(8, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 2)
+        nn.Linear(8, 800), nn.BatchNorm1d(800), nn.ReLU(), nn.Linear(800, 800), nn.ReLU(), nn.Linear(800, 2)
     )
     D = nn.Sequential(
-        nn.Linear(2, 512), nn.LeakyReLU(0.2), nn.Dropout(0.1), nn.Linear(512, 512), nn.LeakyReLU(0.2), nn.Linear(512, 1)
+        nn.Linear(2, 800), nn.LeakyReLU(0.2), nn.Dropout(0.1), nn.Linear(800, 800), nn.LeakyReLU(0.2), nn.Linear(800, 1)
     )
     g_opt = torch.optim.Adam(G.parameters(), lr=1e-3, betas=(0.5, 0.9))
     d_opt = torch.optim.Adam(D.parameters(), lr=1e-3, betas=(0.5, 0.9))

@@ -21,7 +21,7 @@ class TimeEmbedding(nn.Module):
 
 
 class Denoiser(nn.Module):
-    def __init__(self, width=512, time=64):
+    def __init__(self, width=640, time=64):
         super().__init__()
         self.time = TimeEmbedding(time)
         self.inp = nn.Linear(2 + time, width)

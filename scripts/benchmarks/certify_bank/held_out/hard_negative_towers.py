@@ -12,7 +12,7 @@ STEPS, BATCH, PATH = 140, 64, "towers/run.pt"
 
 
 class Towers(nn.Module):
-    def __init__(self, dim=48, width=768):
+    def __init__(self, dim=48, width=2400):
         super().__init__()
         self.query = nn.Sequential(nn.Linear(dim, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, 32))
         self.item = nn.Sequential(nn.Linear(dim, width), nn.ReLU(), nn.Dropout(0.1), nn.Linear(width, 32))

@@ -19,7 +19,7 @@ class Highway(nn.Module):
         return g * torch.relu(self.transform(x)) + (1 - g) * x
 
 
-def build(width=288, depth=5, inputs=60, classes=8):
+def build(width=512, depth=5, inputs=60, classes=8):
     return nn.Sequential(nn.Linear(inputs, width), *[Highway(width) for _ in range(depth)], nn.Linear(width, classes))
 
 

@@ -46,7 +46,6 @@ class MeanTeacher(pl.LightningModule):
         super().__init__()
         self.decay, self.consistency = decay, consistency
         self.student = nn.Sequential(nn.Linear(80, 768), nn.ReLU(), nn.Linear(768, 768), nn.ReLU(), nn.Linear(768, 5))
-        # a list hides the teacher from parameters()
         self.teacher = [copy.deepcopy(self.student)]
 
     def noisy(self, x, indices, view):

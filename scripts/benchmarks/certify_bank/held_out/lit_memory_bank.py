@@ -30,8 +30,8 @@ class InstanceNet(pl.LightningModule):
         super().__init__()
         self.temperature = temperature
         self.encoder = nn.Sequential(
-            nn.Linear(dim, 640), nn.BatchNorm1d(640), nn.Hardswish(), nn.Linear(640, 640), nn.Hardswish(),
-            nn.Linear(640, 24),
+            nn.Linear(dim, 1600), nn.BatchNorm1d(1600), nn.Hardswish(), nn.Linear(1600, 1600), nn.Hardswish(),
+            nn.Linear(1600, 24),
         )  # fmt: skip
         self.register_buffer("bank", normalize(torch.randn(rows, 24), dim=1))
         self.noise = torch.Generator().manual_seed(17)

@@ -13,7 +13,7 @@ def double_conv(i, o):
 
 
 class UNet(nn.Module):
-    def __init__(self, c=20):
+    def __init__(self, c=32):
         super().__init__()
         self.d1, self.d2, self.mid = double_conv(1, c), double_conv(c, 2 * c), double_conv(2 * c, 2 * c)
         self.u2, self.u1 = double_conv(4 * c, c), double_conv(2 * c, c)

@@ -1,7 +1,4 @@
-"""Variational autoencoder on drawn strokes.
-
-The script prints a preview of the reconstruction quality before it trains.
-"""
+"""Variational autoencoder on drawn strokes."""
 
 import argparse
 import logging
@@ -15,7 +12,7 @@ log = logging.getLogger("vae")
 
 
 class VAE(nn.Module):
-    def __init__(self, pixels, latent=12, hidden=800):
+    def __init__(self, pixels, latent=12, hidden=1800):
         super().__init__()
         self.enc = nn.Sequential(nn.Linear(pixels, hidden), nn.LeakyReLU(0.1))
         self.mu, self.logvar = nn.Linear(hidden, latent), nn.Linear(hidden, latent)

@@ -38,9 +38,9 @@ class Codebook(nn.Module):
 class VQ(nn.Module):
     def __init__(self):
         super().__init__()
-        self.encoder = nn.Sequential(nn.Linear(cfg.length, 768), nn.Tanh(), nn.Linear(768, cfg.dim))
+        self.encoder = nn.Sequential(nn.Linear(cfg.length, 2400), nn.Tanh(), nn.Linear(2400, cfg.dim))
         self.codebook = Codebook(cfg.codes, cfg.dim, cfg.decay)
-        self.decoder = nn.Sequential(nn.Linear(cfg.dim, 768), nn.Tanh(), nn.Linear(768, cfg.length))
+        self.decoder = nn.Sequential(nn.Linear(cfg.dim, 2400), nn.Tanh(), nn.Linear(2400, cfg.length))
 
     def forward(self, x):
         quantized, commitment = self.codebook(self.encoder(x))

@@ -25,7 +25,7 @@ def read_day(day: int, rows: int = 2000) -> Clicks:
 
 
 class WideDeep(nn.Module):
-    def __init__(self, dim: int = 24, hidden: int = 640):
+    def __init__(self, dim: int = 24, hidden: int = 1200):
         super().__init__()
         self.wide = nn.Embedding(FIELDS * BUCKETS, 1, sparse=True)
         self.deep = nn.Embedding(FIELDS * BUCKETS, dim, sparse=True)
