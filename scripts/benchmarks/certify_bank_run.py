@@ -114,7 +114,7 @@ def main() -> int:
     """Prints a line for each script, then the totals."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scripts", nargs="*", help="paths in the bank; by default all")
-    parser.add_argument("--part", choices=["blind", "development"])
+    parser.add_argument("--part", choices=["blind", "development", "held_out"])
     parser.add_argument("--python", default=sys.executable, help="Python with transformers and accelerate")
     parser.add_argument("--options", default="", help="options of stormproof certify, such as `--budget 60s`")
     arguments = parser.parse_args()

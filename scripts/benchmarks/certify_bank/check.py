@@ -47,7 +47,7 @@ class Script:
         path: File of the script, relative to the folder of the bank.
         framework: ``plain``, ``lightning``, ``trainer`` or ``accelerate``.
         component: Component that the script does not restore, or ``exact``.
-        part: ``blind`` or ``development``.
+        part: ``development``, ``blind`` or ``held_out``.
         wrong: One sentence about the fault.
         output: File with the final state, relative to the working folder of the run.
         evidence: Key in the output that differs after a kill. Empty for exact scripts.
