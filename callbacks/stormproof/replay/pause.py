@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from stormproof.replay.ledger import read_ledgers
+
 PAUSES_VARIABLE = "STORMPROOF_LEDGER_PAUSES"
 """Environment variable with the pause points of a run, as JSON."""
 MARKER_PATTERN = "pause-*.json"
@@ -24,7 +26,8 @@ class PausePoint:
 
     Attributes:
         event: ``step``, ``save``, ``validation`` or ``epoch``.
-        count: Number of the event among events of the same kind and phase in its process, from 1.
+        count: Number of the event among events of the same kind and phase of its rank, from 1. Processes that ran one
+            after another count together.
         phase: Phase of a ``save``: ``open``, ``close`` or ``replace``.
         rank: Rank of the process.
         dies_at_size_limit: Whether a write beyond ``RLIMIT_FSIZE`` ends the process from then on, as SIGKILL would.
@@ -76,7 +79,7 @@ class Pauses:
 
     def __init__(self, folder: Path, points: Iterable[PausePoint]) -> None:
         self._folder, self._points = folder, tuple(points)
-        self._counts = Counter[tuple[str, str]]()
+        self._counts: Counter[tuple[str, str]] | None = None
 
     @classmethod
     def from_environment(cls, folder: Path, environment: Mapping[str, str] = os.environ) -> Pauses | None:
@@ -92,7 +95,10 @@ class Pauses:
             rank: Rank of this process.
         """
         name, phase = event["event"], event.get("phase", "")
-        self._counts[name, phase] += 1
+        if self._counts is None:
+            self._counts = _count_events(self._folder, rank)
+        else:
+            self._counts[name, phase] += 1
         for index, point in enumerate(self._points):
             if (point.event, point.phase, point.rank, point.count) == (name, phase, rank, self._counts[name, phase]):
                 self._stop(index, point, event.get("path", ""))
@@ -106,6 +112,17 @@ class Pauses:
         if point.dies_at_size_limit:  # signal.signal works in the main thread only
             ctypes.CDLL(None).signal(signal.SIGXFSZ, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _count_events(folder: Path, rank: int) -> Counter[tuple[str, str]]:
+    """Returns the events of all processes of a rank so far, including this one, by kind and phase."""
+    counts = Counter[tuple[str, str]]()
+    for ledger in read_ledgers(folder).get(rank, ()):
+        counts.update(("save", save.phase) for save in ledger.saves)
+        counts["step", ""] += len(ledger.steps)
+        counts["validation", ""] += len(ledger.validations)
+        counts["epoch", ""] += len(ledger.epochs)
+    return counts
 
 
 def _marker(folder: Path, index: int) -> Path:

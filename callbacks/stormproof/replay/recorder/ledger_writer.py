@@ -46,13 +46,13 @@ class LedgerWriter:
     def __init__(self, folder: Path, root: str, every: int, started_ns: int) -> None:
         self._folder = folder
         self._root = root
-        self._pauses = Pauses.from_environment(folder)
         self._every = every
         self._lock = threading.RLock()  # a signal handler may save while a line is written
         self._reset(started_ns)
         os.register_at_fork(after_in_child=lambda: self._reset(time.time_ns()))
 
     def _reset(self, started_ns: int) -> None:
+        self._pauses = Pauses.from_environment(self._folder)
         self._started_ns = started_ns
         self._file: int | None = None
         self._errors = Counter[str]()
