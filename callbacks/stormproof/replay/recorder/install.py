@@ -43,7 +43,7 @@ def install(started_ns: int, call_after_import: CallAfterImport) -> None:
     losses.install(session)
     checkpoints.install(checkpoint_log, call_after_import)
     file_events.install(checkpoint_log, writer)
-    StepLog(session, checkpoint_log).install()
+    StepLog(session, checkpoint_log).install(call_after_import)
     _watch_exit(session, checkpoint_log)
 
 

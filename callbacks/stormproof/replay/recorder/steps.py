@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 import weakref
@@ -19,6 +20,7 @@ from stormproof.replay.ledger import BEFORE_STEPS
 from stormproof.replay.recorder import losses
 from stormproof.replay.recorder.batches import Batch, BatchLog
 from stormproof.replay.recorder.checkpoint_log import CheckpointLog
+from stormproof.replay.recorder.checkpoints import CallAfterImport
 from stormproof.replay.recorder.hashing import hash_tensors, hash_value
 from stormproof.replay.recorder.module_tree import OwnerTree, TreeState, collect, find_owners
 from stormproof.replay.recorder.optimizer_state import (
@@ -76,9 +78,11 @@ class StepLog:
         self._first_inputs: weakref.WeakKeyDictionary[torch.optim.Optimizer, Components] = weakref.WeakKeyDictionary()
         self._forward_hook: RemovableHandle | None = None
         self._count = 0
+        self._is_initializing = False
 
-    def install(self) -> None:
+    def install(self, call_after_import: CallAfterImport) -> None:
         """Registers the hooks of all optimizers and loaders."""
+        call_after_import("torch.distributed.checkpoint.state_dict", self._ignore_initialization)
         self.batches.install()
         self._forward_hook = register_module_forward_pre_hook(self._before_first_forward)
         register_optimizer_step_pre_hook(self._before_step)
@@ -106,6 +110,20 @@ class StepLog:
                     components["buffers"] = hash_tensors(tree.buffers)
                 self._first_inputs[optimizer] = components
 
+    def _ignore_initialization(self, module: Any) -> None:
+        """Wraps the function that makes a step with zero gradients, so that the optimizer has a state to load into."""
+        original = module._init_optim_state
+
+        @functools.wraps(original)
+        def initialize(*args: Any, **kwargs: Any) -> Any:
+            self._is_initializing = True
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._is_initializing = False
+
+        module._init_optim_state = initialize
+
     def _remove_forward_hook(self) -> None:
         if self._forward_hook is not None:
             self._forward_hook.remove()
@@ -113,7 +131,7 @@ class StepLog:
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         with self._session.writer.guard("optimizer pre hook"), torch.no_grad():
-            if _is_nested(optimizer):
+            if self._is_initializing or _is_nested(optimizer):
                 return
             self._remove_forward_hook()
             record = self._get_record(optimizer)
@@ -162,7 +180,7 @@ class StepLog:
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         with self._session.writer.guard("optimizer post hook"), torch.no_grad():
-            if _is_nested(optimizer):
+            if self._is_initializing or _is_nested(optimizer):
                 return
             record = self._get_record(optimizer)
             record.steps += 1

@@ -108,3 +108,19 @@ dcp.load(state, checkpoint_id="checkpoint")
         ("checkpoint", "open"), ("checkpoint", "close"),
     ]  # fmt: skip
     assert list_loads(ledger) == ["checkpoint"]
+
+
+def test_the_step_that_creates_an_optimizer_state_to_load_into_is_not_recorded(tmp_path: Path) -> None:
+    source = """
+        import torch
+        from torch.distributed.checkpoint.state_dict import get_state_dict
+        model = torch.nn.Linear(1, 1)
+        optimizer = torch.optim.Adam(model.parameters())
+        get_state_dict(model, optimizer)
+        model(torch.ones(1, 1)).sum().backward()
+        optimizer.step()
+    """
+    ledger = record(tmp_path / "run", source)
+
+    assert [step.n for step in ledger.steps] == [1]
+    assert ledger.steps[0].components["learning_rate"] == "[0.001]"
