@@ -4,6 +4,7 @@ import sys
 
 import torch
 from composer import ComposerModel, Trainer
+from composer.utils import reproducibility
 from task import BATCH_SIZE, EPOCHS, SAVE_EVERY, Images, Network
 from torch import nn
 from torch.utils.data import DataLoader
@@ -22,6 +23,7 @@ class Classifier(ComposerModel):
 
 
 def main():
+    reproducibility.seed_all(1)
     workers = int(sys.argv[1])
     model = Classifier()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)

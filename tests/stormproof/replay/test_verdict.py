@@ -132,6 +132,27 @@ def test_a_difference_in_a_later_epoch_is_found_there():
     assert (verdict.step, verdict.component) == (17, "data/indices")
 
 
+def test_a_batch_that_was_fetched_one_step_ahead_is_compared():
+    """Transformers fetches the last batch of an epoch before the step before, so that the last step has no batch."""
+
+    def fetch_ahead(run: History, step: int) -> History:
+        first, second = run.steps[step - 2 : step]
+        ahead = replace(first, batches=first.batches + second.batches, indices=first.indices + second.indices)
+        none = {name: value for name, value in second.components.items() if not name.startswith("data/")}
+        last = replace(second, batches=(), indices=(), components=none)
+        return replace(run, steps=(*run.steps[: step - 2], ahead, last, *run.steps[step:]))
+
+    reference, attempt = fetch_ahead(history(), 16), fetch_ahead(history(16, ends=False), 16)
+    restarted = history(resumed_from=15, lost=("numpy",))
+    equal = {"rng/numpy": attempt.steps[-1].components["rng/numpy"]}
+    first = replace(restarted.steps[0], components=restarted.steps[0].components | equal)
+    restarted = replace(restarted, steps=(first, *restarted.steps[1:]))
+    verdict = judge(Outcome({0: reference}, {0: attempt}, {0: restarted}, exit_code=0))
+    assert (verdict.step, verdict.component, verdict.others) == (16, "data/batches", ())
+    exact = judge(Outcome({0: reference}, {0: attempt}, {0: history(resumed_from=15)}, exit_code=0))
+    assert exact.is_exact
+
+
 def test_everything_restored_is_exact():
     verdict = _judge()
     assert verdict.is_exact
