@@ -1,7 +1,6 @@
 """Certifies each script of the bank of resume faults, and counts how often the right component is named.
 
-A script with a fault counts as right if the component that is named for most faults is the one in the index, or the
-variable that contains it.
+A script with a fault counts as right if most faults name the component or the variable in the index.
 An exact script counts as right if no fault has a verdict other than exact.
 
     python scripts/benchmarks/certify_bank_run.py --part blind --python ../venv/bin/python
@@ -105,7 +104,8 @@ def certify(script: dict[str, Any], python: str, options: list[str]) -> Judgment
         report = json.loads(path.read_text())
     named = named_component(report)
     expected = script["component"]
-    is_variable = named.startswith("variables/") and named.endswith(f".{script.get('variable')}")
+    variable = script.get("variable")
+    is_variable = variable is not None and named.startswith("variables/") and named.endswith(f".{variable}")
     is_right = named == "exact" if expected == "exact" else is_variable or expected in meanings_of(named)
     return Judgment(named, is_right, len(report["faults"]), ratio)
 

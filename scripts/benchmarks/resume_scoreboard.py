@@ -1,4 +1,4 @@
-"""Certifies the same training in several frameworks, each with its own checkpoints, and prints a table in Markdown.
+"""Certifies the same training run in several frameworks, each with its own checkpoints, and prints a table in Markdown.
 
 The programs are in ``resume_programs``. Their argument is the number of DataLoader workers.
 
@@ -57,29 +57,30 @@ def version_of(package: str, python: str) -> str:
 
 
 def summarize(report: dict[str, Any]) -> tuple[str, str]:
-    """Returns the share of exact resumes, and what went wrong after the other faults."""
-    faults = [fault for fault in report["faults"] if fault["verdict"] != "no fault"]
-    is_safe = [(fault["kind"], fault["verdict"]) == ("torn", "refused") for fault in faults]
-    exact = sum(fault["verdict"] == "exact" for fault in faults)
-    problems = Counter(
-        f"{describe_component(fault['component'])} differs" if fault["component"] else fault["verdict"]
-        for fault, safe in zip(faults, is_safe, strict=True)
-        if fault["verdict"] != "exact" and not safe
-    )
-    words = [f"{problem} ({count})" for problem, count in problems.most_common()]
-    words += [f"refuses a truncated checkpoint ({sum(is_safe)})"] * any(is_safe)
-    return f"{exact} of {len(faults)}", "; ".join(words) or "none"
+    """Returns the share of exact resumes, and the counts of all other results."""
+    results = Counter(_describe(fault) for fault in report["faults"] if fault["verdict"] != "no fault")
+    total, exact = results.total(), results.pop("exact", 0)
+    others = ", ".join(f"{result} ({count})" for result, count in results.most_common())
+    return f"{exact} of {total}", others
+
+
+def _describe(fault: dict[str, Any]) -> str:
+    if (fault["kind"], fault["verdict"]) == ("torn", "refused"):
+        return "refused a truncated checkpoint"
+    return describe_component(fault["component"]) if fault["component"] else fault["verdict"]
 
 
 def main() -> int:
     """Prints a row for each program and number of workers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("programs", nargs="*", metavar="PROGRAM", choices=[*PACKAGES, []], help="by default all")
+    parser.add_argument(
+        "programs", nargs="*", metavar="PROGRAM", choices=[*PACKAGES, []], help="by default all"
+    )  # argparse checks the empty default, too
     parser.add_argument("--python", default=sys.executable, help="Python that has the framework")
     parser.add_argument("--workers", nargs="+", type=int, default=[0, 2])
     parser.add_argument("--options", default="--max-faults 8 --budget 10m", help="options of stormproof certify")
     arguments = parser.parse_args()
-    print("| program | version | workers | exact | other results |\n|---|---|---|---|---|")
+    print("| program | version | workers | exact | first difference, or other result (faults) |\n|---|---|---|---|---|")
     for program in arguments.programs or PACKAGES:
         version = version_of(PACKAGES[program], arguments.python)
         for workers in arguments.workers:

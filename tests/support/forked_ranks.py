@@ -52,11 +52,11 @@ def fork_ranks_of_trainer(count: int) -> None:
 
 
 def create_media_folder() -> None:
-    """Gives this fork a temporary folder of W&B of its own. A process deletes its folder when it ends."""
+    """Creates a separate media folder of W&B for this fork. W&B deletes the folder when the process exits."""
     from wandb.sdk.data_types._private import MEDIA_TMP
 
-    MEDIA_TMP._finalizer.detach()  # pyright: ignore[reportAttributeAccessIssue]; the other process deletes its folder
-    MEDIA_TMP.__init__("wandb-media")
+    MEDIA_TMP._finalizer.detach()  # pyright: ignore[reportAttributeAccessIssue]; the parent deletes its folder
+    MEDIA_TMP.__init__("wandb-media")  # in place, because modules of W&B have imported the object
 
 
 def _run_rank(read_end: int) -> NoReturn:

@@ -26,8 +26,8 @@ class PausePoint:
 
     Attributes:
         event: ``step``, ``save``, ``validation`` or ``epoch``.
-        count: Number of the event among events of the same kind and phase of its rank, from 1. Processes that ran one
-            after another count together.
+        count: Number of the event, from 1, among all events of the same kind, phase and rank. Successive processes of a
+            rank share one count.
         phase: Phase of a ``save``: ``open``, ``close`` or ``replace``.
         rank: Rank of the process.
         dies_at_size_limit: Whether a write beyond ``RLIMIT_FSIZE`` ends the process from then on, as SIGKILL would.
@@ -115,7 +115,7 @@ class Pauses:
 
 
 def _count_events(folder: Path, rank: int) -> Counter[tuple[str, str]]:
-    """Returns the events of all processes of a rank so far, including this one, by kind and phase."""
+    """Counts the events of all processes of a rank so far, including the current event, by kind and phase."""
     counts = Counter[tuple[str, str]]()
     for ledger in read_ledgers(folder).get(rank, ()):
         counts.update(("save", save.phase) for save in ledger.saves)

@@ -51,7 +51,7 @@ class Script:
         wrong: One sentence about the fault.
         output: File with the final state, relative to the working folder of the run.
         evidence: Key in the output that differs after a kill. Empty for exact scripts.
-        variable: Name of the variable that contains the component, for the judgment of `stormproof certify`.
+        variable: Variable that contains the component. `certify_bank_run.py` accepts its name, too.
         fix: Pairs of text to find and its replacement. They remove the fault.
     """
 

@@ -1,4 +1,4 @@
-"""A loop in PyTorch that saves with torch.distributed.checkpoint."""
+"""Plain PyTorch loop with torch.distributed.checkpoint."""
 
 import itertools
 import sys
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 
 class TrainingState:
-    """Parameters, optimizer and step."""
+    """Parameters, optimizer, scheduler and step."""
 
     def __init__(self, network, optimizer, scheduler):
         self.network, self.optimizer, self.scheduler = network, optimizer, scheduler

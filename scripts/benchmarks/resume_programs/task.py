@@ -18,7 +18,7 @@ def seed_all() -> None:
 
 
 class Images(Dataset):
-    """512 noisy images of 12 by 12 pixels. NumPy's global generator flips them and adds noise."""
+    """512 noisy images of 12 by 12 pixels. Flips and noise use NumPy's global generator."""
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)

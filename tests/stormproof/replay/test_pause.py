@@ -11,7 +11,7 @@ from tests.support.fork_exit import run_and_exit
 
 
 def fork_process(folder: Path, environment: dict[str, str]) -> int:
-    """Starts a process that makes and saves three steps, and returns its ID."""
+    """Forks a process that records three steps, each followed by a save, and returns its process ID."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: pytest-xdist has a thread
         pid = os.fork()
@@ -21,7 +21,7 @@ def fork_process(folder: Path, environment: dict[str, str]) -> int:
 
 
 def make_steps(folder: Path, environment: dict[str, str]) -> None:
-    atexit._clear()
+    atexit._clear()  # the exit functions of pytest
     os.environ.update(environment)
     writer = LedgerWriter(folder, "/", 1, time.time_ns())
     for step in range(1, 4):
@@ -38,8 +38,7 @@ def test_a_process_stops_at_each_point_once_and_counts_earlier_processes_of_its_
         PausePoint("save", 1, "open", rank=1),
     ]
     environment = {PAUSES_VARIABLE: format_pauses(points)}
-    expected = {0: "", 1: "3.pt"}, {2: ""}, {}
-    for paths, rank in zip((*expected, {4: "1.pt", 3: ""}), (0, 0, 0, 1), strict=True):
+    for rank, paths in [(0, {0: "", 1: "3.pt"}), (0, {2: ""}), (0, {}), (1, {4: "1.pt", 3: ""})]:
         pid = fork_process(tmp_path, {**environment, "RANK": str(rank), "WORLD_SIZE": "2"})
         for index, path in paths.items():
             _, status = os.waitpid(pid, os.WUNTRACED)

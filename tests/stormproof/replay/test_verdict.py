@@ -72,7 +72,7 @@ def test_state_that_the_loss_depends_on_explains_the_loss(lost: str, has_loader:
     assert (verdict.step, verdict.component, verdict.others) == (13, f"before/{lost}", ())
 
 
-def test_without_a_loader_lost_data_is_told_from_lost_buffers_by_the_buffers_before_the_step():
+def test_without_a_loader_equal_buffers_before_the_step_imply_lost_data():
     verdict = _judge(lost=("position",), has_loader=False)
     assert (verdict.component, verdict.others) == ("data/batches", ())
 
@@ -93,8 +93,8 @@ def test_a_variable_that_the_program_keeps_explains_a_loss_that_nothing_else_exp
 ):
     options = {"has_loader": False, "loss_input": "scaler"}
 
-    def unrecorded(run: History, offset: int = 0, lost: int = 0) -> History:
-        """The run with a variable, and without the components that show why the loss differs."""
+    def with_variable(run: History, offset: int = 0, lost: int = 0) -> History:
+        """Adds a variable, and hides the components that explain the loss."""
         hidden = dict.fromkeys(("scaler", "buffers", "averaged"), "")
         texts = {} if "hidden" in name else {name: "value"}
         steps = tuple(
@@ -108,19 +108,19 @@ def test_a_variable_that_the_program_keeps_explains_a_loss_that_nothing_else_exp
         before = run.before[0].components | {name: digest(values(offset) + lost * differs_before)} | hidden
         return replace(run, steps=steps, before=(replace(run.before[0], components=before),))
 
-    reference, attempt = unrecorded(history(**options)), unrecorded(history(14, ends=False, **options))
-    restarted = unrecorded(history(resumed_from=12, lost=("scaler",), **options), 12, 99)
+    reference, attempt = with_variable(history(**options)), with_variable(history(14, ends=False, **options))
+    restarted = with_variable(history(resumed_from=12, lost=("scaler",), **options), 12, 99)
     verdict = judge(Outcome({0: reference}, {0: attempt}, {0: restarted}, exit_code=0))
     assert (verdict.step, verdict.component) == (13, name if is_named and differs_before else "loss")
 
 
-def test_an_order_in_another_form_is_exact():
-    def with_order(history: History, text: str) -> History:
+def test_a_difference_of_a_large_variable_alone_is_exact():
+    def with_order(run: History, text: str) -> History:
         steps = tuple(
             replace(step, components={**step.components, "variables/main.order": digest(text, step.n // 4)})
-            for step in history.steps
+            for step in run.steps
         )
-        return replace(history, steps=steps)
+        return replace(run, steps=steps)
 
     runs = with_order(history(), "all"), with_order(history(14, ends=False), "all")
     restarted = with_order(history(resumed_from=12), "the rest")
@@ -133,7 +133,7 @@ def test_a_difference_in_a_later_epoch_is_found_there():
 
 
 def test_a_batch_that_was_fetched_one_step_ahead_is_compared():
-    """Transformers fetches the last batch of an epoch before the step before, so that the last step has no batch."""
+    """Transformers fetches the last batch of an epoch during the second-to-last step, so the last step has none."""
 
     def fetch_ahead(run: History, step: int) -> History:
         first, second = run.steps[step - 2 : step]

@@ -25,8 +25,8 @@ CAUSAL_ORDER = (
     "optimizer", "averaged",
 )  # fmt: skip
 """Component kinds, causes before their effects. ``before/…`` is the state before the step."""
-DRAWN = frozenset((*DATA_ORDER, "rng/workers", "buffers", "loss", "gradients", "parameters", "optimizer"))
-"""Kinds that random numbers may change."""
+RANDOM_EFFECTS = frozenset((*DATA_ORDER, "rng/workers", "buffers", "loss", "gradients", "parameters", "optimizer"))
+"""Kinds that depend on random numbers."""
 COMPUTED = frozenset({"data/batches", "loss", "gradients", "parameters"})
 """Kinds that a variable of the program may change."""
 
@@ -104,14 +104,14 @@ def find_causes(
     kinds = {kind_of(name) for name in names}
     causes = [name for name in names if kinds.isdisjoint(_parents(name, evidence, names))]
     stateful = evidence.restorable(variables, only_variables=not names)
-    is_position = evidence.has_no_batches() and "data/batches" in names
-    if stateful and not is_position and {kind_of(name) for name in causes} <= COMPUTED and not evidence.is_shifted():
+    is_inferred = evidence.has_no_batches() and "data/batches" in names  # batches that are not recorded
+    if stateful and not is_inferred and {kind_of(name) for name in causes} <= COMPUTED and not evidence.is_shifted():
         causes, stateful = stateful, []  # the program computes the others from a variable
-    kinds = {kind_of(name) for name in causes}
-    is_inferred = is_position and kinds == {"data/batches"}
     causes.sort(key=lambda name: _order(name, evidence))
-    if not stateful and (is_inferred or kinds in ({"loss"}, {"gradients"}, {"parameters"})):
-        causes = evidence.kept_variables(with_large=is_inferred or kinds == {"loss"}) or causes
+    only = kind_of(causes[0]) if len(causes) == 1 else ""
+    is_unexplained = only in {"loss", "gradients", "parameters"} or (only == "data/batches" and is_inferred)
+    if is_unexplained and not stateful:
+        causes = evidence.kept_variables(with_large=only in {"loss", "data/batches"}) or causes
     if not causes:
         causes = sorted(stateful or variables or difference.components)
         stateful = []
@@ -152,7 +152,9 @@ class _Evidence:
     ignored: frozenset[str]
 
     def explained_generators(self, names: Collection[str]) -> set[str]:
-        """Returns the generators whose difference other differences explain, or that are unused.
+        """Returns the generators that are no cause: unused ones, and those that other differences explain.
+
+        If no differing component depends on random numbers, all are returned.
 
         A new iterator of a loader draws random numbers, so a generator that was restored differs after the data
         position was lost. A generator that has a state of another step of the uninterrupted run was not restored.
@@ -161,7 +163,7 @@ class _Evidence:
         rest = set(names) - generators
         if not rest:
             return set()
-        if DRAWN.isdisjoint(map(kind_of, rest)):
+        if RANDOM_EFFECTS.isdisjoint(map(kind_of, rest)):
             return generators
         unused = {name for name in generators if not self.changes(name)}
         position_is_lost = not rest.isdisjoint({"data/indices", "data/count", "rng/workers"}) or (
@@ -211,9 +213,9 @@ class _Evidence:
     def kept_variables(self, *, with_large: bool) -> list[str]:
         """Returns the variables that differ before the first forward pass, small ones that change rarely first.
 
-        They explain a loss that nothing else explains: the position in a list, an order that is shuffled in place, or a
-        hidden state. A variable that is kept from step to step has its value of the step before. A variable that is
-        assigned before the forward pass, such as the batch, has its value of the same step.
+        They explain a difference that nothing else explains. Such a variable is a position in a list, an order that is
+        shuffled in place, or a hidden state. If it was restored, it equals its value after the previous step. If it is
+        assigned before the forward pass, such as the batch, it equals its value after the current step.
 
         Args:
             with_large: Whether to include variables with many elements. With gradient accumulation, the batch of the
@@ -226,9 +228,10 @@ class _Evidence:
         names = list[str]()
         for name, value in self.restarted.before[0].components.items():
             expected = {step.components[name] for step in steps if name in step.components}
-            is_compared = is_variable(name) and name not in self.ignored
-            if is_compared and expected and value not in expected and _is_kept(name, kinds):
-                names += [name] if with_large or not kinds.is_large(name) else []
+            if not is_variable(name) or name in self.ignored or not _is_kept(name, kinds):
+                continue
+            if expected and value not in expected and (with_large or not kinds.is_large(name)):
+                names.append(name)
         return sorted(
             names,
             key=lambda name: (kinds.is_large(name), kinds[name] is VariableKind.RESULT, not is_attribute(name), name),

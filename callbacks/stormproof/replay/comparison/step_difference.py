@@ -72,7 +72,8 @@ def _differing(expected: Step, actual: Step) -> Iterator[str]:
 def _differing_before(reference: History, other: History, step: Step, number: int) -> Iterator[str]:
     """Yields parameters, optimizer states, buffers and averages that differ before a step.
 
-    The other components of ``before`` are recorded after the forward pass, so the uninterrupted run has no counterpart.
+    Other components of ``before`` are not compared here. Random states are read after the forward pass, so the
+    uninterrupted run has no counterpart. :mod:`stormproof.replay.comparison.causes` compares variables.
     """
     state = next((state for state in other.before if state.n == step.n), None)
     if state is None:
@@ -99,8 +100,8 @@ def _differing_data(reference: History, expected: Step, actual: Step, *, is_firs
         return set()
     differing = set[str]()
     if actual.batches and not expected.batches and expected.n > 1:
-        fetched = reference.steps[expected.n - 2]  # a loop that fetches one batch ahead fetches none before this step
-        expected = replace(expected, batches=fetched.batches[-1:], indices=fetched.indices[-1:])
+        previous = reference.steps[expected.n - 2]  # a loop that prefetches one batch fetched it during this step
+        expected = replace(expected, batches=previous.batches[-1:], indices=previous.indices[-1:])
     if actual.batches or expected.batches:
         count = min(len(expected.batches), len(actual.batches))
         if _tail(expected.batches, count) != _tail(actual.batches, count):

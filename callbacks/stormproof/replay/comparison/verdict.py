@@ -188,9 +188,9 @@ def _earliest(
 
 
 def is_significant(difference: StepDifference, kinds: VariableKinds) -> bool:
-    """Returns whether a difference is more than unused random numbers, counters, options and large variables.
+    """Returns whether a difference includes more than random states, counters, options and large variables.
 
-    A resumed program may keep an order of samples in another form, such as the rest of it.
+    Large variables do not count, because a resumed program may keep only the rest of a shuffled order.
     """
     return any(
         kinds[name] in {VariableKind.STATE, VariableKind.RESULT} and not kinds.is_large(name)

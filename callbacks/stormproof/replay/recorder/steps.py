@@ -82,7 +82,7 @@ class StepLog:
 
     def install(self, call_after_import: CallAfterImport) -> None:
         """Registers the hooks of all optimizers and loaders."""
-        call_after_import("torch.distributed.checkpoint.state_dict", self._ignore_initialization)
+        call_after_import("torch.distributed.checkpoint.state_dict", self._skip_initialization)
         self.batches.install()
         self._forward_hook = register_module_forward_pre_hook(self._before_first_forward)
         register_optimizer_step_pre_hook(self._before_step)
@@ -95,7 +95,7 @@ class StepLog:
         return not roots or any(root.training for root in roots)
 
     def _before_first_forward(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """Hashes buffers and variables before the first forward pass of the training changes them."""
+        """Hashes buffers and variables before the first forward pass of the training can change them."""
         if torch.compiler.is_compiling() or not (module.training and torch.is_grad_enabled()):
             return
         with self._session.writer.guard("forward pre hook"), torch.no_grad():
@@ -110,8 +110,8 @@ class StepLog:
                     components["buffers"] = hash_tensors(tree.buffers)
                 self._first_inputs[optimizer] = components
 
-    def _ignore_initialization(self, module: Any) -> None:
-        """Wraps the function that makes a step with zero gradients, so that the optimizer has a state to load into."""
+    def _skip_initialization(self, module: Any) -> None:
+        """Excludes the step with which torch.distributed.checkpoint creates an optimizer state to load into."""
         original = module._init_optim_state
 
         @functools.wraps(original)

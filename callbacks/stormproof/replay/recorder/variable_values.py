@@ -14,7 +14,7 @@ MAX_TEXT = 200
 MAX_ELEMENTS = 64
 """Largest number of elements of a container, tensor or array."""
 MAX_LARGE_ELEMENTS = 1 << 16
-"""Largest number of elements of a large value."""
+"""Largest number of elements of a list, tensor or array that is hashed."""
 _MAX_TENSORS = 16  # of a large value
 _MAX_DEPTH = 3
 _CONTAINERS = (dict, list, tuple, set, frozenset, collections.deque)
@@ -42,9 +42,10 @@ def is_small_value(value: Any, depth: int = 0) -> bool:
 
 
 def is_large_value(value: Any) -> bool:
-    """Returns whether a value is a list of whole numbers, a tensor, an array, or a few tensors, with many elements.
+    """Returns whether a value is a list of integers, a tensor, a numeric array, or a short list of tensors.
 
-    Such values are shuffled orders of samples, or hidden states.
+    Each has at most 65,536 elements. Values for which :func:`is_small_value` is true match, too. Typical large values
+    are shuffled sample orders, hidden states and batches.
 
     Example:
         >>> is_large_value(list(range(1000))), is_large_value((torch.ones(10, 10),)), is_large_value([0.5] * 1000)
@@ -53,10 +54,11 @@ def is_large_value(value: Any) -> bool:
     if isinstance(value, torch.Tensor):
         return _is_data(value, MAX_LARGE_ELEMENTS)
     if isinstance(value, list | tuple | collections.deque):
-        if {int}.issuperset(map(type, value)):
-            return len(value) <= MAX_LARGE_ELEMENTS
-        return len(value) <= _MAX_TENSORS and all(
-            isinstance(item, torch.Tensor) and _is_data(item, MAX_LARGE_ELEMENTS) for item in value
+        if len(value) > MAX_LARGE_ELEMENTS:
+            return False
+        return {int}.issuperset(map(type, value)) or (
+            len(value) <= _MAX_TENSORS
+            and all(isinstance(item, torch.Tensor) and _is_data(item, MAX_LARGE_ELEMENTS) for item in value)
         )
     kind = getattr(getattr(value, "dtype", None), "kind", "")
     return kind in {"b", "i", "u", "f"} and getattr(value, "size", MAX_LARGE_ELEMENTS + 1) <= MAX_LARGE_ELEMENTS

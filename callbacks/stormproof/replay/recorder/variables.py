@@ -1,4 +1,4 @@
-"""Collects small variables of the user's program: locals, globals and attributes."""
+"""Collects variables of the user's program: locals, globals and attributes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Variables:
 
     Attributes:
         values: Small values by name, ``function.variable`` or ``Class.attribute``.
-        large: Values with more elements by name.
+        large: Large values by name. Only their hashes are recorded.
         generators: Random generators.
         tensor_lists: Lists of tensors that may be averaged parameters.
     """
@@ -99,8 +99,10 @@ class VariableCollector:
             return
         if isinstance(value, list | tuple | dict) and _is_tensor_list(value):
             self.found.tensor_lists.append(list(value.values()) if isinstance(value, dict) else list(value))
-        if is_small_value(value) or is_large_value(value):
-            self._add_data(full_name, name, value)
+        if is_small_value(value):
+            self._add_small(full_name, name, value)
+        elif is_large_value(value):
+            self._add_large(full_name, value)
         elif is_generator(value):
             if self._is_new(value):
                 self.found.generators.append(value)
@@ -111,12 +113,13 @@ class VariableCollector:
         elif depth and self._is_plain_object(value):
             self._add_attributes(value, depth - 1)
 
-    def _add_data(self, full_name: str, name: str, value: Any) -> None:
-        if not is_small_value(value):
-            if len(self.found.large) < _MAX_LARGE:
-                self._add_value(full_name, value, self.found.large)
-        elif not is_skipped_name(name, value):
+    def _add_small(self, full_name: str, name: str, value: Any) -> None:
+        if not is_skipped_name(name, value):
             self._add_value(full_name, value, self.found.values)
+
+    def _add_large(self, full_name: str, value: Any) -> None:
+        if len(self.found.large) < _MAX_LARGE:
+            self._add_value(full_name, value, self.found.large)
 
     def _add_container(self, value: Any, depth: int) -> None:
         """Adds the attributes of objects in a container."""
