@@ -10,6 +10,7 @@ from stormproof.replay.comparison.history import Histories
 from stormproof.replay.comparison.verdict import Outcome, VerdictKind
 from stormproof.replay.faults.plan import resumable_steps
 from stormproof.replay.not_certifiable import NotCertifiable
+from stormproof.replay.output_text import escape
 
 
 def check_reference(histories: Histories, ending: Ending, message: str) -> None:
@@ -33,6 +34,11 @@ def check_reference(histories: Histories, ending: Ending, message: str) -> None:
         raise NotCertifiable(f"The recorder failed in {errors[0].where}: {errors[0].message}. Report this as a bug.")
     if first is None or not first.steps:
         raise NotCertifiable("The command does not train: no step of a torch optimizer was recorded.")
+    if not any(resumable_steps(history) for history in histories.values()) and first.loads:
+        raise NotCertifiable(
+            f"The command loads {escape(first.loads[-1].path)} and saves nothing between its first and its last step. "
+            "Remove the checkpoints of earlier runs, save more often, or certify a longer run."
+        )
     if not any(save.phase != "open" for history in histories.values() for save in history.saves):
         raise NotCertifiable("The command saves no checkpoint in its working folder. Other folders are not recorded.")
     if not any(resumable_steps(history) for history in histories.values()):

@@ -44,7 +44,7 @@ def test_the_text_names_the_first_difference_and_the_fix():
         "  also not restored: NumPy random state",
         "  restored: parameters, optimizer (AdamW), learning rate, torch random state",
         "  fix: Wrap the loader: resumable(loader).",
-        "  fix: Use CheckpointRecovery and resumable from Stormproof.",
+        "  fix for NumPy random state: Use CheckpointRecovery and resumable from Stormproof.",
         '       recovery = CheckpointRecovery("checkpoints", every_n_train_steps=50)',
         "       trainer = pl.Trainer(callbacks=[recovery])",
         "       trainer.fit(module, resumable(loader), ckpt_path=recovery.latest_checkpoint())",

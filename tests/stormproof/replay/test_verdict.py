@@ -114,17 +114,39 @@ def test_a_variable_that_the_program_keeps_explains_a_loss_that_nothing_else_exp
     assert (verdict.step, verdict.component) == (13, name if is_named and differs_before else "loss")
 
 
-def test_a_difference_of_a_large_variable_alone_is_exact():
-    def with_order(run: History, text: str) -> History:
+@pytest.mark.parametrize(
+    ("name", "uninterrupted", "restarted", "is_exact"),
+    [
+        ("main.best", lambda n: 9 - n // 4, lambda n: 9 if n < 15 else 9 - n // 4, True),  # a better value follows
+        ("main.best", lambda n: 9 - n // 4, lambda _: 9, False),
+        ("main.start", lambda n: 40 if n < 8 else 0, lambda _: 12, True),
+        ("main.running", lambda n: n * n % 7, lambda n: n % 5, True),
+        ("main.losses", lambda n: [0.5] * n, lambda n: [0.5] * (n - 12), True),
+        ("main.rest", lambda n: [[n // 8, 1], [2, 3]], lambda n: [[n // 8, 1]], True),
+        ("Accuracy.correct", lambda n: n * n % 7, lambda n: n % 5, False),
+    ],
+)
+def test_a_variable_alone_counts_if_it_is_reset_and_stays_different_or_belongs_to_a_metric(
+    name: str, uninterrupted: Callable[[int], Any], restarted: Callable[[int], Any], is_exact: bool
+):
+    component = f"variables/{name}"
+
+    def with_variable(run: History, values: Callable[[int], Any], offset: int = 0) -> History:
         steps = tuple(
-            replace(step, components={**step.components, "variables/main.order": digest(text, step.n // 4)})
+            replace(
+                step,
+                components=step.components
+                | {"variables/Accuracy._update_count": "1", component: digest(values(offset + step.n))},
+                values=step.values | {component: repr(values(offset + step.n))},
+            )
             for step in run.steps
         )
         return replace(run, steps=steps)
 
-    runs = with_order(history(), "all"), with_order(history(14, ends=False), "all")
-    restarted = with_order(history(resumed_from=12), "the rest")
-    assert judge(Outcome({0: runs[0]}, {0: runs[1]}, {0: restarted}, exit_code=0)).is_exact
+    reference, attempt = (with_variable(run, uninterrupted) for run in (history(), history(14, ends=False)))
+    resumed = with_variable(history(resumed_from=12), restarted, 12)
+    verdict = judge(Outcome({0: reference}, {0: attempt}, {0: resumed}, exit_code=0))
+    assert (verdict.is_exact, verdict.component) == (is_exact, "" if is_exact else component)
 
 
 def test_a_difference_in_a_later_epoch_is_found_there():

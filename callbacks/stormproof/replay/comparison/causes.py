@@ -115,7 +115,8 @@ def find_causes(
     if not causes:
         causes = sorted(stateful or variables or difference.components)
         stateful = []
-    return Causes(causes[0], tuple(causes[1:]) + tuple(name for name in stateful if name not in causes))
+    rest = [name for name in stateful if name not in causes and not evidence.is_local_counter(name)]
+    return Causes(causes[0], (*causes[1:], *rest))
 
 
 def _parents(name: str, evidence: _Evidence, names: Collection[str]) -> Iterable[str]:
@@ -209,6 +210,10 @@ class _Evidence:
             any(step.components.get(name) == value for step in self.reference.steps if step.n != self.offset + 1)
             and self.reference.steps[self.offset].components.get(name) != value
         )
+
+    def is_local_counter(self, name: str) -> bool:
+        """Returns whether a variable is a counter of a loop, which often starts again without an effect."""
+        return VariableKinds(self.reference)[name] is VariableKind.COUNTER and not is_attribute(name)
 
     def kept_variables(self, *, with_large: bool) -> list[str]:
         """Returns the variables that differ before the first forward pass, small ones that change rarely first.

@@ -12,7 +12,10 @@ from stormproof.replay.comparison.history import History
 
 PREFIX = "variables/"
 COUNTER_SHARE = 0.5
-"""Minimum share of steps at which a counter increases by the same number."""
+"""Minimum share of its changes at which a counter increases by the same number."""
+COUNTER_CHANGES = 0.2
+"""Minimum share of steps at which a counter changes. With several optimizers, an index of batches changes less often."""
+_SEQUENCES = ("[", "(", "deque(")
 FREQUENT_SHARE = 0.8
 """Share of steps from which on a variable counts as changing with each step."""
 
@@ -25,7 +28,7 @@ class VariableKind(Enum):
     CONSTANT = "constant"
     """Never changes: an option, or the first step of a process."""
     COUNTER = "counter"
-    """A number that increases by the same amount at most steps."""
+    """A number that changes often, mostly by the same amount."""
     STATE = "state"
     """Changes at some steps: the best loss, a patience counter, a curriculum level."""
     RESULT = "result"
@@ -57,6 +60,16 @@ class VariableKinds:
         if name not in self._kinds:
             self._kinds[name] = _classify(self._history, name)
         return self._kinds[name]
+
+    def is_metric(self, name: str) -> bool:
+        """Returns whether a variable is a state of a metric of torchmetrics."""
+        owner = name.rpartition(".")[0]
+        return any(f"{owner}._update_count" in step.components for step in self._history.steps[:1])
+
+    def is_sequence(self, name: str) -> bool:
+        """Returns whether a variable is a list, tuple, tensor or array, or too large for its text to be recorded."""
+        texts = [step.values[name] for step in self._history.steps if name in step.values]
+        return not texts or any(text.startswith(_SEQUENCES) for text in texts)
 
     def is_large(self, name: str) -> bool:
         """Returns whether a variable has many elements, so that only its hash is recorded."""
@@ -94,8 +107,9 @@ def _numbers(history: History, name: str) -> list[float]:
 
 
 def _is_counter(numbers: Sequence[float]) -> bool:
-    increments = [second - first for first, second in pairwise(numbers)]
-    if len(increments) < 2:
+    steps = max(len(numbers) - 1, 1)
+    increments = [second - first for first, second in pairwise(numbers) if second != first]
+    if len(increments) < max(2, COUNTER_CHANGES * steps):
         return False
     usual = max(set(increments), key=increments.count)
     return usual > 0 and usual == int(usual) and increments.count(usual) > COUNTER_SHARE * len(increments)

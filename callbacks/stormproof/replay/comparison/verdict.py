@@ -11,6 +11,7 @@ from stormproof.replay.comparison.batch_position import BatchPosition, find_batc
 from stormproof.replay.comparison.causes import Causes, causal_position, find_causes, kind_of
 from stormproof.replay.comparison.checkpoints import checkpoints_at_fault
 from stormproof.replay.comparison.history import Histories, History
+from stormproof.replay.comparison.significance import Significance
 from stormproof.replay.comparison.step_difference import StepDifference, step_differences
 from stormproof.replay.comparison.variables import VariableKind, VariableKinds, is_variable
 
@@ -144,10 +145,11 @@ def _compare(outcome: Outcome, alignment: Alignment, base: Verdict, total: int) 
         reference = outcome.reference.get(rank)
         if reference is None:
             continue
-        kinds = VariableKinds(reference)
+        significance = Significance(reference, restarted, alignment.step)
         for difference in step_differences(reference, restarted, alignment.step, outcome.ignored):
-            if is_significant(difference, kinds):
-                candidates.append((difference, rank))
+            significant = significance.select(difference)
+            if significant:
+                candidates.append((replace(difference, components=significant), rank))
                 break
             without_effect |= difference.components
     if not candidates:
@@ -185,19 +187,6 @@ def _earliest(
             runs = outcome.reference[rank], outcome.restarted[rank]
             explained.append((difference, rank, find_causes(*runs, alignment.step, difference, outcome.ignored)))
     return min(explained, key=lambda item: (causal_position(item[2].first), item[1]))
-
-
-def is_significant(difference: StepDifference, kinds: VariableKinds) -> bool:
-    """Returns whether a difference includes more than random states, counters, options and large variables.
-
-    Large variables do not count, because a resumed program may keep only the rest of a shuffled order.
-    """
-    return any(
-        kinds[name] in {VariableKind.STATE, VariableKind.RESULT} and not kinds.is_large(name)
-        if is_variable(name)
-        else not name.startswith("rng/")
-        for name in difference.components
-    )
 
 
 def _is_constant(reference: Histories, name: str) -> bool:

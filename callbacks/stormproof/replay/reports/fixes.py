@@ -142,4 +142,7 @@ def fix_for(component: str, framework: str) -> str:
 
 def fixes_for(components: Iterable[str], framework: str) -> list[tuple[str, str]]:
     """Returns components and their fixes, without repetition of a kind."""
-    return list({kind_of(name): (name, fix_for(name, framework)) for name in components}.values())
+    first: dict[str, tuple[str, str]] = {}
+    for name in components:
+        first.setdefault(kind_of(name), (name, fix_for(name, framework)))
+    return list(first.values())

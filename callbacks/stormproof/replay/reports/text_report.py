@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stormproof.replay.certification import NO_TIME, Certification, Result
-from stormproof.replay.reports.component_names import describe_components
+from stormproof.replay.reports.component_names import describe_component, describe_components
 from stormproof.replay.reports.fixes import LIGHTNING_LINES, fixes_for
 from stormproof.replay.reports.sentences import describe_fault, details, headline, result_line
 
@@ -76,8 +76,9 @@ def _fix_lines(certification: Certification) -> Iterator[str]:
     if worst is None or not worst.verdict.component:
         return
     components = (worst.verdict.component, *worst.verdict.others)
-    for _, fix in fixes_for(components[:3], certification.framework):
-        yield f"  fix: {fix.replace('`', '')}"
+    for name, fix in fixes_for(components[:3], certification.framework):
+        target = "" if name == worst.verdict.component else f" for {describe_component(name).replace('`', '')}"
+        yield f"  fix{target}: {fix.replace('`', '')}"
     if certification.framework == "lightning":
         for line in LIGHTNING_LINES:
             yield f"       {line}"
