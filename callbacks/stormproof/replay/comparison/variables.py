@@ -14,7 +14,7 @@ PREFIX = "variables/"
 COUNTER_SHARE = 0.5
 """Minimum share of its changes at which a counter increases by the same number."""
 COUNTER_CHANGES = 0.2
-"""Minimum share of steps at which a counter changes. With several optimizers, an index of batches changes less often."""
+"""Minimum share of steps at which a counter changes. With several optimizers, a batch index changes less often."""
 _SEQUENCES = ("[", "(", "deque(")
 FREQUENT_SHARE = 0.8
 """Share of steps from which on a variable counts as changing with each step."""
