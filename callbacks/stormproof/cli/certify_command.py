@@ -96,6 +96,10 @@ def run_certify(options: argparse.Namespace) -> int:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise InvalidOption(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
+    for name in ("json", "junit"):
+        path = getattr(options, name)
+        if path is not None and not path.absolute().parent.is_dir():
+            raise InvalidOption(f"--{name} must be a file in an existing folder, got {path}.")
     try:
         resume_command = tuple(shlex.split(options.resume_command))
     except ValueError as error:
