@@ -69,8 +69,7 @@ class Judgment:
 
 def named_component(report: dict[str, Any]) -> str:
     """Returns the component that most faults name, or ``exact``."""
-    failed = [fault for fault in report["faults"] if fault["verdict"] not in {"exact", "no fault"}]
-    failed = [fault for fault in failed if (fault["kind"], fault["verdict"]) != ("torn", "refused")]
+    failed = [fault for fault in report["faults"] if not fault["safe"] and fault["verdict"] != "no fault"]
     if not failed:
         return "exact"
     return statistics.mode(fault["component"] or fault["verdict"] for fault in failed)

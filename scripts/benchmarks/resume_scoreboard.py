@@ -65,7 +65,7 @@ def summarize(report: dict[str, Any]) -> tuple[str, str]:
 
 
 def _describe(fault: dict[str, Any]) -> str:
-    if (fault["kind"], fault["verdict"]) == ("torn", "refused"):
+    if fault["safe"] and fault["verdict"] != "exact":
         return "refused a truncated checkpoint"
     return describe_component(fault["component"]) if fault["component"] else fault["verdict"]
 

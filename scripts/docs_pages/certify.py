@@ -12,7 +12,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "certify.md"
 FRAMEWORKS = {"torch": "PyTorch", "lightning": "Lightning", "transformers": "HF Trainer", "accelerate": "Accelerate"}
 START, END = "<!-- fixes -->", "<!-- end of fixes -->"
 NAMES = {
-    "before/optimizer": "optimizer",
+    "optimizer": "optimizer",
     "scheduler": "learning-rate scheduler",
     "variables": "variable of the program",
     "rng/generators": "generator objects (torch, NumPy, Python)",

@@ -24,6 +24,8 @@ Only files below it are recorded, and only code below it is the user's code.
 """
 VERSION = 1
 """Version of the file format."""
+CALLBACK = "callback "
+"""Prefix of the class of a framework's callback in the name of a variable. A checkpoint should contain its state."""
 BEFORE_STEPS = 3
 """Number of steps at the start of a process whose state is also recorded before the step."""
 DENSE_STEPS = 10

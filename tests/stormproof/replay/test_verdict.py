@@ -119,6 +119,9 @@ def test_a_variable_that_the_program_keeps_explains_a_loss_that_nothing_else_exp
     [
         ("main.best", lambda n: 9 - n // 4, lambda n: 9 if n < 15 else 9 - n // 4, True),  # a better value follows
         ("main.best", lambda n: 9 - n // 4, lambda _: 9, False),
+        ("callback EarlyStopping.best", lambda n: 9 - n // 4, lambda n: 9 if n < 15 else 9 - n // 4, False),
+        ("callback EarlyStopping.wait", lambda n: n // 2 % 5, lambda n: max(n // 2 % 5 - 1, 0), False),
+        ("callback EarlyStopping.losses", lambda n: [0.5] * n, lambda n: [0.5] * (n - 12), True),
         ("main.start", lambda n: 40 if n < 8 else 0, lambda _: 12, True),
         ("main.running", lambda n: n * n % 7, lambda n: n % 5, True),
         ("main.losses", lambda n: [0.5] * n, lambda n: [0.5] * (n - 12), True),

@@ -96,7 +96,7 @@ def find_causes(
         difference: The first difference that matters.
         ignored: Components that differ between two uninterrupted runs.
     """
-    evidence = _Evidence(reference, restarted, offset, difference, ignored)
+    evidence = _Evidence(reference, restarted, offset, difference, ignored, VariableKinds(reference))
     names = set(difference.components)
     variables = {name for name in names if is_variable(name)}
     names = evidence.with_inputs(names - variables)
@@ -151,11 +151,12 @@ class _Evidence:
     offset: int
     difference: StepDifference
     ignored: frozenset[str]
+    kinds: VariableKinds
 
     def explained_generators(self, names: Collection[str]) -> set[str]:
-        """Returns the generators that are no cause: unused ones, and those that other differences explain.
+        """Returns the generators that are not a cause: unused ones, and ones whose difference others explain.
 
-        If no differing component depends on random numbers, all are returned.
+        If no differing component depends on random numbers, all generators are returned.
 
         A new iterator of a loader draws random numbers, so a generator that was restored differs after the data
         position was lost. A generator that has a state of another step of the uninterrupted run was not restored.
@@ -213,7 +214,7 @@ class _Evidence:
 
     def is_local_counter(self, name: str) -> bool:
         """Returns whether a variable is a counter of a loop, which often starts again without an effect."""
-        return VariableKinds(self.reference)[name] is VariableKind.COUNTER and not is_attribute(name)
+        return self.kinds[name] is VariableKind.COUNTER and not is_attribute(name)
 
     def kept_variables(self, *, with_large: bool) -> list[str]:
         """Returns the variables that differ before the first forward pass, small ones that change rarely first.
@@ -223,12 +224,12 @@ class _Evidence:
         assigned before the forward pass, such as the batch, it equals its value after the current step.
 
         Args:
-            with_large: Whether to include variables with many elements. With gradient accumulation, the batch of the
-                first forward pass differs from that of the step.
+            with_large: Whether to include variables with many elements, such as a batch. With gradient accumulation,
+                the first batch of a step is not the recorded one, which is the last.
         """
         if self.difference.step != self.offset + 1 or not self.restarted.before:
             return []
-        kinds = VariableKinds(self.reference)
+        kinds = self.kinds
         steps = self.reference.steps[max(self.offset - 1, 0) : self.offset + 1]
         names = list[str]()
         for name, value in self.restarted.before[0].components.items():
@@ -249,8 +250,7 @@ class _Evidence:
             variables: Variables that differ.
             only_variables: Whether nothing else differs.
         """
-        variable_kinds = VariableKinds(self.reference)
-        kinds = {name: variable_kinds[name] for name in sorted(variables)}
+        kinds = {name: self.kinds[name] for name in sorted(variables)}
         if only_variables:
             wanted = [name for name, kind in kinds.items() if kind in {VariableKind.STATE, VariableKind.RESULT}]
             return sorted(wanted, key=lambda name: (kinds[name] is not VariableKind.STATE, name))

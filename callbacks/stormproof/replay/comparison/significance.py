@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from stormproof.replay.comparison.history import History
 from stormproof.replay.comparison.step_difference import StepDifference
-from stormproof.replay.comparison.variables import VariableKind, VariableKinds, is_variable, was_reset
+from stormproof.replay.comparison.variables import (
+    VariableKind,
+    VariableKinds,
+    is_of_callback,
+    is_variable,
+    was_reset,
+)
 
 
 class Significance:
@@ -14,8 +22,9 @@ class Significance:
     Programs sum up losses for display and rebuild the rest of an epoch, so a variable counts only in two cases:
 
     - It is the state of a metric.
-    - It is no sequence, changes at some steps only, has an earlier value after the restart, and differs until the end.
-      Such a variable is the best loss, a patience counter or a level.
+    - It is not a sequence, changes only at some steps, has an earlier value after the restart, and is still different
+      at the end. Such a variable is the best loss, a patience counter or a level. In a framework's callback, it may
+      also count steps, and need not be different at the end.
 
     Args:
         reference: The uninterrupted run.
@@ -26,24 +35,24 @@ class Significance:
     def __init__(self, reference: History, restarted: History, offset: int) -> None:
         self._reference, self._restarted, self._offset = reference, restarted, offset
         self._kinds = VariableKinds(reference)
+        self._is_significant = cache(self._check_variable)  # many variables differ at each step
 
     def select(self, difference: StepDifference) -> frozenset[str]:
-        """Returns the components that count. With one of them that is no variable, these are all."""
+        """Returns the components that count: all of them, if any is neither a variable nor a random state."""
         names = difference.components
         if any(not is_variable(name) and not name.startswith("rng/") for name in names):
             return names
-        return frozenset(name for name in names if is_variable(name) and self._counts(name))
+        return frozenset(name for name in names if is_variable(name) and self._is_significant(name))
 
-    def _counts(self, name: str) -> bool:
+    def _check_variable(self, name: str) -> bool:
         kind = self._kinds[name]
         if self._kinds.is_metric(name):
             return kind in {VariableKind.STATE, VariableKind.RESULT}
-        return (
-            kind is VariableKind.STATE
-            and not self._kinds.is_sequence(name)
-            and was_reset(self._reference, self._restarted, name, self._offset + 1)
-            and self._differs_at_end(name)
-        )
+        if self._kinds.is_sequence(name) or not was_reset(self._reference, self._restarted, name, self._offset + 1):
+            return False
+        if is_of_callback(name):
+            return kind in {VariableKind.STATE, VariableKind.COUNTER}
+        return kind is VariableKind.STATE and self._differs_at_end(name)
 
     def _differs_at_end(self, name: str) -> bool:
         last = min(self._offset + len(self._restarted.steps), len(self._reference.steps))

@@ -9,6 +9,7 @@ from functools import cache
 from itertools import pairwise
 
 from stormproof.replay.comparison.history import History
+from stormproof.replay.ledger import CALLBACK
 
 PREFIX = "variables/"
 COUNTER_SHARE = 0.5
@@ -42,7 +43,12 @@ def is_variable(component: str) -> bool:
 
 def is_attribute(component: str) -> bool:
     """Returns whether a variable is an attribute of an object, by the capital letter of the name of its class."""
-    return component.partition("/")[2][:1].isupper()
+    return is_of_callback(component) or component.removeprefix(PREFIX)[:1].isupper()
+
+
+def is_of_callback(component: str) -> bool:
+    """Returns whether a variable is an attribute of a framework's callback, such as ``EarlyStopping``."""
+    return component.startswith(f"{PREFIX}{CALLBACK}")
 
 
 class VariableKinds:
@@ -64,12 +70,12 @@ class VariableKinds:
     def is_metric(self, name: str) -> bool:
         """Returns whether a variable is a state of a metric of torchmetrics."""
         owner = name.rpartition(".")[0]
-        return any(f"{owner}._update_count" in step.components for step in self._history.steps[:1])
+        return any(f"{owner}._update_count" in step.components for step in self._history.steps)
 
     def is_sequence(self, name: str) -> bool:
         """Returns whether a variable is a list, tuple, tensor or array, or too large for its text to be recorded."""
-        texts = [step.values[name] for step in self._history.steps if name in step.values]
-        return not texts or any(text.startswith(_SEQUENCES) for text in texts)
+        texts = (step.values.get(name, "") for step in self._history.steps)
+        return self.is_large(name) or any(text.startswith(_SEQUENCES) for text in texts)
 
     def is_large(self, name: str) -> bool:
         """Returns whether a variable has many elements, so that only its hash is recorded."""

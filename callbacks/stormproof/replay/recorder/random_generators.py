@@ -39,27 +39,23 @@ def _is_new(value: object) -> bool:
     return type(value).__name__ == "Generator"
 
 
-def hash_generator(generator: Any) -> str:
-    """Returns the hash of the state of a generator for which :func:`is_generator` is true."""
-    if isinstance(generator, torch.Generator):
-        return _hash_torch(generator)
-    if isinstance(generator, random.Random):
-        return _hash_python(generator.getstate())
-    return _hash_bit_generator(generator.bit_generator if _is_new(generator) else generator._bit_generator)
-
-
 def hash_generators(generators: Iterable[Any]) -> dict[str, str]:
     """Returns the components ``rng/generators/…``: for each library, the hash of the states of its generators."""
     hashes: dict[str, list[str]] = {}
     for generator in generators:
-        hashes.setdefault(_library_of(generator), []).append(hash_generator(generator))
+        library, state = _hash_generator(generator)
+        hashes.setdefault(library, []).append(state)
     return {f"rng/generators/{library}": hash_value(states) for library, states in hashes.items()}
 
 
-def _library_of(generator: Any) -> str:
+def _hash_generator(generator: Any) -> tuple[str, str]:
+    """Returns the library and the hash of the state of a generator for which :func:`is_generator` is true."""
     if isinstance(generator, torch.Generator):
-        return "torch"
-    return "python" if isinstance(generator, random.Random) else "numpy"
+        return "torch", _hash_torch(generator)
+    if isinstance(generator, random.Random):
+        return "python", _hash_python(generator.getstate())
+    bit_generator = generator.bit_generator if _is_new(generator) else generator._bit_generator
+    return "numpy", _hash_bit_generator(bit_generator)
 
 
 def _hash_python(state: tuple[Any, ...]) -> str:

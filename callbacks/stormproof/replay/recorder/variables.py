@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stormproof.replay.ledger import CALLBACK
 from stormproof.replay.recorder.random_generators import is_generator
 from stormproof.replay.recorder.user_code import UserCode
 from stormproof.replay.recorder.variable_values import is_large_value, is_skipped_name, is_small_value
@@ -87,8 +88,9 @@ class VariableCollector:
         callbacks = getattr(trainer, "callbacks", None)
         handler = getattr(trainer, "callback_handler", None)  # transformers
         for callback in callbacks if isinstance(callbacks, list) else getattr(handler, "callbacks", ()):
-            if not any(word in type(callback).__name__ for word in ("Progress", "Timer", "Summary", "Printer")):
-                self._add_attributes(callback, _MAX_DEPTH - 1)
+            name, is_users = type(callback).__name__, self._user_code.is_user_class(type(callback))
+            if not any(word in name for word in ("Progress", "Timer", "Summary", "Printer")):
+                self._add_attributes(callback, _MAX_DEPTH - 1, name if is_users else f"{CALLBACK}{name}")
 
     def _add_all(self, owner: str, variables: Mapping[str, Any]) -> None:
         for name, value in list(variables.items()):
@@ -131,7 +133,7 @@ class VariableCollector:
             elif is_generator(item) and self._is_new(item):
                 self.found.generators.append(item)
 
-    def _add_attributes(self, value: Any, depth: int) -> None:
+    def _add_attributes(self, value: Any, depth: int, owner: str = "") -> None:
         attributes = getattr(value, "__dict__", None)
         if not isinstance(attributes, dict) or not self._is_new(value):
             return
@@ -141,7 +143,7 @@ class VariableCollector:
         for name in names:
             attribute = attributes.get(name, nn)  # a module is skipped
             if name not in hidden and not isinstance(attribute, nn.Module):
-                self._add(f"{type(value).__name__}.{name}", name, attribute, depth)
+                self._add(f"{owner or type(value).__name__}.{name}", name, attribute, depth)
 
     def _add_metric(self, metric: Any) -> None:
         if type(metric).__name__ == "_ResultMetric" or not self._is_new(metric):

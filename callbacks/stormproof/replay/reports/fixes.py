@@ -17,13 +17,13 @@ LIGHTNING = "Use `CheckpointRecovery` and `resumable` from Stormproof."
 """Fix of most components in a Lightning script."""
 
 FIXES: dict[str, dict[str, str]] = {
-    "before/parameters": {
+    "parameters": {
         "torch": "`model.load_state_dict(checkpoint['model'])`, without `strict=False`",
         "lightning": "Pass `ckpt_path=` to `trainer.fit`.",
         "transformers": "`trainer.train(resume_from_checkpoint=True)`",
         "accelerate": "`accelerator.load_state(folder)` after `accelerator.prepare(…)`",
     },
-    "before/optimizer": {
+    "optimizer": {
         "torch": "`optimizer.load_state_dict(checkpoint['optimizer'])` after the parameters are on their device",
         "lightning": "Do not use `save_weights_only=True`, and pass `ckpt_path=` to `trainer.fit`.",
         "transformers": "Do not use `save_only_model=True`.",
@@ -135,8 +135,7 @@ def fix_for(component: str, framework: str) -> str:
         component: Component.
         framework: ``torch``, ``lightning``, ``transformers`` or ``accelerate``.
     """
-    kind = kind_of(component)
-    fixes = FIXES.get(kind) or FIXES.get(f"before/{kind}") or FIXES.get(kind.removeprefix("before/")) or FIXES["loss"]
+    fixes = FIXES.get(kind_of(component).removeprefix("before/"), FIXES["loss"])
     return fixes.get(framework, fixes["torch"])
 
 

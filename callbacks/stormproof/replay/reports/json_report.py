@@ -44,6 +44,7 @@ def _describe(result: Result, framework: str) -> dict[str, Any]:
         "fault": describe_fault(result.fault, result.step),
         "step": result.step,
         "verdict": verdict.kind.value,
+        "safe": result.is_safe,
         "sentence": headline(verdict),
         "resumed_step": verdict.resumed_step,
         "compared_steps": verdict.compared_steps,

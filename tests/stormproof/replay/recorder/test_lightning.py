@@ -58,6 +58,7 @@ def test_steps_of_a_trainer_are_recorded(tmp_path: Path) -> None:
     assert {"gradients", "loss", "data/indices", "scheduler/StepLR", "optimizer/Adam", "mode"} <= set(step.components)
     assert len({step.components["gradients"] for step in ledger.steps}) == 8
     assert step.values["variables/Counter.batches"] == "5"
+    assert step.values["variables/callback ModelCheckpoint.save_last"] == "True"
     assert step.values["variables/Module.difficulty"] == "2"
     assert not any("_" in name.split(".")[-1][:1] for name in step.values if ".Module." in name)
     assert sum(len(step.batches) for step in ledger.steps) == 8  # without those of the validations
