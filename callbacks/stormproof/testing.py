@@ -5,7 +5,8 @@ Each fault has an action, a position (a Lightning hook or a step of the commit p
     faults = FaultInjector().kill(step=33).slow(0.5, at="on_validation_batch_start", rank=1)
     pl.Trainer(callbacks=[recovery, faults])
 
-Each fault occurs once. A crash leaves a different folder state at each position in the commit protocol.
+Each fault occurs once. A crash leaves a different folder state at each position in the commit protocol. If training
+ends before a fault occurs, an error is raised: otherwise the test would pass without the fault.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from torch.utils._pytree import tree_leaves
 
 from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS, SHARD_POINTS, observe_fault_points
 from stormproof.checkpoint_recovery import CheckpointRecovery
+from stormproof.errors import StormproofError
+from stormproof.event_log import log_event
 from stormproof.lightning.find_callback import find_callback
 
 HOOKS = (
@@ -37,6 +40,9 @@ HOOKS = (
 POSITIONS = (*HOOKS, *COMMIT_POINTS, *SHARD_POINTS, *PRUNING_POINTS)
 """Positions at which a fault can occur: Lightning hooks and steps of the commit protocol."""
 
+_HOOKS_BEFORE_UPDATE = HOOKS[: HOOKS.index("on_train_batch_end")]
+_POSITIONS_OF_RANK_ZERO = {*COMMIT_POINTS, *PRUNING_POINTS}
+
 Action = Callable[["FaultInjector"], None]
 
 
@@ -46,10 +52,24 @@ class _Fault:
     at: str
     step: int | None
     rank: int | None
-    done: bool = False
+    is_pending: bool = True
 
-    def matches(self, at: str, step: int, rank: int) -> bool:
-        return not self.done and self.at == at and self.step in {None, step} and self.rank in {None, rank}
+    def __str__(self) -> str:
+        parts = [f"{name} {value}" for name in ("step", "rank") if (value := getattr(self, name)) is not None]
+        return ", ".join([f"`{self.at}`", *parts])
+
+    def is_due(self, at: str, step: int, world_size: int) -> bool:
+        # a position may miss the step itself: with two optimizers, global_step increases by two
+        is_reached = self.at == at and (self.step is None or step >= self.step)
+        return self.is_pending and is_reached and (self.rank or 0) < world_size
+
+    def precedes(self, step: int) -> bool:
+        """Returns True if a run that resumes from ``step`` has passed the fault in an earlier attempt."""
+        return step > 0 and self.step is not None and self.step < step + (self.at not in _HOOKS_BEFORE_UPDATE)
+
+
+def _make_hook(name: str) -> Callable[..., None]:
+    return lambda self, *_args, **_kwargs: self.trigger(name)
 
 
 class FaultInjector(Callback):
@@ -59,12 +79,14 @@ class FaultInjector(Callback):
 
     - ``at``: Position, one of :data:`POSITIONS`. Positions in the commit protocol occur on rank 0 only, except
       ``shard …`` positions, which every rank reaches.
-    - ``step``: ``global_step`` at which the fault occurs. In the commit protocol, the step of the checkpoint, which the
-      training loop may have passed. If None, the first time that the position is reached.
+    - ``step``: The fault occurs when the position is first reached at this or a later ``global_step``. In the commit
+      protocol, the step of the checkpoint, which the training loop may have passed. If None, the first time that the
+      position is reached. A run that resumes from a later step skips the fault and logs this.
     - ``rank``: Rank on which the fault occurs. If None, all ranks.
 
     Raises:
-        ValueError: If ``at`` is not one of :data:`POSITIONS`.
+        ValueError: If ``at`` is not one of :data:`POSITIONS`, or if ``rank`` does not reach it.
+        StormproofError: In ``fit``, ``validate``, ``test`` and ``predict``, if a fault did not occur.
 
     Example:
         >>> faults = FaultInjector().kill(step=33).nan(step=40)
@@ -77,6 +99,7 @@ class FaultInjector(Callback):
     def __init__(self) -> None:
         self._faults: list[_Fault] = []
         self._observing: AbstractContextManager[Any] | None = None
+        self._is_started = self._has_ended = False
         self.trainer: pl.Trainer | None = None
         self.batch: Any = None
         """The current training batch."""
@@ -160,10 +183,37 @@ class FaultInjector(Callback):
 
     def _trigger(self, at: str, step: int) -> None:
         assert self.trainer is not None
+        if at != "on_fit_start":  # Lightning restores the step after it
+            self._skip_earlier_faults(self.trainer.global_step)
         for fault in self._faults:
-            if fault.matches(at, step, self.trainer.global_rank):
-                fault.done = True
-                fault.action(self)
+            if fault.is_due(at, step, self.trainer.world_size):
+                fault.is_pending = False
+                if fault.rank in {None, self.trainer.global_rank}:
+                    fault.action(self)
+
+    def _skip_earlier_faults(self, start_step: int) -> None:
+        """Skips the faults of earlier attempts when an attempt starts."""
+        earlier_faults = [fault for fault in self._faults if fault.is_pending and fault.precedes(start_step)]
+        if not self._is_started and earlier_faults:
+            faults = "; ".join(map(str, earlier_faults))
+            log_event(__name__, f"faults before step {start_step}, from which the run resumes, are skipped: {faults}")
+            for fault in earlier_faults:
+                fault.is_pending = False
+        self._is_started = True
+
+    def _check_all_occurred(self, trainer: pl.Trainer) -> None:
+        self._skip_earlier_faults(trainer.global_step)
+        missing_faults = [
+            str(fault)
+            for fault in self._faults
+            if fault.is_pending and (trainer.is_global_zero or fault.at not in _POSITIONS_OF_RANK_ZERO)
+        ]
+        if missing_faults:
+            faults = "; ".join(missing_faults)
+            raise StormproofError(
+                f"The run ended at step {trainer.global_step} before these faults occurred: {faults}. "
+                "Choose positions, steps and ranks that the run reaches, or remove FaultInjector from this Trainer."
+            )
 
     def _trigger_in_commit(self, at: str) -> None:
         """Runs in the writer thread, where the step is the step of the checkpoint."""
@@ -178,18 +228,23 @@ class FaultInjector(Callback):
     def _add(self, action: Action, at: str, step: int | None, rank: int | None) -> FaultInjector:
         if at not in POSITIONS:
             raise ValueError(f"`at` must be one of {', '.join(POSITIONS)}, got {at!r}.")
+        if at in _POSITIONS_OF_RANK_ZERO and rank not in {None, 0}:
+            raise ValueError(f"`rank` must be 0 or None with `at={at!r}`, which only rank 0 reaches, got {rank}.")
         self._faults.append(_Fault(action, at, step, rank))
         return self
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Starts observing commits."""
         self.trainer = trainer
+        self._is_started, self._has_ended = False, stage != "fit"
         self._observing = observe_fault_points(self._trigger_in_commit)
         self._observing.__enter__()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Stops observing commits."""
+        """Stops observing commits. Raises an error if a fault did not occur."""
         self._stop_observing()
+        if self._has_ended:  # False if Lightning's tuner ends the fit early
+            self._check_all_occurred(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Stops observing commits."""
@@ -200,13 +255,9 @@ class FaultInjector(Callback):
             self._observing.__exit__(None, None, None)
             self._observing = None
 
-    def on_fit_start(self, *args: Any, **kwargs: Any) -> None:
-        """Runs the faults of this hook."""
-        self.trigger("on_fit_start")
-
-    def on_train_epoch_start(self, *args: Any, **kwargs: Any) -> None:
-        """Runs the faults of this hook."""
-        self.trigger("on_train_epoch_start")
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Records that training ended without an exception."""
+        self._has_ended = True
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -215,37 +266,16 @@ class FaultInjector(Callback):
         self.batch = batch
         self.trigger("on_train_batch_start")
 
-    def on_before_backward(self, *args: Any, **kwargs: Any) -> None:
-        """Runs the faults of this hook."""
-        self.trigger("on_before_backward")
-
-    def on_before_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Runs the faults of this hook."""
-        self.trigger("on_before_optimizer_step")
-
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Runs the faults of this hook."""
-        self.trigger("on_train_batch_end")
-
-    def on_validation_start(self, *args: Any, **kwargs: Any) -> None:
-        """Runs the faults of this hook."""
-        self.trigger("on_validation_start")
-
-    def on_validation_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        """Runs the faults of this hook."""
-        self.trigger("on_validation_batch_start")
-
-    def on_validation_end(self, *args: Any, **kwargs: Any) -> None:
-        """Runs the faults of this hook."""
-        self.trigger("on_validation_end")
-
-    def on_train_epoch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Runs the faults of this hook."""
-        self.trigger("on_train_epoch_end")
-
-    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
-        """Runs the faults of this hook."""
-        self.trigger("on_train_end")
+    on_fit_start = _make_hook("on_fit_start")
+    on_train_epoch_start = _make_hook("on_train_epoch_start")
+    on_before_backward = _make_hook("on_before_backward")
+    on_before_optimizer_step = _make_hook("on_before_optimizer_step")
+    on_train_batch_end = _make_hook("on_train_batch_end")
+    on_validation_start = _make_hook("on_validation_start")
+    on_validation_batch_start = _make_hook("on_validation_batch_start")
+    on_validation_end = _make_hook("on_validation_end")
+    on_train_epoch_end = _make_hook("on_train_epoch_end")
+    on_train_end = _make_hook("on_train_end")
 
 
 def faults_from_environment() -> FaultInjector:
