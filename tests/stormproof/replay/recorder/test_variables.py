@@ -145,13 +145,12 @@ def test_objects_that_answer_every_name_or_raise_do_not_stop_the_recorder(tmp_pa
         (tmp_path / name / "hostile_objects.py").write_text(source)
         ledgers.append(record(tmp_path / name, HOSTILE_PROGRAM))
 
-    steps = [
-        [
-            {name: value for name, value in step.components.items() if not name.startswith("rng/")}
-            for step in ledger.steps
-        ]
-        for ledger in ledgers
-    ]
+    steps = [[_drop_generators(step.components) for step in ledger.steps] for ledger in ledgers]
     assert len(steps[0]) == 3
     assert steps[0] == steps[1], "the values of such objects depend on the process"
     assert [step.values["variables/Owner.counter"] for step in ledgers[0].steps] == ["0", "1", "2"]
+
+
+def _drop_generators(components: dict[str, object]) -> dict[str, object]:
+    """The program seeds only the generator of torch."""
+    return {name: value for name, value in components.items() if not name.startswith("rng/")}
