@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning import Callback
 
+from stormproof.arguments import check_arguments
 from stormproof.checkpoint import Checkpoint, Resolution, Retention, Store
 from stormproof.checkpoint.async_writer import CheckpointWriter
 from stormproof.checkpoint.folder_ownership import FolderOwnership, verify_shared_store
@@ -183,6 +184,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         Daly, A higher order estimate of the optimum checkpoint interval for restart dumps (2006), equation 37.
     """
 
+    @check_arguments(every_n_train_steps="at least 1", keep_every_n_train_steps="at least 1")
     def __init__(
         self,
         dirpath: str | Path,

@@ -10,12 +10,13 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils._pytree import tree_leaves
 
+from stormproof.arguments import check_arguments
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.lightning.layer_names import join_names
 from stormproof.lightning.logging_steps import log_to_loggers, log_values
 from stormproof.lightning.tensor_parallelism import refuse_tensor_parallelism
 from stormproof.monitoring.monitor import Monitor, TableEntries
-from stormproof.probe.budget import Cadence, check_interval_and_budget
+from stormproof.probe.budget import Cadence
 from stormproof.probe.probe import Probe, close_probe
 from stormproof.units import trace_cache
 from stormproof.units.hooks import ActivationHooks
@@ -94,6 +95,12 @@ class DeadNeuronDetector(Monitor):
         Sokar et al., The dormant neuron phenomenon in deep reinforcement learning, 2023 (ReDo, sections 3 and 4).
     """
 
+    @check_arguments(
+        every_n_steps="at least 1",
+        budget="above 0 and at most 1",
+        reinit_every_n_steps="at least 1",
+        dormant_threshold="at least 0",
+    )
     def __init__(
         self,
         every_n_steps: int | None = None,
@@ -103,12 +110,6 @@ class DeadNeuronDetector(Monitor):
         dormant_threshold: float = 0.025,
         table: bool = True,
     ) -> None:
-        check_interval_and_budget(every_n_steps, budget)
-        reinit = 1 if reinit_every_n_steps is None else reinit_every_n_steps
-        if not isinstance(reinit, int) or reinit < 1:
-            raise ValueError(f"`reinit_every_n_steps` must be an integer of at least 1, got {reinit}.")
-        if not dormant_threshold >= 0:
-            raise ValueError(f"`dormant_threshold` must be at least 0, got {dormant_threshold}.")
         super().__init__(table)
         self.every_n_steps, self.budget = every_n_steps, budget
         self._cadence = Cadence(every_n_steps)

@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
+from stormproof.arguments import check_arguments
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.gradients.measurement import (
     GradientMeasurement,
@@ -25,7 +26,7 @@ from stormproof.lightning.logged_metrics import add_callback_metrics
 from stormproof.lightning.logging_steps import has_passed_logging_step, log_to_loggers
 from stormproof.lightning.optimizer_step import find_optimizer_index, get_scaler, unscales_gradients
 from stormproof.monitoring.monitor import Monitor, TableEntries
-from stormproof.probe.budget import Cadence, check_interval_and_budget
+from stormproof.probe.budget import Cadence
 from stormproof.probe.probe import Probe, close_probe
 from stormproof.resume.compatibility import has_unsharded_state
 
@@ -91,6 +92,7 @@ class GradientNormMonitor(Monitor):
         Pascanu et al., On the difficulty of training recurrent neural networks, 2013 (gradient norms and clipping).
     """
 
+    @check_arguments(every_n_steps="at least 1", budget="above 0 and at most 1", history="at least 1")
     def __init__(
         self,
         every_n_steps: int | None = None,
@@ -99,9 +101,6 @@ class GradientNormMonitor(Monitor):
         history: int = 100,
         table: bool = True,
     ) -> None:
-        check_interval_and_budget(every_n_steps, budget)
-        if not isinstance(history, int) or history < 1:
-            raise ValueError(f"`history` must be an integer of at least 1, got {history}.")
         super().__init__(table)
         self.every_n_steps, self.budget = every_n_steps, budget
         self._cadence = Cadence(every_n_steps)

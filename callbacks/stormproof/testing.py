@@ -26,6 +26,7 @@ import torch
 from pytorch_lightning import Callback
 from torch.utils._pytree import tree_leaves
 
+from stormproof.arguments import check_arguments
 from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS, SHARD_POINTS, observe_fault_points
 from stormproof.checkpoint_recovery import CheckpointRecovery
 from stormproof.errors import StormproofError
@@ -112,6 +113,7 @@ class FaultInjector(Callback):
         """Suspends the process with SIGSTOP, as if it hangs."""
         return self._add(lambda _: os.kill(os.getpid(), signal.SIGSTOP), at, step, rank)
 
+    @check_arguments(number="at least 1")
     def signal(
         self,
         number: int = signal.SIGTERM,
@@ -126,6 +128,7 @@ class FaultInjector(Callback):
             lambda _: _signal_process_group(number) if group else os.kill(os.getpid(), number), at, step, rank
         )
 
+    @check_arguments()
     def fail(
         self,
         error: BaseException | None = None,
@@ -140,6 +143,7 @@ class FaultInjector(Callback):
 
         return self._add(action, at, step, rank)
 
+    @check_arguments(seconds="at least 0")
     def slow(
         self, seconds: float, at: str = "on_train_batch_start", step: int | None = None, rank: int | None = None
     ) -> FaultInjector:
@@ -150,6 +154,7 @@ class FaultInjector(Callback):
         """Sets a gradient to NaN before the optimizer step, so that the weights become NaN."""
         return self._add(_set_gradient_to_nan, "on_before_optimizer_step", step, rank)
 
+    @check_arguments()
     def spike(
         self, factor: float = 1000.0, at: str = "on_train_batch_start", step: int | None = None, rank: int | None = None
     ) -> FaultInjector:
@@ -225,6 +230,7 @@ class FaultInjector(Callback):
             step = coordinator.shard_step if coordinator.writer is None else coordinator.writer.submitted_step
         self._trigger(at, self.trainer.global_step if step is None else step)
 
+    @check_arguments(step="at least 0", rank="at least 0")
     def _add(self, action: Action, at: str, step: int | None, rank: int | None) -> FaultInjector:
         if at not in POSITIONS:
             raise ValueError(f"`at` must be one of {', '.join(POSITIONS)}, got {at!r}.")
@@ -305,6 +311,7 @@ def faults_from_environment() -> FaultInjector:
 _SPIKE_FACTORS = {"nan": math.nan, "spike": 1000.0}
 
 
+@check_arguments(kept_fraction="at least 0 and below 1")
 def truncate_file(path: Path, kept_fraction: float = 0.5) -> None:
     """Truncates a file.
 
@@ -315,6 +322,7 @@ def truncate_file(path: Path, kept_fraction: float = 0.5) -> None:
     os.truncate(path, int(path.stat().st_size * kept_fraction))
 
 
+@check_arguments(bit="at least 0")
 def flip_bit(path: Path, bit: int | None = None) -> None:
     """Flips one bit of a file in place.
 

@@ -18,6 +18,7 @@ from pytorch_lightning import Callback
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from stormproof.arguments import check_arguments
 from stormproof.dead_neuron_detector import DeadNeuronDetector
 from stormproof.distributed.collectives import all_gather
 from stormproof.distributed.rank import is_rank_zero
@@ -37,7 +38,7 @@ from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.lightning.step_exchange import ExchangedNumbers, StepExchange, call_at_exchange_steps
 from stormproof.lightning.tensor_parallelism import refuse_tensor_parallelism
-from stormproof.probe.budget import Cadence, check_interval_and_budget
+from stormproof.probe.budget import Cadence
 from stormproof.probe.probe import Probe, close_probe
 
 TRACE_INTERVAL = 100
@@ -115,6 +116,7 @@ class TrainingHealth(InactiveCopies, Callback):
         critical: LEARNING_RATE_ZERO  optimizer 0: the learning rate has been 0 for 20 steps, since step 0. …
     """
 
+    @check_arguments(every_n_steps="at least 1", budget="above 0 and at most 1")
     def __init__(
         self,
         loss: Callable[..., Any] | None = None,
@@ -128,7 +130,6 @@ class TrainingHealth(InactiveCopies, Callback):
         every_n_steps: int | None = None,
         budget: float | None = None,
     ) -> None:
-        check_interval_and_budget(every_n_steps, budget)
         self.loss, self.validation_metric, self.advise = loss, validation_metric, advise
         self.every_n_steps, self.budget = every_n_steps, budget
         self.run_folder = None if run_folder is None else Path(run_folder)

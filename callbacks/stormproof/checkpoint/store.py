@@ -9,6 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from stormproof.arguments import check_arguments
 from stormproof.checkpoint import commit_log
 from stormproof.checkpoint.backends import FolderBackend, get_backend
 from stormproof.checkpoint.backends.object_lease import ObjectLease
@@ -105,6 +106,7 @@ class Store:
         '000001-step-10.ckpt'
     """
 
+    @check_arguments()
     def __init__(self, folder: Path | str | ObjectStorage) -> None:
         if not isinstance(folder, ObjectStorage):
             folder = ObjectStorage(str(folder)) if is_url(folder) else Path(folder)
