@@ -40,8 +40,8 @@ def redact_text(text: str) -> str:
 def redact_output(text: str, environment: Mapping[str, str] = os.environ) -> str:
     """Replaces secrets in the output of any program by placeholders.
 
-    Besides the secrets of :func:`redact_text`, these are values of environment variables such as ``HF_TOKEN`` and
-    ``DB_PASSWORD``, tokens after ``Bearer``, tokens with a known prefix, and quoted values after a name of a secret.
+    Includes :func:`redact_text`, values of environment variables such as ``HF_TOKEN``, quoted values after a name of a
+    secret, and tokens after ``Bearer`` or with a known prefix.
 
     Example:
         >>> redact_output("login failed with {'password': 'hunter2'}")
