@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 _SECRET_NAME = re.compile(
     r"(?:^|_)(?:passwords?|passwd|pwd|passphrases?|secrets?|token|credentials?|authorization|auth|bearer|cookies?"
@@ -20,7 +20,8 @@ _MIN_CHARACTERS = 6  # of a secret in the environment: a shorter value may occur
 _TOKEN = re.compile(
     r"(?<=bearer )[\w.~+/=-]{6,}|\b(?:hf_|gh[opsu]_|github_pat_|sk-|xox[abp]-|AKIA|eyJ)[\w.-]{16,}", re.IGNORECASE
 )
-_QUOTED_SECRET = re.compile(r"([\w-]+)(['\"]?\s*[=:]\s*)(['\"])(.+?)\3")
+_SECRET_OPTION = re.compile(r"(--[\w-]+)\s+(\S+)")
+_QUOTED_SECRET = re.compile(r"([\w-]+)['\"]?\s*[=:]\s*(?:['\"])(.+?)['\"]")
 
 
 def redact_text(text: str) -> str:
@@ -51,24 +52,14 @@ def redact_output(text: str, environment: Mapping[str, str] = os.environ) -> str
         if len(value) >= _MIN_CHARACTERS and value in text and _SECRET_VARIABLE.search(name):
             text = text.replace(value, make_placeholder(value))
     text = _TOKEN.sub(lambda match: make_placeholder(match[0]), text)
-    text = _QUOTED_SECRET.sub(
-        lambda match: match[0].replace(match[4], make_placeholder(match[4])) if is_secret_name(match[1]) else match[0],
-        text,
-    )
+    for pattern in (_SECRET_OPTION, _QUOTED_SECRET):
+        text = pattern.sub(_redact_match, text)
     return redact_text(text)
 
 
-def redact_command(words: Sequence[str]) -> tuple[str, ...]:
-    """Replaces secrets in a command by placeholders.
-
-    Example:
-        >>> redact_command(["train.py", "--api-key", "hunter2"])
-        ('train.py', '--api-key', 'secret-de2779bc')
-    """
-    return tuple(
-        make_placeholder(word) if name.startswith("--") and is_secret_name(name) else redact_output(word)
-        for name, word in zip(["", *words], words, strict=False)
-    )
+def _redact_match(match: re.Match[str]) -> str:
+    name, value = match.groups()
+    return match[0].replace(value, make_placeholder(value)) if is_secret_name(name) else match[0]
 
 
 def is_secret_name(key: str) -> bool:

@@ -272,16 +272,9 @@ class FaultInjector(Callback):
         self.batch = batch
         self.trigger("on_train_batch_start")
 
-    on_fit_start = _make_hook("on_fit_start")
-    on_train_epoch_start = _make_hook("on_train_epoch_start")
-    on_before_backward = _make_hook("on_before_backward")
-    on_before_optimizer_step = _make_hook("on_before_optimizer_step")
-    on_train_batch_end = _make_hook("on_train_batch_end")
-    on_validation_start = _make_hook("on_validation_start")
-    on_validation_batch_start = _make_hook("on_validation_batch_start")
-    on_validation_end = _make_hook("on_validation_end")
-    on_train_epoch_end = _make_hook("on_train_epoch_end")
-    on_train_end = _make_hook("on_train_end")
+
+for _name in {*HOOKS} - {"on_train_batch_start"}:
+    setattr(FaultInjector, _name, _make_hook(_name))
 
 
 def faults_from_environment() -> FaultInjector:

@@ -36,13 +36,7 @@ def defines(value: object, name: str) -> bool:
 
 
 def to_builtin(value: Any) -> Any:
-    """Converts an instance of a subclass of a builtin type to that type. Returns other values unchanged.
-
-    Example:
-        >>> from collections import Counter
-        >>> to_builtin(Counter("aab"))
-        {'a': 2, 'b': 1}
-    """
+    """Converts an instance of a subclass of a builtin type to that type. Returns other values unchanged."""
     for base in _CONTAINERS:
         if issubclass(type(value), base):
             if type(value) is base:
