@@ -37,7 +37,7 @@ from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.errors import DivergedError, NotResumableError, PreemptedExit, StorageError
 from stormproof.lightning import internals, sharded_averaging
 from stormproof.lightning.inactive_copies import InactiveCopies
-from stormproof.resume import sharded_state, snapshot
+from stormproof.resume import refused_state, sharded_state, snapshot
 from stormproof.resume.compatibility import (
     check_data_parallelism,
     check_initialized,
@@ -739,6 +739,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
 def _prepare_checkpoint(trainer: pl.Trainer, checkpoint: dict[str, Any], weights_only: bool | None) -> None:
     """Prepares a checkpoint, and the module for it, before any ``on_load_checkpoint`` hook."""
     restore_pickled(checkpoint, weights_only)
+    refused_state.restore(trainer, checkpoint)
     size = internals.tensor_parallel_size(trainer)
     snapshot.restore_entries(checkpoint, trainer.global_rank, trainer.world_size, tensor_parallel_size=size)
     internals.ensure_double_precision(trainer)
