@@ -14,7 +14,7 @@ import torch
 
 from stormproof import CheckpointRecovery, resumable, testing
 from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS, SHARD_POINTS, fault_points
-from stormproof.errors import DamagedError, StormproofError
+from stormproof.errors import StormproofError
 from stormproof.testing import HOOKS, POSITIONS, FaultInjector, flip_bit, truncate_file
 from tests.support.cases import slow_except
 from tests.support.forked_command import ROOT
@@ -220,10 +220,15 @@ def test_a_nan_in_a_gradient_makes_the_weights_nan_from_that_step_on(tmp_path: P
 def test_damage_to_the_newest_file_is_found_before_anything_older_is_deleted(
     order: Callable[..., FaultInjector], tmp_path: Path
 ):
-    with pytest.raises(DamagedError, match=r"000003-step-2\.ckpt was just committed but is bad"):
-        _fit(tmp_path, order(FaultInjector(), step=2))
+    faults = order(FaultInjector(), step=2).fail(_InjectedError(), at="commit begins", step=3)
+    with (
+        pytest.warns(UserWarning, match=r"000003-step-2\.ckpt was just committed but is bad"),
+        pytest.raises(_InjectedError),
+    ):
+        _fit(tmp_path, faults)
     names = sorted(file.name for file in (tmp_path / "checkpoints").glob("*.ckpt"))
-    assert names == ["000001-step-0.ckpt", "000002-step-1.ckpt", "000003-step-2.ckpt"]
+    assert names == ["000001-step-0.ckpt", "000002-step-1.ckpt"]
+    assert (tmp_path / "checkpoints" / "quarantine" / "000003-step-2.ckpt").exists()
     assert str(CheckpointRecovery(tmp_path / "checkpoints").latest_checkpoint()).endswith("000002-step-1.ckpt")
 
 

@@ -1,4 +1,4 @@
-"""Retries reads after transient storage errors."""
+"""Repeats reads after transient storage errors, and before a verdict of damage."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from stormproof.errors import DamagedError
+
 T = TypeVar("T")
 READ_RETRY_DELAYS = (0.1, 0.5)
 """Delays before the second and the third attempt, in seconds."""
+CONFIRMATION_DELAY_SECONDS = 0.1
+"""Delay before the read that confirms damage, in seconds."""
 
 
 def retry_read(read: Callable[[], T]) -> T:
@@ -30,3 +34,34 @@ def retry_read(read: Callable[[], T]) -> T:
         except OSError:
             time.sleep(delay)
     return read()
+
+
+def confirm_damage(find: Callable[[], str | None]) -> str | None:
+    """Returns why data are damaged or missing, according to two reads. None if one of them finds no problem.
+
+    A single read may be wrong: a flipped bit on the way, or a stale cache of a network file system.
+
+    Args:
+        find: Reads the data. Returns the problem, or raises FileNotFoundError.
+
+    Example:
+        >>> results = ["it was changed", None]
+        >>> confirm_damage(lambda: results.pop(0))
+    """
+    for delay in (CONFIRMATION_DELAY_SECONDS, 0.0):
+        try:
+            problem = find()
+        except FileNotFoundError:
+            problem = "its file is missing"
+        if problem is None:
+            return None
+        time.sleep(delay)
+    return problem
+
+
+def read_twice(read: Callable[[], T], damage: type[Exception] = DamagedError) -> T:
+    """Returns ``read()``. Repeats it once if it raises ``damage``, because a single read may be wrong."""
+    try:
+        return read()
+    except damage:
+        return read()

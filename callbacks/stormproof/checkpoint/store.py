@@ -225,12 +225,15 @@ class Store:
         except OSError as error:
             return describe_read_error(error)
 
-    def read_back(self, checkpoint: Checkpoint, check_content: ContentCheck | None = None) -> None:
+    def read_back(
+        self, checkpoint: Checkpoint, check_content: ContentCheck | None = None, fence: Fence | None = None
+    ) -> None:
         """Verifies a checkpoint that was just committed.
 
         Args:
             checkpoint: The committed checkpoint.
             check_content: Compares its content with the hashes. This process reads all files if None.
+            fence: Called if it is bad, because another attempt may have moved or deleted it.
 
         Raises:
             DamagedError: If it differs from what was written.
@@ -238,6 +241,8 @@ class Store:
         """
         problem = self.backend.find_damage(checkpoint, check_content)
         if problem is not None:
+            if fence is not None:
+                fence()
             raise DamagedError(
                 f"{self.storage.locate(checkpoint.path.name)} was just committed but is bad: {problem}. "
                 "Check the storage. No older checkpoint was deleted."
@@ -462,6 +467,12 @@ class Store:
         self.backend.quarantine([checkpoint.name for checkpoint in checkpoints])
         self.storage.delete(())
 
+    def quarantine_newest(self, reason: str, *, fence: Fence) -> None:
+        """Moves the newest finite checkpoint to ``quarantine/``, because it is damaged."""
+        newest_finite = self._find_newest_finite()
+        if newest_finite is not None:
+            self.quarantine([newest_finite], reason, fence=fence, is_rollback=False)
+
     def apply_retention(
         self, retention: Retention, *, fence: Fence | None = None, check_content: ContentCheck | None = None
     ) -> list[Checkpoint]:
@@ -502,12 +513,10 @@ class Store:
     def _delete_checkpoints(
         self, checkpoints: Sequence[Checkpoint], fence: Fence | None, check_content: ContentCheck | None
     ) -> list[Checkpoint]:
-        newest_finite = next(
-            (checkpoint for checkpoint in reversed(self.read_checkpoints()) if checkpoint.finite), None
-        )
+        newest_finite = self._find_newest_finite()
         if not checkpoints or newest_finite is None:  # None if the manifests have become unreadable
             return []
-        self.read_back(newest_finite, check_content)
+        self.read_back(newest_finite, check_content, fence)
         if fence is not None:
             fence()
         self._log_deletion(checkpoints)
@@ -515,6 +524,9 @@ class Store:
         self.backend.delete(file for checkpoint in checkpoints for file in _files_in_deletion_order(checkpoint))
         reach_fault_point("pruned")
         return list(checkpoints)
+
+    def _find_newest_finite(self) -> Checkpoint | None:
+        return next((checkpoint for checkpoint in reversed(self.read_checkpoints()) if checkpoint.finite), None)
 
     def _log_deletion(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Logs deletions before they happen. If the disk is full, deletes one checkpoint to make room for the log."""

@@ -171,10 +171,15 @@ def test_a_full_disk_with_nothing_to_let_go_is_outlived(tmp_path: Path):
 def test_a_newest_that_is_damaged_is_not_what_makes_room(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=1)
     faults = FaultInjector().bit_flip(at="pruned", step=3).fail(raise_disk_full(), at="checkpoint synced", step=4)
-    with pytest.raises(Exception, match="was just committed but is bad: its content has changed"):
+    held_steps: list[list[int]] = []
+    with (
+        pytest.warns(UserWarning, match="was just committed but is bad: its content has changed"),
+        call_at_point(recovery, "commit begins", lambda step: held_steps.append(checkpoint_steps(tmp_path))),
+    ):
         fit(recovery, faults)
-    assert checkpoint_steps(tmp_path) == [2, 3]
-    assert CheckpointRecovery(tmp_path).latest_checkpoint() == str(tmp_path / "000003-step-2.ckpt")
+    assert held_steps[-2][0] == 2  # the good one stays until the next one is committed
+    assert checkpoint_steps(tmp_path) == [5, 6]
+    assert (tmp_path / "quarantine" / "000004-step-3.ckpt").exists()
 
 
 def test_once_nothing_can_be_saved_for_too_long_training_stops_with_its_code(tmp_path: Path):

@@ -146,6 +146,17 @@ def test_a_damaged_copy_is_skipped(storage: ObjectStorage, tmp_path: Path):
     assert not any(name.startswith("000002") for name in file_names(tmp_path))
 
 
+@pytest.mark.parametrize("suffix", [".ckpt", ".json"])
+def test_a_damaged_copy_of_the_newest_checkpoint_is_copied_again(suffix: str, local: Store, storage: ObjectStorage):
+    Mirror(local, storage, Retention()).close(30)
+    flip_object_bit(storage, f"000003-step-30{suffix}")
+    Mirror(local, storage, Retention()).close(30)
+    resolution = Store(storage).resolve(verify_all=True)
+    assert resolution.chosen_checkpoint is not None
+    assert resolution.chosen_checkpoint.step == 30
+    assert ([*resolution.bad_checkpoints], [*resolution.lost_names]) == ([], [])
+
+
 def test_a_damaged_checkpoint_is_not_uploaded(local: Store, storage: ObjectStorage):
     newest = local.read_checkpoints()[-1]
     flip_bit(newest.path)

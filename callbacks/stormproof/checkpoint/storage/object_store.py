@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar, cast
 from urllib.parse import quote
 
 from stormproof.checkpoint.storage.credentials import collect_options
-from stormproof.checkpoint.storage.obstore_errors import PERMANENT_ERRNOS, summarize_error
+from stormproof.checkpoint.storage.obstore_errors import Answer, classify_error, summarize_error
 from stormproof.checkpoint.storage.protocol import Entry, OutcomeUnknownError, StageCallback
 from stormproof.checkpoint.storage.url import normalize_url
 from stormproof.errors import StorageError, StormproofError
@@ -39,6 +39,10 @@ _WRITE_BYTES = 8 << 20  # obstore copies what one call writes
 _process_ids: set[int] = set()
 """Processes that made requests: this one, and those from which it was forked. Threads of obstore end in a fork."""
 _FIRST_DELAY_SECONDS, _MAX_DELAY_SECONDS = 0.1, 5.0
+REFUSED_RETRY_SECONDS = 10.0
+"""Maximum time to repeat a request that is denied or invalid, in seconds."""
+ABSENT_ANSWERS = 3
+"""Number of answers after which an object counts as absent."""
 
 
 class MissingExtraError(StormproofError):
@@ -50,8 +54,9 @@ class MissingExtraError(StormproofError):
 class ObjectStorage:
     """Implements :class:`stormproof.checkpoint.storage.Storage` in S3 and compatible stores, GCS and Azure.
 
-    Requests are retried after server errors, timeouts and failed connections. If the response to
-    a create or a swap is lost, the object is read to find out whether the request succeeded.
+    Requests are retried after server errors, timeouts and failed connections. Because a single answer may be wrong,
+    they are also repeated if an object is absent or access is denied. If the response to a create or a swap is lost,
+    or a condition fails, the object is read to find out whether the request succeeded.
 
     Args:
         url: ``s3://bucket/prefix``, ``gs://bucket/prefix`` or ``az://container/prefix``. Credentials come from the
@@ -108,25 +113,20 @@ class ObjectStorage:
 
     def put(self, name: str, write: Callable[[BinaryIO], object], on_stage: StageCallback | None = None) -> None:
         """Uploads an object in parts. The object appears when the last request completes the upload."""
-        notify = on_stage or _ignore_stage
-        writer = self._obstore.open_writer(
-            self._upload_store, name, buffer_size=PART_BYTES, max_concurrency=MAX_CONCURRENT_PARTS
-        )
-        upload = _Upload(writer, lambda error: self._raise(error, name))
-        try:
-            write(cast("BinaryIO", upload))
-            notify("written")
-            notify("synced")
-        except BaseException as error:
-            with suppress(Exception):  # the parts are not visible, and a lifecycle rule removes them
-                writer.__exit__(type(error), error, error.__traceback__)
-            raise
-        try:
-            writer.close()
-        except Exception as error:  # noqa: BLE001 (obstore's exceptions have no common public base)
-            if not self._has_size(name, upload.length):  # the upload may be complete, and only the response lost
-                self._raise(error, name)
-        notify("renamed")
+        retry = None
+        while True:
+            upload = _Upload(
+                self._obstore.open_writer(
+                    self._upload_store, name, buffer_size=PART_BYTES, max_concurrency=MAX_CONCURRENT_PARTS
+                ),
+                lambda error: self._raise(error, name),
+            )
+            try:
+                return self._upload(name, write, upload, on_stage or _ignore_stage)
+            except Exception:
+                retry = retry or _Retry(self._retry_seconds, upload.time)
+                if upload.failure is None or not retry.wait(classify_error(upload.failure)):
+                    raise
 
     def put_if_absent(self, name: str, content: bytes, on_stage: StageCallback | None = None) -> bool:
         """Creates an object with ``If-None-Match: *``. Returns whether this call created it."""
@@ -193,41 +193,47 @@ class ObjectStorage:
 
     def _write_conditionally(self, name: str, content: bytes, mode: Any, version: str | None) -> str | None:
         """Returns the version of the written object. None if the condition failed."""
-        deadline, delay = time.monotonic() + self._retry_seconds, _FIRST_DELAY_SECONDS
-        exceptions = self._obstore.exceptions
+        retry, has_conflict = _Retry(self._retry_seconds), False
         while True:
             try:
                 return _encode_version(self._obstore.put(self._store, name, content, mode=mode, use_multipart=False))
-            except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
-                return self._find_own_write(name, content)
-            except FileNotFoundError as error:
-                self._raise_if_no_bucket(error, name)
-                return None  # If-Match, and the object does not exist
-            except Exception as error:
-                if not self._is_transient(error):
-                    self._raise(error, name)
-                if time.monotonic() > deadline:
-                    number, reason = summarize_error(error)
-                    raise OutcomeUnknownError(number, reason, self.locate(name)) from error
-            time.sleep(delay)
-            delay = min(2 * delay, _MAX_DELAY_SECONDS)
-            with suppress(OSError):
-                stored_version = self._find_own_write(name, content)
-                if stored_version is not None:
-                    return stored_version
+            except Exception as error:  # noqa: BLE001 (obstore's exceptions have no common public base)
+                failure, answer = error, classify_error(error)
+            stored_content, stored_version = (None, version) if answer is Answer.REFUSED else self._read_again(name)
+            if stored_content == content:  # only this process writes this content
+                return stored_version
+            if has_conflict and stored_version != version:
+                return None
+            has_conflict = stored_version != version  # a single read may be wrong
+            if not retry.wait(answer) and not has_conflict:
+                number, reason = summarize_error(failure)
+                error_type = OSError if answer is Answer.REFUSED else OutcomeUnknownError
+                raise error_type(number, reason, self.locate(name)) from failure
 
-    def _find_own_write(self, name: str, content: bytes) -> str | None:
-        """Returns the object's version if it has this content, otherwise None.
-
-        Only this process writes this content.
-        """
+    def _read_again(self, name: str) -> tuple[bytes | None, str | None]:
+        """Returns the content and the version of an object after a failed write. None and None if it is absent."""
         try:
-            stored_content, version = self.read_with_version(name)
+            return self.read_with_version(name)
         except FileNotFoundError:
-            return None
+            return None, None
         except OSError as error:
             raise OutcomeUnknownError(error.errno, error.strerror, self.locate(name)) from error
-        return version if stored_content == content else None
+
+    def _upload(self, name: str, write: Callable[[BinaryIO], object], upload: _Upload, notify: StageCallback) -> None:
+        try:
+            write(cast("BinaryIO", upload))
+            notify("written")
+            notify("synced")
+        except BaseException as error:
+            with suppress(Exception):  # the parts are not visible, and a lifecycle rule removes them
+                upload.writer.__exit__(type(error), error, error.__traceback__)
+            raise
+        try:
+            upload.complete()
+        except OSError:
+            if not self._has_size(name, upload.length):  # the upload may be complete, and only the response lost
+                raise
+        notify("renamed")
 
     def _get_range(self, name: str, start: int, end: int) -> tuple[bytes, int]:
         """Returns bytes of an object, and its size."""
@@ -251,34 +257,23 @@ class ObjectStorage:
             FileNotFoundError: If the object does not exist.
             OSError: If the request fails for longer than ``retry_seconds``, or permanently.
         """
-        deadline, delay = time.monotonic() + self._retry_seconds, _FIRST_DELAY_SECONDS
+        retry = _Retry(self._retry_seconds)
         while True:
             try:
                 return request()
-            except FileNotFoundError as error:
-                self._raise_if_no_bucket(error, name)
-                raise FileNotFoundError(errno.ENOENT, "the object does not exist", self.locate(name)) from error
-            except Exception as error:  # noqa: BLE001 (obstore's exceptions have no common public base)
-                if not self._is_transient(error) or time.monotonic() > deadline:
-                    self._raise(error, name)
-            time.sleep(delay)
-            delay = min(2 * delay, _MAX_DELAY_SECONDS)
-
-    def _is_transient(self, error: BaseException) -> bool:
-        return (
-            isinstance(error, self._obstore.exceptions.GenericError)
-            and summarize_error(error)[0] not in PERMANENT_ERRNOS
-        )
+            except Exception as error:
+                answer = classify_error(error)
+                if retry.wait(answer):
+                    continue
+                if answer is Answer.ABSENT and summarize_error(error)[0] != errno.ENXIO:
+                    raise FileNotFoundError(errno.ENOENT, "the object does not exist", self.locate(name)) from error
+                self._raise(error, name)
 
     def _has_size(self, name: str, size: int) -> bool:
         try:
             return self._obstore.head(self._store, name)["size"] == size
         except Exception:  # noqa: BLE001 (obstore's exceptions have no common public base)
             return False
-
-    def _raise_if_no_bucket(self, error: BaseException, name: str) -> None:
-        if summarize_error(error)[0] == errno.ENXIO:
-            self._raise(error, name)
 
     def _raise(self, error: BaseException, name: str) -> NoReturn:
         number, reason = summarize_error(error)
@@ -313,13 +308,44 @@ class ObjectStorage:
             raise OSError(number, reason, self.location) from None
 
 
+class _Retry:
+    """Decides whether to repeat a failed request.
+
+    Args:
+        seconds: Maximum time from ``start`` to the last try, in seconds.
+        start: Time of the first try, by ``time.monotonic``. The current time if None.
+    """
+
+    def __init__(self, seconds: float, start: float | None = None) -> None:
+        self._seconds, self._start = seconds, time.monotonic() if start is None else start
+        self._delay, self._absent_answers = _FIRST_DELAY_SECONDS, 0
+
+    def wait(self, answer: Answer) -> bool:
+        """Waits before the next try. Returns False if the request is not repeated."""
+        self._absent_answers += answer is Answer.ABSENT
+        seconds = min(self._seconds, REFUSED_RETRY_SECONDS) if answer is Answer.REFUSED else self._seconds
+        if time.monotonic() > self._start + seconds or self._absent_answers >= ABSENT_ANSWERS:
+            return False
+        time.sleep(self._delay)
+        self._delay = min(2 * self._delay, _MAX_DELAY_SECONDS)
+        return True
+
+
 class _Upload(io.RawIOBase):
-    """Writes to obstore's writer in slices and translates its exceptions."""
+    """Writes to obstore's writer in slices and translates its exceptions.
+
+    Attributes:
+        writer: obstore's writer.
+        length: Number of bytes written so far.
+        failure: Exception of the writer. None if it succeeded so far.
+        time: Time of the last success, by ``time.monotonic``.
+    """
 
     def __init__(self, writer: Any, raise_error: Callable[[BaseException], NoReturn]) -> None:
         super().__init__()
-        self._writer, self._raise_error = writer, raise_error
-        self.length = 0
+        self.writer, self._raise_error = writer, raise_error
+        self.length, self.time = 0, time.monotonic()
+        self.failure: Exception | None = None
 
     def writable(self) -> bool:
         return True
@@ -327,15 +353,24 @@ class _Upload(io.RawIOBase):
     def write(self, data: bytes | bytearray | memoryview, /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         view = memoryview(data).cast("B")
         for start in range(0, len(view), _WRITE_BYTES):
-            try:
-                self._writer.write(bytes(view[start : start + _WRITE_BYTES]))
-            except Exception as error:  # noqa: BLE001 (obstore's exceptions have no common public base)
-                self._raise_error(error)
+            self._call(partial(self.writer.write, bytes(view[start : start + _WRITE_BYTES])))
         self.length += len(view)
         return len(view)
 
+    def complete(self) -> None:
+        """Ends the upload. The object exists afterwards."""
+        self._call(self.writer.close)
+
     def flush(self) -> None:
         pass  # the parts are complete when the upload is
+
+    def _call(self, function: Callable[[], object]) -> None:
+        try:
+            function()
+        except Exception as error:  # noqa: BLE001 (obstore's exceptions have no common public base)
+            self.failure = error
+            self._raise_error(error)
+        self.time = time.monotonic()
 
 
 def _describe(meta: Mapping[str, Any]) -> Entry:
