@@ -43,6 +43,7 @@ from stormproof.resume.compatibility import (
     check_initialized,
     check_loop,
     check_strategy,
+    find_dynamic_shapes,
     find_resume_caveats,
 )
 from stormproof.resume.goodput import Goodput
@@ -254,6 +255,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._loaded_description: str | None = None
         self._last_step = 0  # step at the last call between batches
         self._has_validated = False
+        self._dynamic_shapes: dict[Any, str] | None = None  # before the fit. None after the warning
         self._undo_functions: list[Callable[[], None]] = []  # revert changes to the trainer
 
     def latest_checkpoint(self, start_over: bool = False) -> str | None:
@@ -414,6 +416,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         )
         self._rank_snapshot = self._loaded_description = None
         self._has_validated = self._has_ended = False
+        self._dynamic_shapes = find_dynamic_shapes()
         self.monitored_metric.reset()
         self.save_coordinator.unsaved_attributes = UnsavedAttributes()
         self.schedule.reset()
@@ -596,6 +599,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             self._rank_snapshot = None
             self.save_coordinator.set_baseline(trainer, module)
         self.save_coordinator.unsaved_attributes.observe(trainer)
+        self._warn_about_dynamic_shapes()
         if is_resuming:
             self.schedule.record_save(step, time.monotonic())
             self._report_recovery(trainer, step)
@@ -609,6 +613,16 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._last_step = step
         for function in tuple(self._step_functions):
             function(trainer, module)
+
+    def _warn_about_dynamic_shapes(self) -> None:
+        """Warns once if ``torch.compile`` has made a shape dynamic in this fit, which a resume cannot repeat."""
+        if self._dynamic_shapes is None or not (new := find_dynamic_shapes().items() - self._dynamic_shapes.items()):
+            return
+        self._dynamic_shapes = None
+        rank_zero_warn(
+            f"A resume may not be exact: torch.compile made an input dynamic ({min(new, key=str)[1]}), and its kernels "
+            "depend on the shapes that a process gets first. Pass torch.compile(..., dynamic=False)."
+        )
 
     def _save(
         self,
