@@ -6,7 +6,7 @@ import functools
 import inspect
 import operator
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
@@ -16,13 +16,9 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 _COMPARISONS = {"above": operator.gt, "at least": operator.ge, "below": operator.lt, "at most": operator.le}
 _TYPE_NAMES = {
-    int: "an int",
-    float: "a number",
-    bool: "True or False",
-    str: "a string",
-    Path: "a path",
-    NoneType: "None",
-}
+    int: "an int", float: "a number", bool: "True or False", str: "a string", Path: "a path", NoneType: "None",
+    Callable: "a function", Iterable: "a list", Collection: "a set or a list", Mapping: "a mapping",
+}  # fmt: skip
 _NUMBERS = {int: Integral, float: Real}
 _INVALID = object()
 
@@ -58,9 +54,8 @@ def check_arguments(**ranges: str) -> Callable[[T], T]:
                 arguments = signature.bind(*args, **kwargs)
             except TypeError:
                 return function(*args, **kwargs)  # raises an error with the name of the function
-            for name in arguments.arguments.keys() & read_hints():
-                value, default = arguments.arguments[name], signature.parameters[name].default
-                if value is not default:
+            for name, value in arguments.arguments.items():
+                if name in read_hints() and value is not signature.parameters[name].default:
                     arguments.arguments[name] = _check(name, value, read_hints()[name], ranges.get(name))
             return function(*arguments.args, **arguments.kwargs)
 
@@ -116,5 +111,5 @@ def _describe(hint: Any, valid_range: str | None) -> str:
     kind = get_origin(hint) or hint
     if kind is Literal:
         return " or ".join(map(repr, get_args(hint)))
-    name = "a function" if kind is Callable else _TYPE_NAMES.get(kind, f"a {kind.__name__}")
+    name = _TYPE_NAMES.get(kind, f"a {kind.__name__}")
     return f"{name} of {valid_range}" if valid_range and kind is int else name

@@ -188,5 +188,5 @@ def test_a_text_is_no_collection_and_may_be_empty_if_this_is_the_default():
         return names, note
 
     assert function(["a"], "") == (["a"], "")
-    with pytest.raises(TypeError, match=r"`names` must be a Collection, got 'a' \(str\)"):
+    with pytest.raises(TypeError, match=r"`names` must be a set or a list, got 'a' \(str\)"):
         function("a")
