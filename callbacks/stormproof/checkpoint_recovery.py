@@ -470,8 +470,6 @@ class CheckpointRecovery(InactiveCopies, Callback):
         check_data_parallelism(trainer)
         check_loop(trainer)
         check_initialized(pl_module)
-        for reason in find_resume_caveats(trainer):
-            rank_zero_warn(f"A resume will not be exact: {reason}.")
         if self._rank_snapshot is not None:
             snapshot.check_layout(trainer, self._rank_snapshot)
             trainer.should_stop = self._rank_snapshot.snapshot.job_state.should_stop
@@ -593,6 +591,9 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def _run_between_batches(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         step, stall_start = trainer.global_step, time.monotonic()
         is_resuming = self._rank_snapshot is not None
+        # after all hooks, which may register a communication hook
+        for reason in [] if self.schedule.has_saved else find_resume_caveats(trainer):
+            rank_zero_warn(f"A resume will not be exact: {reason}.")
         if self._rank_snapshot is not None:
             snapshot.restore(trainer, module, self._rank_snapshot)
             self._has_validated = self._rank_snapshot.rank_state.validated

@@ -175,3 +175,14 @@ def test_functions_and_foreign_classes_are_not_loaded(value: Any):
     saved = {"bytes": torch.frombuffer(bytearray(content), dtype=torch.uint8), "tensors": []}
     with pytest.raises(pickle.UnpicklingError, match="may execute code"):
         refused_state.restore(make_trainer_stub(), {"stormproof": {"refused": saved}})
+
+
+def test_a_state_that_belongs_to_no_parameter_is_restored(tmp_path: Path):
+    class Counted(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            self.state["steps"] = self.state.get("steps", 0) + 1
+            return super().step(closure)
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        train(tmp_path, Counted, stop=5)
+    assert train(tmp_path, Counted).optimizers[0].state["steps"] == 6
