@@ -165,10 +165,6 @@ def acquire_when_expired(storage: ObjectStorage, owner: Owner | None = None) -> 
     Also checks that the object store supports conditional writes, without which a lease does not exclude other
     processes.
 
-    Args:
-        storage: Object store.
-        owner: Owner of the lease. This process if None.
-
     Raises:
         FolderTakenError: If the owner renews the lease, or runs on this machine.
         UnsupportedStoreError: If the object store does not support conditional writes.
