@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -58,6 +59,7 @@ MIRROR_EXCEPTION_SECONDS, MIRROR_INTERRUPT_SECONDS = 10.0, 1.0
 """Maximum time to wait for the last upload after an exception, and after Ctrl-C or a preemption, in seconds."""
 RETRY_SECONDS = 20.0
 """Maximum time to retry one request to an object store, in seconds. Failed uploads are repeated."""
+_ADVICE = dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "A file has this name. Pass a folder as `dirpath`.")
 _FINISHED_LOCATIONS: set[str] = set()
 """Absolute paths or URLs of the checkpoints of training runs that have finished in this process."""
 
@@ -110,7 +112,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
     | A newer checkpoint is damaged or cannot be read. | The run resumes from an older one. |
     | A loader, sampler or callback has state that cannot be saved. | A resume will not be exact. |
     | An attribute changes but is not saved. Exempt it in the class attribute ``not_restored``. | A resume may differ. |
-    | Storage fails or hangs. | Training continues until ``storage_timeout``. |
+    | Storage fails, hangs or damages a checkpoint. | Training continues until ``storage_timeout``. |
     | A tensor has become NaN or infinite. | No checkpoint is committed until all are finite. |
     | ``torch.load(weights_only=True)`` refuses an entry. | The entry is pickled or left out. |
     | The mirror cannot be reached. | Training continues, and the upload is retried. |
@@ -546,10 +548,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
             raise self._make_storage_error("read", error) from error
 
     def _make_storage_error(self, participle: str, error: OSError) -> StorageError:
-        return StorageError(
-            f"{self.store.location} cannot be {participle}: {error.strerror or error}. Restart the run when storage is "
-            "available."
-        )
+        advice = _ADVICE.get(error.errno or 0, "Restart the run when storage is available.")
+        return StorageError(f"{self.store.location} cannot be {participle}: {error.strerror or error}. {advice}")
 
     def _resume(self, trainer: pl.Trainer) -> None:
         location, path = self.store.backend.absolute_location, self.latest_checkpoint(self._start_over)

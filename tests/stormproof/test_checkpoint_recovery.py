@@ -8,7 +8,7 @@ import torch
 
 from stormproof import CheckpointRecovery, resumable
 from stormproof.checkpoint import Lease
-from stormproof.errors import DamagedError, NotResumableError
+from stormproof.errors import DamagedError, NotResumableError, StorageError
 from stormproof.testing import FaultInjector, flip_bit
 from tests.support.recovery_fits import BatchEndCallback, FakeClock, checkpoint_steps, fit_with_recovery
 from tests.support.small_fits import (
@@ -251,6 +251,13 @@ def test_what_would_not_load_again_is_said_at_the_first_step(tmp_path: Path):
     ):
         fit_with_recovery(CheckpointRecovery(tmp_path / "checkpoints"), _Odd())
     assert checkpoint_steps(tmp_path / "checkpoints") == []
+
+
+@pytest.mark.parametrize("name", ["file", "file/checkpoints"])
+def test_a_file_in_place_of_the_folder_is_named(name: str, tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"cannot be read: Not a directory\. A file has this name\. Pass a folder"):
+        CheckpointRecovery(tmp_path / name).latest_checkpoint()
 
 
 def test_the_first_checkpoint_is_loaded_back_at_once(tmp_path: Path):

@@ -34,6 +34,8 @@ MAX_WRITE_WAIT_SECONDS = 600.0
 """Maximum wait for a required write. Shorter than the 1800 s after which a collective of the other ranks times out."""
 INTERRUPT_WAIT_SECONDS = 1.0
 """Maximum wait for the last write after Ctrl-C or a preemption."""
+ANNOUNCE_SECONDS = 2.0
+"""Time after which the wait for the last write is reported."""
 RELEASE_TIMEOUT_SECONDS = 15.0
 """Maximum wait for the release of the lease: one heartbeat (10 s) and file operations."""
 WRITE_RETRY_DELAYS = (1.0, 2.0, 4.0, 8.0)
@@ -292,7 +294,11 @@ class CheckpointWriter:
         timeout_seconds = INTERRUPT_WAIT_SECONDS if is_interrupted else HANG_TIMEOUT_SECONDS
         if self._shard_writer is not None:
             self._shard_writer.start_close_timeout()
-        if self._wait_for_write(0.0 if self._is_hanging else timeout_seconds):
+        timeout_seconds = 0.0 if self._is_hanging else timeout_seconds
+        if timeout_seconds > ANNOUNCE_SECONDS and not self._wait_for_write(ANNOUNCE_SECONDS):
+            step = self.submitted_step
+            log_event(__name__, f"waiting up to {timeout_seconds:.0f} s for the checkpoint of step {step}")
+        if self._wait_for_write(timeout_seconds):
             release_job = BackgroundJob(self.ownership.release, "lease-release")
             with long_wait("storage"):
                 if release_job.join(RELEASE_TIMEOUT_SECONDS):

@@ -11,8 +11,7 @@ from stormproof.errors import DamagedError
 T = TypeVar("T")
 READ_RETRY_DELAYS = (0.1, 0.5)
 """Delays before the second and the third attempt, in seconds."""
-CONFIRMATION_DELAY_SECONDS = 0.1
-"""Delay before the read that confirms damage, in seconds."""
+MISSING_DELAY_SECONDS = 0.1
 
 
 def retry_read(read: Callable[[], T]) -> T:
@@ -37,25 +36,19 @@ def retry_read(read: Callable[[], T]) -> T:
 
 
 def confirm_damage(find: Callable[[], str | None]) -> str | None:
-    """Returns why data are damaged or missing, according to two reads. None if one of them finds no problem.
+    """Returns the problem that ``find`` returns, if a second call finds one, too. None if one call finds none.
 
     A single read may be wrong: a flipped bit on the way, or a stale cache of a network file system.
-
-    Args:
-        find: Reads the data. Returns the problem, or raises FileNotFoundError.
-
-    Example:
-        >>> results = ["it was changed", None]
-        >>> confirm_damage(lambda: results.pop(0))
     """
-    for delay in (CONFIRMATION_DELAY_SECONDS, 0.0):
+    problem = None
+    for _ in range(2):
         try:
             problem = find()
         except FileNotFoundError:
             problem = "its file is missing"
+            time.sleep(MISSING_DELAY_SECONDS)
         if problem is None:
             return None
-        time.sleep(delay)
     return problem
 
 

@@ -180,12 +180,7 @@ class Store:
         return self.choose_checkpoint(self.resolve(), start_over=start_over)
 
     def choose_checkpoint(self, resolution: Resolution, *, start_over: bool = False) -> Checkpoint | None:
-        """Returns the same as :meth:`latest_checkpoint`, from an existing resolution.
-
-        Raises:
-            NoGoodCheckpointError: If all checkpoints are bad or lost.
-            StorageError: If no checkpoint is good and at least one cannot be read.
-        """
+        """Returns the same as :meth:`latest_checkpoint`, from an existing resolution."""
         unreadable_reasons = [
             f"{bad_checkpoint.name}: {bad_checkpoint.reason}"
             for bad_checkpoint in resolution.bad_checkpoints
@@ -359,25 +354,11 @@ class Store:
         fence: Fence | None = None,
         sequence: int | None = None,
     ) -> Checkpoint:
-        """Commits a sharded checkpoint, which is a folder of files.
+        """Commits a sharded checkpoint, which is a folder of files, like :meth:`commit`.
 
         Creates the folder, lets ``write`` fill it, and then writes the manifest, which contains the hashes of all
-        files. A folder without a manifest is ignored.
-
-        Args:
-            write: Takes the name of the folder. Returns the files in it after they are durable. Other processes may
-                write some of them.
-            info: Description of the checkpoint. A score that is not finite counts as None.
-            attempt: Number from :meth:`begin_attempt`.
-            fence: Called before the manifest appears. Its exception cancels the commit.
-            sequence: Sequence number of the copied checkpoint. Uses the next free number if None.
-
-        Returns:
-            The committed checkpoint.
-
-        Raises:
-            FolderLostError: If another process writes to the object store.
-            OSError: If the folder cannot be written or the disk is full.
+        files. A folder without a manifest is ignored. ``write`` takes the name of the folder, and returns the files in
+        it after they are durable. Other processes may write some of them.
         """
 
         def write_folder(name: str, _: Callable[[str], None]) -> WrittenFiles:
@@ -494,19 +475,7 @@ class Store:
     def free_disk_space(
         self, retention: Retention, *, fence: Fence | None = None, check_content: ContentCheck | None = None
     ) -> list[Checkpoint]:
-        """Makes room on a full disk: like :meth:`apply_retention` with ``keep_last=1``.
-
-        Args:
-            retention: Other checkpoints to keep.
-            fence: Called before any file is deleted. Its exception cancels the deletion.
-            check_content: As for :meth:`read_back`.
-
-        Returns:
-            The deleted checkpoints, oldest first.
-
-        Raises:
-            DamagedError: If the newest checkpoint is damaged. No checkpoint is deleted then.
-        """
+        """Makes room on a full disk: like :meth:`apply_retention` with ``keep_last=1``."""
         deleted_checkpoints = select_for_deletion(self.read_checkpoints(), retention, keep_last=1)
         return self._delete_checkpoints(deleted_checkpoints, fence, check_content)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import threading
 from collections.abc import Callable
@@ -388,9 +389,14 @@ def test_a_folder_that_is_removed_is_told_of(tmp_path: Path):
 
 def test_a_folder_that_another_took_over_ends_the_training(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2)
-    lose = BatchEndCallback(lambda step: (tmp_path / "lease.json").unlink() if step == 3 else None)
+
+    def take_over(step: int) -> None:
+        if step == 3:
+            path = tmp_path / "lease.json"
+            path.write_text(json.dumps({**json.loads(path.read_text()), "token": "another"}))
+
     with pytest.raises(FolderLostError):
-        fit(recovery, lose, steps=12)
+        fit(recovery, BatchEndCallback(take_over), steps=12)
 
 
 @pytest.mark.parametrize("patience", [0.0, -1.0, float("nan")])

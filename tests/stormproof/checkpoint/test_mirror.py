@@ -16,6 +16,7 @@ import pytest
 
 from stormproof import CheckpointRecovery
 from stormproof.checkpoint import Checkpoint, Retention, Store
+from stormproof.checkpoint import lease as lease_module
 from stormproof.checkpoint.backends import object_lease
 from stormproof.checkpoint.backends.claims import claim_sequence
 from stormproof.checkpoint.backends.object_lease import ObjectLease
@@ -295,7 +296,7 @@ def test_a_mirror_recognizes_its_lease_after_a_lost_response(
 def test_a_mirror_that_fails_at_the_start_waits_for_the_lease_of_a_lost_node(
     local: Store, s3_server: S3Server, s3_url: str, monkeypatch: pytest.MonkeyPatch, short_delays: None
 ):
-    monkeypatch.setattr(object_lease, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(lease_module, "POLL_SECONDS", 0.05)
     lost = ObjectLease(ObjectStorage(s3_url))
     lost._stop_event.set()  # no renewal
     monkeypatch.setattr(Owner, "is_running", lambda self: None)  # on another machine
@@ -305,7 +306,7 @@ def test_a_mirror_that_fails_at_the_start_waits_for_the_lease_of_a_lost_node(
             copies = Mirror(local, ObjectStorage(s3_url, retry_seconds=0.01), Retention())
         wait_for(lambda: any(".lease." in path for _, path in proxy.requests))  # checks the age of the lease
         assert not copies.wait_until_uploaded(0)
-        monkeypatch.setattr(object_lease, "STALE_SECONDS", 0.0)
+        monkeypatch.setattr(lease_module, "STALE_SECONDS", 0.0)
         assert copies.wait_until_uploaded(30)
         copies.close(30)
 

@@ -195,7 +195,7 @@ class ObjectBackend:
             self.storage.put_if_absent(f"{QUARANTINE_FOLDER_NAME}/{name}.json", content)
 
     def remove_quarantined(self, names: Collection[str]) -> set[str]:
-        """Deletes the quarantined checkpoints among ``names``, so that they can be copied again, and returns them."""
+        """Deletes the quarantined checkpoints among ``names``, which can be copied again then, and returns them."""
         removed_names = {file.removesuffix(".json") for file in self.list_quarantined_files()} & {*names}
         for name in removed_names:
             claim = f"{CLAIMS_FOLDER_NAME}/{parse_sequence(f'{name}.json'):06d}.json"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar, cast
 from urllib.parse import quote
 
 from stormproof.checkpoint.storage.credentials import collect_options
-from stormproof.checkpoint.storage.obstore_errors import Answer, classify_error, summarize_error
+from stormproof.checkpoint.storage.obstore_errors import Answer, interpret_error
 from stormproof.checkpoint.storage.protocol import Entry, OutcomeUnknownError, StageCallback
 from stormproof.checkpoint.storage.url import normalize_url
 from stormproof.errors import StorageError, StormproofError
@@ -39,10 +39,8 @@ _WRITE_BYTES = 8 << 20  # obstore copies what one call writes
 _process_ids: set[int] = set()
 """Processes that made requests: this one, and those from which it was forked. Threads of obstore end in a fork."""
 _FIRST_DELAY_SECONDS, _MAX_DELAY_SECONDS = 0.1, 5.0
-REFUSED_RETRY_SECONDS = 10.0
-"""Maximum time to repeat a request that is denied or invalid, in seconds."""
-ABSENT_ANSWERS = 3
-"""Number of answers after which an object counts as absent."""
+REFUSED_RETRY_SECONDS, ABSENT_ANSWERS = 10.0, 3
+"""Maximum time to repeat a request that is refused, in seconds, and number of answers that count as absence."""
 
 
 class MissingExtraError(StormproofError):
@@ -125,7 +123,7 @@ class ObjectStorage:
                 return self._upload(name, write, upload, on_stage or _ignore_stage)
             except Exception:
                 retry = retry or _Retry(self._retry_seconds, upload.time)
-                if upload.failure is None or not retry.wait(classify_error(upload.failure)):
+                if upload.failure is None or not retry.wait(interpret_error(upload.failure)[0]):
                     raise
 
     def put_if_absent(self, name: str, content: bytes, on_stage: StageCallback | None = None) -> bool:
@@ -193,12 +191,12 @@ class ObjectStorage:
 
     def _write_conditionally(self, name: str, content: bytes, mode: Any, version: str | None) -> str | None:
         """Returns the version of the written object. None if the condition failed."""
-        retry, has_conflict = _Retry(self._retry_seconds), False
+        obstore, retry, has_conflict = self._obstore, _Retry(self._retry_seconds), False
         while True:
             try:
-                return _encode_version(self._obstore.put(self._store, name, content, mode=mode, use_multipart=False))
+                return _encode_version(obstore.put(self._store, name, content, mode=mode, use_multipart=False))
             except Exception as error:  # noqa: BLE001 (obstore's exceptions have no common public base)
-                failure, answer = error, classify_error(error)
+                answer, number, reason = interpret_error(error)
             stored_content, stored_version = (None, version) if answer is Answer.REFUSED else self._read_again(name)
             if stored_content == content:  # only this process writes this content
                 return stored_version
@@ -206,9 +204,7 @@ class ObjectStorage:
                 return None
             has_conflict = stored_version != version  # a single read may be wrong
             if not retry.wait(answer) and not has_conflict:
-                number, reason = summarize_error(failure)
-                error_type = OSError if answer is Answer.REFUSED else OutcomeUnknownError
-                raise error_type(number, reason, self.locate(name)) from failure
+                raise OutcomeUnknownError(number, reason, self.locate(name))
 
     def _read_again(self, name: str) -> tuple[bytes | None, str | None]:
         """Returns the content and the version of an object after a failed write. None and None if it is absent."""
@@ -261,13 +257,14 @@ class ObjectStorage:
         while True:
             try:
                 return request()
+            except StormproofError:
+                raise
             except Exception as error:
-                answer = classify_error(error)
-                if retry.wait(answer):
-                    continue
-                if answer is Answer.ABSENT and summarize_error(error)[0] != errno.ENXIO:
-                    raise FileNotFoundError(errno.ENOENT, "the object does not exist", self.locate(name)) from error
-                self._raise(error, name)
+                answer, number, _ = interpret_error(error)
+                if not retry.wait(answer):
+                    if answer is Answer.ABSENT and number != errno.ENXIO:
+                        raise FileNotFoundError(errno.ENOENT, "the object does not exist", self.locate(name)) from error
+                    self._raise(error, name)
 
     def _has_size(self, name: str, size: int) -> bool:
         try:
@@ -276,7 +273,7 @@ class ObjectStorage:
             return False
 
     def _raise(self, error: BaseException, name: str) -> NoReturn:
-        number, reason = summarize_error(error)
+        _, number, reason = interpret_error(error)
         location = self.locate(name) if name and number == errno.EIO else self.location
         raise OSError(number, reason, location) from None  # obstore's message is long
 
@@ -304,17 +301,11 @@ class ObjectStorage:
                 **options,
             )
         except Exception as error:  # noqa: BLE001 (obstore's exceptions have no common public base)
-            number, reason = summarize_error(error)
-            raise OSError(number, reason, self.location) from None
+            self._raise(error, "")
 
 
 class _Retry:
-    """Decides whether to repeat a failed request.
-
-    Args:
-        seconds: Maximum time from ``start`` to the last try, in seconds.
-        start: Time of the first try, by ``time.monotonic``. The current time if None.
-    """
+    """Decides whether to repeat a failed request, until ``seconds`` after ``start`` (by default, now)."""
 
     def __init__(self, seconds: float, start: float | None = None) -> None:
         self._seconds, self._start = seconds, time.monotonic() if start is None else start
@@ -332,14 +323,7 @@ class _Retry:
 
 
 class _Upload(io.RawIOBase):
-    """Writes to obstore's writer in slices and translates its exceptions.
-
-    Attributes:
-        writer: obstore's writer.
-        length: Number of bytes written so far.
-        failure: Exception of the writer. None if it succeeded so far.
-        time: Time of the last success, by ``time.monotonic``.
-    """
+    """Writes to obstore's writer in slices and translates its exceptions. ``time`` is the time of the last success."""
 
     def __init__(self, writer: Any, raise_error: Callable[[BaseException], NoReturn]) -> None:
         super().__init__()
@@ -358,7 +342,6 @@ class _Upload(io.RawIOBase):
         return len(view)
 
     def complete(self) -> None:
-        """Ends the upload. The object exists afterwards."""
         self._call(self.writer.close)
 
     def flush(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from enum import Enum, auto
+from enum import Enum
 
 _DENIED_PATTERN = (
     r"AccessDenied|Forbidden|PermissionDenied|Unauthenticated|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|"
@@ -26,14 +26,10 @@ _FAILING = "the object store reports an internal error or a conflict with anothe
 class Answer(Enum):
     """Meaning of a failed request."""
 
-    RETRY = auto()
-    """The request may succeed if it is repeated."""
-    CONDITION_FAILED = auto()
-    """The object exists, or has another version than expected."""
-    ABSENT = auto()
-    """The object or the bucket does not exist."""
-    REFUSED = auto()
-    """The request is denied or invalid."""
+    RETRY = "the request may succeed if it is repeated"
+    CONDITION_FAILED = "the object exists, or has another version than expected"
+    ABSENT = "the object or the bucket does not exist"
+    REFUSED = "the request is denied or invalid"
 
 
 _ANSWERS = (
@@ -63,18 +59,9 @@ _NAMES_PATTERN = re.compile(
 """Parts of an error message that contain names chosen by the user."""
 
 
-def summarize_error(error: BaseException) -> tuple[int, str]:
-    """Returns a value of ``errno`` and one sentence for an exception of obstore."""
-    number, reason = _match(error)[1:]
-    message = str(error).partition("Debug source")[0].partition("\n")[0].strip()[:200]
-    return number, reason or message or type(error).__name__
-
-
-def classify_error(error: BaseException) -> Answer:
-    """Returns the meaning of an exception of obstore."""
-    return _match(error)[0]
-
-
-def _match(error: BaseException) -> tuple[Answer, int, str | None]:
-    text = f"{type(error).__name__}: {_NAMES_PATTERN.sub('', str(error).partition('Debug source')[0])}"
-    return next(row[1:] for row in _ANSWERS if re.search(row[0], text, re.DOTALL))
+def interpret_error(error: BaseException) -> tuple[Answer, int, str]:
+    """Returns the meaning of an exception of obstore, a value of ``errno``, and one sentence."""
+    message = str(error).partition("Debug source")[0]
+    text = f"{type(error).__name__}: {_NAMES_PATTERN.sub('', message)}"
+    answer, number, reason = next(row[1:] for row in _ANSWERS if re.search(row[0], text, re.DOTALL))
+    return answer, number, reason or message.partition("\n")[0].strip()[:200] or type(error).__name__
