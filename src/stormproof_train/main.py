@@ -37,6 +37,7 @@ from stormproof_train.errors import PreemptedError, StoppedBySearchError, UserEr
 from stormproof_train.lightning_output import suppress_lightning_output
 from stormproof_train.loggers import close_loggers
 from stormproof_train.metric_direction import HEADLINE
+from stormproof_train.report.output_files import is_report_current
 from stormproof_train.run.batch_sharding import adjust_accumulation
 from stormproof_train.run.checkpoint_io import AtomicCheckpointIO
 from stormproof_train.run.folder import RunFolder
@@ -86,9 +87,8 @@ def run(cfg: DictConfig, show_progress: bool = False, should_train: bool = True)
     # when Lightning starts the other ranks, the folder of rank 0 exists, and `never` would reject their own run
     resume = plan.resume if is_rank_zero() else "auto"
     _check_run_matches(folder, run_spec, resume, data)
-    if summary is not None:
-        print_line(f"{folder.name} has already finished")
-        return summary
+    if summary is not None and not folder.reopen_if_incomplete(summary):
+        return _print_finished(plan, folder, summary)
     if not should_train:
         raise UserError(f"the run {folder.path} has not finished")
 
@@ -155,11 +155,22 @@ def _finish(plan: Plan, folder: RunFolder, run_spec: RunSpec, summary: RunSummar
     summary.update({"attempts": folder.attempt, "seconds": seconds})
     changed = _find_changed_settings(run_spec) if plan.report else None
     folder.record_finish(summary, summary["steps"], changed)
-    if plan.report:
+    _write_lost_report(plan, folder)
+    return summary
+
+
+def _print_finished(plan: Plan, folder: RunFolder, summary: RunSummary) -> RunSummary:
+    print_line(f"{folder.name} has already finished")
+    _write_lost_report(plan, folder)
+    return summary
+
+
+def _write_lost_report(plan: Plan, folder: RunFolder) -> None:
+    if plan.report and is_rank_zero() and not is_report_current(folder.path):
         from stormproof_train.report.write import write_report  # noqa: PLC0415 (only rank 0 needs it)
 
         write_report(folder.path)
-    return summary
+        folder.remove_temporary_files()
 
 
 def _find_changed_settings(run_spec: RunSpec) -> list[SettingRecord] | None:

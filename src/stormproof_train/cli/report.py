@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from stormproof_train.cli.collection_pause import paused_collection
 from stormproof_train.errors import ExitCode, UserError
+from stormproof_train.lightning_output import suppress_lightning_output
 from stormproof_train.report.output_files import REPORT_FILE, RUNS_REPORT_FILE
 
 
@@ -33,6 +34,7 @@ def run(argv: Sequence[str]) -> int:
     with paused_collection():
         from stormproof_train.report.write_runs import write_runs_report  # noqa: PLC0415 (imports torch)
 
+    suppress_lightning_output()
     write_runs_report(options.folders, options.output, as_json=options.json)
     return ExitCode.FINISHED
 

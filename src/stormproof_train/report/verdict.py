@@ -34,6 +34,7 @@ def verdict(run: RunFiles) -> Verdict:
         _status_sentence(run),
         _findings_sentence(active, _has_training_health(run.settings)),
         *missing_sentences,
+        *(f"{problem}." for problem in run.problems),
         *comparisons,
     ]
     non_finite = _non_finite_metrics(run.summary)

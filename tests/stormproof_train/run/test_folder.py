@@ -302,37 +302,10 @@ def test_what_a_kill_leaves_before_the_record_does_not_block(left: list[str], tm
     folder.record_failure("enough", ExitCode.FAILED, last_step=None)
 
 
-def _break(file: str, content: str | None) -> Any:
-    def apply(folder: Path) -> None:
-        if content is None:
-            (folder / file).unlink()
-        else:
-            (folder / file).write_text(content)
-
-    return apply
-
-
-DAMAGES = {
-    "a torn record": (_break("run.json", '{"name": "mi'), "run.json is damaged"),
-    "an empty record": (_break("run.json", ""), "run.json is damaged"),
-    "a lost summary": (_break("summary.json", None), "has no summary.json"),
-    "a torn summary": (_break("summary.json", "{"), "summary.json is damaged"),
-    "a lost config": (_break("config.yaml", None), "config.yaml"),
-}
-
-
-@pytest.mark.parametrize(("damage", "sentence"), DAMAGES.values(), ids=DAMAGES.keys())
-def test_a_damaged_run_is_a_sentence_that_names_the_file(damage: Any, sentence: str, tmp_path: Path):
-    damage(_finish_run(tmp_path).path)
-    second_folder = RunFolder(tmp_path, "mine")
-
-    def ask() -> None:
-        second_folder.read_summary()
-        second_folder.check_startable(_spec(OTHER), "auto")
-
-    with pytest.raises(UserError) as excinfo:
-        ask()
-    assert sentence in str(excinfo.value)
+def test_another_run_without_its_config_is_refused(tmp_path: Path):
+    (_finish_run(tmp_path).path / "config.yaml").unlink()
+    with pytest.raises(UserError, match=r"config\.yaml, which contains the settings of the run, is missing"):
+        RunFolder(tmp_path, "mine").check_startable(_spec(OTHER), "auto")
 
 
 @pytest.mark.parametrize("place", ["the runs", "the run"])
