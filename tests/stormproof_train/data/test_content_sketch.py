@@ -41,6 +41,6 @@ def test_a_run_that_never_trained_is_not_compared(tmp_path: Path):
     run = RunFolder(tmp_path / "runs", "mine")
     run.begin_attempt(RunSpec({"data": {"_target_": "a"}}, "", "mine"), "auto")
     save_sketch(run.path, ImageFolder(str(write_pets(tmp_path / "few", 10))))
-    run.record_failure("out of memory", ExitCode.FAILED, None)
+    run.record_end("failed", "out of memory", ExitCode.FAILED, None)
     other_folder = ImageFolder(str(write_pets(tmp_path / "many", 20)))
     _check_run_matches(RunFolder(tmp_path / "runs", "mine"), {"data": {"_target_": "b"}}, "auto", other_folder)
