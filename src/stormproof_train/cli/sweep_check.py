@@ -19,7 +19,7 @@ def check_sweep(argv: Sequence[str]) -> None:
         argv: Command-line arguments with flags. Arguments that cannot be parsed are left to Hydra.
 
     Raises:
-        UserError: If a value is listed twice, or different jobs have the same name.
+        UserError: If a value is listed twice, different jobs have the same name, or a setting is tuned.
 
     Example:
         >>> check_sweep(["-m", "seed=1,1"])
@@ -31,6 +31,9 @@ def check_sweep(argv: Sequence[str]) -> None:
         overrides = OverridesParser.create().parse_overrides(override_args)
     except OverrideParseException:
         return
+    for override in overrides:
+        if override.key_or_group == "tune" and override.value() is not None:
+            raise UserError(f"{_format_override(override)} is not possible in a sweep. Remove it, or remove -m.")
     sweeps = [override for override in overrides if override.is_sweep_override()]
     for override in sweeps:
         values = _sweep_values(override)
