@@ -33,9 +33,10 @@ from stormproof_train.data.content_sketch import check_files_unchanged, save_ske
 from stormproof_train.data.spec import DataSpec, get_fingerprint, infer_spec
 from stormproof_train.data.split_data import SplitDataModule
 from stormproof_train.error_messages import describe_error
-from stormproof_train.errors import PreemptedError, StoppedBySearchError, UserError
+from stormproof_train.errors import PreemptedError, StopError, StoppedBySearchError, UserError
 from stormproof_train.lightning_output import suppress_lightning_output
 from stormproof_train.loggers import close_loggers
+from stormproof_train.mapping_file import read_mapping, read_unless_damaged
 from stormproof_train.metric_direction import HEADLINE
 from stormproof_train.report.output_files import is_report_current
 from stormproof_train.run.batch_sharding import adjust_accumulation
@@ -119,12 +120,7 @@ def run(cfg: DictConfig, show_progress: bool = False, should_train: bool = True)
     except BaseException as error:
         try:
             if is_rank_zero():
-                record_end = (
-                    folder.record_preemption
-                    if isinstance(error, PreemptedError | StoppedBySearchError)
-                    else folder.record_failure
-                )
-                record_end(*describe_error(error), trainer.global_step if trainer else None)
+                folder.record_end(_status(error), *describe_error(error), trainer.global_step if trainer else None)
         finally:
             close_loggers(loggers, failed=True)
         shutdown.stop_listening(error)
@@ -135,6 +131,12 @@ def run(cfg: DictConfig, show_progress: bool = False, should_train: bool = True)
         close_loggers(loggers, failed=False, recovery=recovery, folder=folder.path)
         shutdown.stop_listening()
     return summary
+
+
+def _status(error: BaseException) -> str:
+    if isinstance(error, PreemptedError | StoppedBySearchError):
+        return "preempted"
+    return "interrupted" if isinstance(error, StopError | KeyboardInterrupt) else "failed"
 
 
 def _check_run_matches(folder: RunFolder, run_spec: RunSpec, resume: Resume, data: pl.LightningDataModule) -> None:
@@ -160,6 +162,9 @@ def _finish(plan: Plan, folder: RunFolder, run_spec: RunSpec, summary: RunSummar
 
 
 def _print_finished(plan: Plan, folder: RunFolder, summary: RunSummary) -> RunSummary:
+    settings = read_unless_damaged(lambda: read_mapping(folder.path / "config.yaml")) or {}
+    if settings.get("trainer") != plan.trainer.arguments():  # devices and strategy do not distinguish runs
+        _build_bare_trainer(plan, folder)
     print_line(f"{folder.name} has already finished")
     _write_lost_report(plan, folder)
     return summary
@@ -236,12 +241,21 @@ def _build_trainer(
     return trainer
 
 
+def _build_bare_trainer(plan: Plan, folder: RunFolder) -> pl.Trainer:
+    return plan.trainer.build(
+        callbacks=[], logger=False, plugins=[], enable_checkpointing=False, default_root_dir=str(folder.path)
+    )
+
+
 def _validate_arguments(plan: Plan, folder: RunFolder, data: pl.LightningDataModule, spec: DataSpec) -> None:
     """Validates trainer, data and callback arguments before the run folder and the logger are created."""
     check_monitors(list(plan.callbacks.values()), spec)
-    trainer: pl.Trainer = plan.trainer.build(
-        callbacks=[], logger=False, plugins=[], enable_checkpointing=False, default_root_dir=str(folder.path)
-    )
+    if plan.trainer.arguments().get("fast_dev_run"):
+        raise UserError(
+            "trainer.fast_dev_run skips most batches, and the run would count as finished. Set trainer.max_steps and "
+            "trainer.limit_val_batches instead."
+        )
+    trainer = _build_bare_trainer(plan, folder)
     for limit in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
         if getattr(trainer, limit) == 0:
             raise UserError(f"trainer.{limit} must not be 0 in a run. Omit it, or set it above 0.")

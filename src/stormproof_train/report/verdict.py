@@ -85,6 +85,7 @@ def _status_sentence(run: RunFiles) -> str:
     resume_sentence = "" if RESUME_TEXT in reason else ". The same command resumes the run"
     sentence = {
         "preempted": f"It was stopped at step {step:,}{reason}{resume_sentence}",
+        "interrupted": f"It was interrupted at step {step:,}{reason}{resume_sentence}",
         "failed": f"It failed at step {step:,}{reason}",
         "finished": f"It finished at step {step:,}, but its summary.json is missing",
         "running": f"It is running, at step {step:,}",

@@ -261,21 +261,14 @@ class RunFolder:
         if changed is not None:
             self._record["changed"] = changed
         _write_file(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
-        self._end_attempt("finished", last_step, None, ExitCode.FINISHED)
-
-    def record_failure(self, reason: str, code: ExitCode, last_step: int | None) -> None:
-        """Records why the attempt ended, and releases the folder."""
-        self._end_attempt("failed", last_step, reason, code)
-
-    def record_preemption(self, reason: str, code: ExitCode, last_step: int | None) -> None:
-        """Records that the attempt was preempted and can resume, and releases the folder."""
-        self._end_attempt("preempted", last_step, reason, code)
+        self.record_end("finished", None, ExitCode.FINISHED, last_step)
 
     def record_hang(self, reason: str, last_step: int) -> None:
         """Records that the attempt hangs and is about to be ended, and releases the folder."""
-        self._end_attempt("failed", last_step, reason, ExitCode.HANG)
+        self.record_end("failed", reason, ExitCode.HANG, last_step)
 
-    def _end_attempt(self, status: str, last_step: int | None, reason: str | None, code: ExitCode) -> None:
+    def record_end(self, status: str, reason: str | None, code: ExitCode, last_step: int | None) -> None:
+        """Records the status of the run and why the attempt ended, and releases the folder."""
         assert self._lease is not None
         self._record["status"] = status
         attempt = self._record["attempts"][-1]

@@ -61,7 +61,7 @@ def test_no_damaged_file_blocks_a_page_or_the_next_attempt(file: str, damage: st
     assert summary is None or folder.reopen_if_incomplete(summary)
     folder.begin_attempt(SPEC, "auto")
     assert folder.initial_sharding == (1, 2 if file == "run.json" else 1)
-    folder.record_failure("enough", 1, last_step=100)
+    folder.record_end("failed", "enough", 1, last_step=100)
     assert RunFolder(tmp_path, "run").read_settings() == SETTINGS
     record = RunFolder(tmp_path, "run").read_record()
     assert record is not None
