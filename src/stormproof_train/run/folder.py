@@ -79,7 +79,9 @@ class RunFolder:
     def has_trained(self) -> bool:
         """True if an earlier attempt started training, so that there is progress to lose."""
         record = self.read_record()
-        return record is not None and any(map(_has_trained, record["attempts"]))
+        return record is not None and any(  # the last step of a killed attempt is unknown
+            attempt["first_step"] not in {None, attempt["last_step"]} for attempt in record["attempts"]
+        )
 
     @property
     def previous_seconds(self) -> float:
@@ -103,18 +105,13 @@ class RunFolder:
         return None if summary is None else cast("RunSummary", {**summary, "name": self.name})
 
     def reopen_if_incomplete(self, summary: RunSummary) -> bool:
-        """Lets a finished run be evaluated again if it has lost a file that a new evaluation writes.
-
-        Returns:
-            True if a file is missing or damaged and there is a checkpoint.
-        """
-        required: dict[str, Mapping[str, Any]] = {"run.json": _RECORD_KEYS, "config.yaml": _SETTINGS_KEYS}
-        if summary.get("intervals"):
-            required["evaluation.json"] = EVALUATION_KEYS
+        """Lets a finished run be evaluated again if it has lost a file and has checkpoints. Returns whether it does."""
+        required = {"run.json": _RECORD_KEYS, "config.yaml": _SETTINGS_KEYS, "evaluation.json": EVALUATION_KEYS}
         lost = [name for name, keys in required.items() if _read_json(self.path / name, keys) is None]
-        predictions = self.path / "predictions.npz"
-        if summary.get("intervals") and read_unless_damaged(lambda: Predictions.load(predictions)) is None:
-            lost.append(predictions.name)
+        if read_unless_damaged(lambda: Predictions.load(self.path / "predictions.npz")) is None:
+            lost.append("predictions.npz")
+        if not summary.get("intervals"):  # the test has written no results
+            lost = [name for name in lost if name not in {"evaluation.json", "predictions.npz"}]
         self._is_reopened = bool(lost) and bool(Store(self.checkpoints).read_checkpoints())
         if lost:
             action = "The run is evaluated again" if self._is_reopened else "Without checkpoints it cannot be restored"
@@ -141,8 +138,9 @@ class RunFolder:
             if self.path.exists() and any(self.path.iterdir()) and not self._has_only_own_files():
                 raise UserError(f"{self.path} exists and is not a run folder. Choose another name (name=…).")
             return
-        is_unfinished = record["status"] != "finished" and not self._is_running()
-        if is_unfinished and not self.has_trained and resume != "must":
+        # only acquiring the lease shows for certain whether another attempt owns the folder
+        is_running = self._lease is None and Lease.is_active(self.path)
+        if record["status"] != "finished" and not is_running and not self.has_trained and resume != "must":
             return  # there is no progress to lose
         if record["identity"] != spec.identity:
             changes = list_differences(self.read_settings(), spec.settings)
@@ -300,10 +298,6 @@ class RunFolder:
             raise UserError(f"{path}, which contains the settings of the run, is missing: {RESTORE_FIX}")
         return content
 
-    def _is_running(self) -> bool:
-        """Returns True if another attempt seems to own the folder. Only acquiring the lease is conclusive."""
-        return self._lease is None and Lease.is_active(self.path)
-
     def _has_only_own_files(self) -> bool:
         """Returns True if the folder contains only files of an attempt that was killed before it wrote run.json."""
         return all(
@@ -349,6 +343,17 @@ def _derive_record(path: Path) -> RunRecord | None:
     }
 
 
+def read_with_copy(path: Path, keys: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns what :func:`write_with_copy` wrote. None if both files are missing or damaged."""
+    return _read_json(path, keys) or _read_json(path.with_name(f".{path.name}.copy"), keys)
+
+
+def write_with_copy(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file and a hidden copy, for content that no other file contains."""
+    for file in (path.with_name(f".{path.name}.copy"), path):
+        _write_file(file, f"{json.dumps(content, indent=1)}\n")
+
+
 def _new_attempt(number: int) -> AttemptRecord:
     return {
         "number": number, "host": socket.gethostname(), "pid": os.getpid(), "ranks": None, "accumulated": None,
@@ -360,11 +365,6 @@ def _new_attempt(number: int) -> AttemptRecord:
 def _read_json(path: Path, keys: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns the content of a file that a run can do without. None if it is missing or damaged."""
     return read_unless_damaged(lambda: read_mapping(path, keys))
-
-
-def _has_trained(attempt: AttemptRecord) -> bool:
-    """Returns True if there may be progress to lose. The last step of a killed attempt is unknown."""
-    return attempt["first_step"] is not None and attempt["last_step"] != attempt["first_step"]
 
 
 def _write_file(path: Path, text: str) -> None:
