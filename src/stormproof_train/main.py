@@ -43,6 +43,7 @@ from stormproof_train.run.batch_sharding import adjust_accumulation
 from stormproof_train.run.checkpoint_io import AtomicCheckpointIO
 from stormproof_train.run.folder import RunFolder
 from stormproof_train.run.metrics_file import MetricsFile
+from stormproof_train.run.metrics_rows import HEADER
 from stormproof_train.run.mirror import locate_mirror
 from stormproof_train.run.progress_bar import ProgressLines, RunProgressBar
 from stormproof_train.run.records import EvaluationSummary, RunSummary
@@ -216,8 +217,10 @@ def _build_loggers(plan: Plan, folder: RunFolder, settings: dict[str, Any], resu
         folder=folder.path, settings=settings, name=folder.name, run_id=run_id, resume_step=resume_step
     )
     metrics_path = folder.path / "metrics.csv"
-    if resume_step > 0 and not metrics_path.exists():
-        rank_zero_warn(f"{metrics_path} is missing. Values logged in the first {resume_step} steps are lost.")
+    if resume_step > 0 and not (metrics_path.is_file() and metrics_path.read_bytes().startswith(HEADER)):
+        rank_zero_warn(
+            f"{metrics_path} is missing or damaged. Values logged in the first {resume_step} steps may be lost."
+        )
     metrics_file = MetricsFile(metrics_path, attempt)
     return [metrics_file] if chosen_logger is None else [metrics_file, chosen_logger]
 

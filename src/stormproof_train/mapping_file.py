@@ -60,15 +60,7 @@ def read_mapping(
 
 
 def read_unless_damaged(read: Callable[[], _Content | None], problems: list[str] | None = None) -> _Content | None:
-    """Reads a file that its reader can do without.
-
-    Args:
-        read: Reads the file.
-        problems: Gets the message about a damaged file. None drops it.
-
-    Returns:
-        The result of ``read``, or None if the file is damaged.
-    """
+    """Returns the result of ``read``, or None if the file is damaged. ``problems`` then gets the message."""
     try:
         return read()
     except DamagedFileError as error:

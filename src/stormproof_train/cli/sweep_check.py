@@ -36,7 +36,7 @@ def check_sweep(argv: Sequence[str]) -> None:
             raise UserError(f"{_format_override(override)} is not possible in a sweep. Remove it, or remove -m.")
     sweeps = [override for override in overrides if override.is_sweep_override()]
     for override in sweeps:
-        values = _sweep_values(override)
+        values = list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
         for value in values:
             if values.count(value) > 1:
                 raise UserError(f"{_format_override(override)} lists the value {value} twice. List each value once.")
@@ -47,10 +47,6 @@ def check_sweep(argv: Sequence[str]) -> None:
             f"{_format_override(name_override)} gives all jobs of {_format_override(other_sweeps[0])} the same name. "
             "Remove it, or include a swept value (name='run-${seed}')."
         )
-
-
-def _sweep_values(override: Override) -> list[str]:
-    return list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
 
 
 def _format_override(override: Override) -> str:

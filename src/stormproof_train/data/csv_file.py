@@ -94,9 +94,11 @@ class CSVFile:
             suggestions = rank_by_similarity(missing[0], self.cells.columns)
             other_missing = f" and no column {', '.join(map(repr, missing[1:]))}" if missing[1:] else ""
             prefix = f"{setting}: " if setting else ""
+            is_single = self.cells.shape[1] == 1
+            hint = f". The file has only one column{self._separator_hint()}" if is_single else ""
             raise UserError(
                 f"{prefix}{self.location} has no column {missing[0]!r}{other_missing}. Columns: "
-                f"{', '.join(suggestions[:8])}{', …' if len(suggestions) > 8 else ''}{self._single_column_hint()}"
+                f"{', '.join(suggestions[:8])}{', …' if len(suggestions) > 8 else ''}{hint}"
             )
 
     def _read_bytes(self, path: Path) -> bytes:
@@ -175,9 +177,6 @@ class CSVFile:
             if len(row) > 1 or "".join(row).strip():
                 yield start_line, row
             start_line = reader.line_num + 1
-
-    def _single_column_hint(self) -> str:
-        return "" if self.cells.shape[1] > 1 else f". The file has only one column{self._separator_hint()}"
 
     def _separator_hint(self) -> str:
         separator = next((sign for sign in ";|\t," if sign in self._text and sign != self._separator), ";")

@@ -43,7 +43,7 @@ class Series:
 def read_series(path: Path) -> dict[str, Series]:
     """Reads the series of each name in a ``metrics.csv``, in order of first occurrence. Empty if the file is missing.
 
-    Truncated rows are skipped, as in :func:`stormproof_train.run.metrics_rows.read_metrics`, which is slower.
+    Damaged rows are skipped.
 
     Args:
         path: Path of a ``metrics.csv``. The run may still be writing it.

@@ -62,7 +62,7 @@ def read_run(path: Path) -> RunFiles:
         UserError: If it is not the folder of a run, or one of its files cannot be read.
     """
     record = read_record(path)
-    is_gone = record is not None and record["status"] == "running" and _is_gone(path)
+    is_gone = record is not None and record["status"] == "running" and not Lease.is_active(path)
     if is_gone:
         record = read_record(path)  # the run may have ended meanwhile
     if record is None:
@@ -94,8 +94,3 @@ def read_run(path: Path) -> RunFiles:
             read_unless_damaged(lambda: Predictions.load(predictions), problems) if predictions.exists() else None
         ),
     )
-
-
-def _is_gone(path: Path) -> bool:
-    """Returns True if no live attempt owns the folder. For another host, the heartbeat decides."""
-    return not Lease.is_active(path)

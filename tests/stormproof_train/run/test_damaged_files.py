@@ -96,3 +96,13 @@ def test_a_run_that_lost_all_files_beside_its_checkpoints_restores_them(damage: 
         assert (run / name).read_bytes() == (tmp_path / "before" / name).read_bytes()
     assert is_report_current(run)
     assert not list(run.glob(".*.tmp"))
+    (run / "report.html").unlink()
+    (run / ".report.html.0123.tmp").touch()
+    shutil.copytree(run, run.with_name("copy"))
+    result = command("name=copy", *arguments[1:])
+    assert "copy has already finished" in result.stdout
+    assert "run folder: runs/copy\n" in result.stdout
+    assert is_report_current(run.with_name("copy"))
+    assert not list(run.with_name("copy").glob(".*.tmp"))
+    refused = command(*arguments, "trainer.strategy=deepspeed")
+    assert (refused.returncode, "DeepSpeed" in refused.stderr) == (2, True)
