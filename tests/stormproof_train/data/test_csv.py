@@ -1,4 +1,5 @@
 import dataclasses
+import gzip
 import hashlib
 from collections import Counter
 from pathlib import Path
@@ -156,6 +157,11 @@ def test_only_runs_whose_labels_were_merged_become_other_runs(labels: list[str],
     data = make_csv(tmp_path, "\n".join(["x,y", *(f"{row},{labels[row % len(labels)]}" for row in range(40))]))
     digest = hashlib.sha256((tmp_path / "table.csv").read_bytes()).hexdigest()
     assert (data.fingerprint == hashlib.sha256(f"path {digest}\n".encode()).hexdigest()[:16]) is keeps
+
+
+def test_a_table_compressed_with_gzip_is_read(tmp_path: Path):
+    (tmp_path / "table.csv.gz").write_bytes(gzip.compress(people_csv().encode()))
+    assert CSV(str(tmp_path / "table.csv.gz"), "y").input_names == make_csv(tmp_path, people_csv()).input_names
 
 
 def test_the_task_can_be_said(tmp_path: Path):
