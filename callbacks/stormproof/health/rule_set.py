@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from stormproof.finding import Finding, Problem, Severity
-from stormproof.health.internal_errors import describe_error, is_raised_by_signal_handler
 from stormproof.health.record import Record
 from stormproof.health.rule import NotEnoughEvidence, Rule
+from stormproof.internal_errors import describe_error, is_raised_by_signal_handler
 
 
 @dataclass(frozen=True)
