@@ -9,9 +9,9 @@ from difflib import get_close_matches
 
 from stormproof.arguments import check_arguments
 from stormproof.finding import Finding, Problem, Severity
-from stormproof.health.internal_errors import describe_error, is_raised_by_signal_handler
 from stormproof.health.record import Record
 from stormproof.health.rule import NotEnoughEvidence, Rule
+from stormproof.internal_errors import describe_error, is_raised_by_signal_handler
 
 
 @dataclass(frozen=True)
