@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytorch_lightning as pl
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning import Callback
 
+from stormproof.arguments import check_arguments
 from stormproof.checkpoint import Checkpoint, Resolution, Retention, Store
 from stormproof.checkpoint.async_writer import CheckpointWriter
 from stormproof.checkpoint.folder_ownership import FolderOwnership, verify_shared_store
@@ -42,6 +44,7 @@ from stormproof.resume.compatibility import (
     check_initialized,
     check_loop,
     check_strategy,
+    find_dynamic_shapes,
     find_resume_caveats,
 )
 from stormproof.resume.goodput import Goodput
@@ -56,6 +59,7 @@ MIRROR_EXCEPTION_SECONDS, MIRROR_INTERRUPT_SECONDS = 10.0, 1.0
 """Maximum time to wait for the last upload after an exception, and after Ctrl-C or a preemption, in seconds."""
 RETRY_SECONDS = 20.0
 """Maximum time to retry one request to an object store, in seconds. Failed uploads are repeated."""
+_ADVICE = dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "A file has this name. Pass a folder as `dirpath`.")
 _FINISHED_LOCATIONS: set[str] = set()
 """Absolute paths or URLs of the checkpoints of training runs that have finished in this process."""
 
@@ -108,7 +112,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
     | A newer checkpoint is damaged or cannot be read. | The run resumes from an older one. |
     | A loader, sampler or callback has state that cannot be saved. | A resume will not be exact. |
     | An attribute changes but is not saved. Exempt it in the class attribute ``not_restored``. | A resume may differ. |
-    | Storage fails or hangs. | Training continues until ``storage_timeout``. |
+    | Storage fails, hangs or damages a checkpoint. | Training continues until ``storage_timeout``. |
     | A tensor has become NaN or infinite. | No checkpoint is committed until all are finite. |
     | ``torch.load(weights_only=True)`` refuses an entry. | The entry is pickled or left out. |
     | The mirror cannot be reached. | Training continues, and the upload is retried. |
@@ -183,6 +187,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         Daly, A higher order estimate of the optimum checkpoint interval for restart dumps (2006), equation 37.
     """
 
+    @check_arguments(every_n_train_steps="at least 1", keep_every_n_train_steps="at least 1")
     def __init__(
         self,
         dirpath: str | Path,
@@ -252,6 +257,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._loaded_description: str | None = None
         self._last_step = 0  # step at the last call between batches
         self._has_validated = False
+        self._dynamic_shapes: dict[Any, str] | None = None  # before the fit. None after the warning
         self._undo_functions: list[Callable[[], None]] = []  # revert changes to the trainer
 
     def latest_checkpoint(self, start_over: bool = False) -> str | None:
@@ -412,6 +418,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         )
         self._rank_snapshot = self._loaded_description = None
         self._has_validated = self._has_ended = False
+        self._dynamic_shapes = find_dynamic_shapes()
         self.monitored_metric.reset()
         self.save_coordinator.unsaved_attributes = UnsavedAttributes()
         self.schedule.reset()
@@ -541,10 +548,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
             raise self._make_storage_error("read", error) from error
 
     def _make_storage_error(self, participle: str, error: OSError) -> StorageError:
-        return StorageError(
-            f"{self.store.location} cannot be {participle}: {error.strerror or error}. Restart the run when storage is "
-            "available."
-        )
+        advice = _ADVICE.get(error.errno or 0, "Restart the run when storage is available.")
+        return StorageError(f"{self.store.location} cannot be {participle}: {error.strerror or error}. {advice}")
 
     def _resume(self, trainer: pl.Trainer) -> None:
         location, path = self.store.backend.absolute_location, self.latest_checkpoint(self._start_over)
@@ -595,6 +600,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             self._rank_snapshot = None
             self.save_coordinator.set_baseline(trainer, module)
         self.save_coordinator.unsaved_attributes.observe(trainer)
+        self._warn_about_dynamic_shapes()
         if is_resuming:
             self.schedule.record_save(step, time.monotonic())
             self._report_recovery(trainer, step)
@@ -608,6 +614,16 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._last_step = step
         for function in tuple(self._step_functions):
             function(trainer, module)
+
+    def _warn_about_dynamic_shapes(self) -> None:
+        """Warns once if ``torch.compile`` has made a shape dynamic in this fit, which a resume cannot repeat."""
+        if self._dynamic_shapes is None or not (new := find_dynamic_shapes().items() - self._dynamic_shapes.items()):
+            return
+        self._dynamic_shapes = None
+        rank_zero_warn(
+            f"A resume may not be exact: torch.compile made an input dynamic ({min(new, key=str)[1]}), and its kernels "
+            "depend on the shapes that a process gets first. Pass torch.compile(..., dynamic=False)."
+        )
 
     def _save(
         self,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from math import inf
+from typing import Any
 
 import pytorch_lightning as pl
 from torch.nn.parameter import is_lazy
@@ -103,3 +105,19 @@ def find_resume_caveats(trainer: pl.Trainer) -> list[str]:
             for name in sorted(names & PARTIALLY_SAVED_CALLBACKS.keys())
         ]
     return caveats
+
+
+def find_dynamic_shapes() -> dict[Any, str]:
+    """Returns the inputs that ``torch.compile`` has made dynamic in this process because their shape or value changed.
+
+    Their kernels depend on the shapes that came first in the process. Empty with ``dynamic=False``.
+    """
+    pgo = sys.modules.get("torch._dynamo.pgo")  # torch imports it for the first compiled function
+    code_states = {} if pgo is None else pgo._CODE_STATE or {}  # noqa: SLF001 (torch has no public name)
+    return {
+        (code, name): entry.render()
+        for code, state in code_states.items()
+        for name, entry in state.automatic_dynamic.items()
+        if not isinstance(entry.scalar, int | float)
+        and pgo.auto_dynamic in (entry.size if isinstance(entry.size, tuple) else (entry.size,))
+    }

@@ -1,4 +1,6 @@
 import importlib
+import warnings
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -9,7 +11,7 @@ from pytorch_lightning.callbacks import ModelPruning
 from pytorch_lightning.utilities import CombinedLoader
 from torch.utils.data import DataLoader
 
-from stormproof import resumable
+from stormproof import CheckpointRecovery, resumable
 from stormproof.errors import NotResumableError
 from stormproof.resume import compatibility
 from stormproof.resume.compatibility import check_data_parallelism, check_loop, check_strategy, find_resume_caveats
@@ -140,3 +142,33 @@ def test_subclasses_of_ddp_are_fine_unless_they_shard_the_state():
     strategy = MyDeepSpeed.__new__(MyDeepSpeed)  # needs the package deepspeed
     with pytest.raises(NotResumableError, match="MyDeepSpeed does not provide"):
         check_strategy(cast("pl.Trainer", SimpleNamespace(strategy=strategy)), "the test needs it")
+
+
+class CompiledModule(RegressionModule):
+    """Trains on batches of two samples and validates on batches of three."""
+
+    dynamic: bool | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.compile(self.layer, backend="eager", dynamic=self.dynamic)
+
+    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        self.layer(batch)
+
+
+class CompiledStaticModule(CompiledModule):
+    dynamic = False
+
+
+@pytest.mark.slow  # torch._dynamo is imported
+@pytest.mark.parametrize(("kind", "count"), [(CompiledModule, 1), (CompiledStaticModule, 0)])
+def test_shapes_that_compiled_code_makes_dynamic_are_reported_once(kind: type, count: int, tmp_path: Path):
+    torch._dynamo.reset()
+    trainer = make_trainer(callbacks=[CheckpointRecovery(tmp_path)], num_sanity_val_steps=1, max_steps=3)
+    with warnings.catch_warnings(record=True) as records:
+        warnings.simplefilter("always")
+        trainer.fit(make_module(kind=kind), resumable(make_loader()), make_loader(batch_size=3))
+    messages = [str(record.message) for record in records if "torch.compile" in str(record.message)]
+    assert len(messages) == count
+    assert all("made an input dynamic (tensor size=[?, 2]" in message for message in messages)

@@ -165,7 +165,11 @@ class Shell:
         return os.getpid, ()
 
 
-@pytest.mark.parametrize("value", [Shell(), print, torch.load, torch.nn.Linear(1, 1), threading.Thread], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [Shell(), print, torch.load, torch.nn.Linear(1, 1), threading.Thread],
+    ids=["object", "builtin", "function", "module", "class"],
+)
 def test_functions_and_foreign_classes_are_not_loaded(value: Any):
     content = pickle.dumps({("callbacks",): value})
     saved = {"bytes": torch.frombuffer(bytearray(content), dtype=torch.uint8), "tensors": []}
