@@ -34,6 +34,7 @@ from stormproof.distributed.collectives import assert_equal, run_on_rank_zero
 from stormproof.distributed.fork_safety import make_forks_safe
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.errors import DivergedError, NotResumableError, PreemptedExit, StorageError
+from stormproof.event_log import log_event
 from stormproof.lightning import internals, sharded_averaging
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.resume import sharded_state, snapshot
@@ -498,6 +499,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Commits the final state, after every callback's ``on_train_end``."""
         if self._is_active and self._rank_snapshot is not None:  # the loaded run had already ended
+            self._report_finished(trainer.global_step)
             snapshot.restore_final(trainer, pl_module, self._rank_snapshot)
             self._rank_snapshot = None
         elif self._is_active and self.schedule.has_saved:
@@ -566,6 +568,20 @@ class CheckpointRecovery(InactiveCopies, Callback):
         }
         nones = dict.fromkeys(("_rank_snapshot", "_loaded_description", "_resolution", "_mirror", "_peer_receiver"))
         return {**empty_lists, **nones, "_is_active": False}
+
+    def _report_finished(self, step: int) -> None:
+        """Refuses a second fit that trains nothing in this process. Otherwise, logs that nothing is trained."""
+        location = self.store.location
+        if self.store.backend.absolute_location in _FINISHED_LOCATIONS:
+            raise NotResumableError(
+                f"{location} contains a finished run of {step} steps. Use another folder for each fit, or raise "
+                "max_epochs to continue it."
+            )
+        log_event(
+            __name__,
+            f"{location}: training has finished at step {step}; nothing is trained. Raise max_epochs or max_steps to "
+            "continue it, or use another folder.",
+        )
 
     def _check_loaded_state(self, trainer: pl.Trainer) -> None:
         assert_equal("the loaded state", self._loaded_description)

@@ -1,3 +1,4 @@
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -158,15 +159,24 @@ def test_the_same_trainer_goes_on_in_a_secondfit_with(tmp_path: Path):
     assert not Lease.is_active(tmp_path)
 
 
-def test_a_run_that_has_ended_is_found_as_it_ended_and_saves_nothing_more(tmp_path: Path):
-    first = fit_with_recovery(CheckpointRecovery(tmp_path, every_n_train_steps=2), val_check_interval=3)
-    before = checkpoint_steps(tmp_path)
-    second_fit = fit_with_recovery(CheckpointRecovery(tmp_path, every_n_train_steps=2), val_check_interval=3)
+def test_a_finished_run_is_restored_by_another_process_which_saves_nothing(tmp_path: Path, capsys: Any):
+    first = fit_with_recovery(CheckpointRecovery(tmp_path / "first", every_n_train_steps=2), val_check_interval=3)
+    before = checkpoint_steps(tmp_path / "first")
+    shutil.copytree(tmp_path / "first", tmp_path / "second")  # in which this process has not trained
+    second_fit = fit_with_recovery(CheckpointRecovery(tmp_path / "second", every_n_train_steps=2), val_check_interval=3)
+    assert "second: training has finished at step 6; nothing is trained. Raise max_epochs" in capsys.readouterr().out
     assert second_fit.global_step == 6
     assert second_fit.callback_metrics == first.callback_metrics
     assert "val/loss" in second_fit.callback_metrics
-    assert checkpoint_steps(tmp_path) == before
-    assert not Lease.is_active(tmp_path)
+    assert checkpoint_steps(tmp_path / "second") == before
+    assert not Lease.is_active(tmp_path / "second")
+
+
+def test_a_second_fit_that_trains_nothing_is_refused_unless_it_may_continue(tmp_path: Path):
+    fit_with_recovery(CheckpointRecovery(tmp_path))
+    with pytest.raises(NotResumableError, match=r"finished run of 6 steps\. Use another folder .* or raise max_epochs"):
+        fit_with_recovery(CheckpointRecovery(tmp_path))
+    assert fit_with_recovery(CheckpointRecovery(tmp_path), max_epochs=2).global_step == 12
 
 
 @pytest.mark.parametrize("asked", [True, False])
