@@ -214,10 +214,11 @@ class ResumableLoader:
             NotResumableError: If the state belongs to a data set of another length, or to another batch size with the
                 same world size.
         """
-        if "data_description" not in state:
+        if not self.state_dict().keys() <= state.keys():
+            reason = "saved by an earlier release" if "seed" in state else "not saved by a resumable loader"
             raise NotResumableError(
-                f"The state with the keys {sorted(map(str, state))} was not saved by a resumable loader. Wrap the same "
-                "loaders as in the run that saved it."
+                f"The state with the keys {sorted(map(str, state))} was {reason}. Wrap the same loaders as in the run "
+                "that saved it, with the same release."
             )
         for name, current_value in self._describe_data().items():
             saved_value = state["data_description"].get(name)

@@ -142,14 +142,20 @@ def select_rank(
             sharded strategies remove.
 
     Raises:
-        NotResumableError: If a later release saved the checkpoint.
+        NotResumableError: If a later release saved the checkpoint, or an earlier one with fewer entries.
     """
     if checkpoint[KEY]["format"] > FORMAT:
         raise NotResumableError(
             f"The checkpoint of step {checkpoint['global_step']} was saved by a later release of stormproof. Update "
             "stormproof."
         )
-    snapshot = Snapshot.from_dict(checkpoint[KEY])
+    try:
+        snapshot = Snapshot.from_dict(checkpoint[KEY])
+    except KeyError as error:
+        raise NotResumableError(
+            f"The checkpoint of step {checkpoint['global_step']} was saved by an earlier release of stormproof, which "
+            f"did not save {error}. Resume with that release, or begin a new run in another folder."
+        ) from error
     if snapshot.has_layout(world_size, tensor_parallel_size):
         rank_state = snapshot.rank_states[rank]
     else:
