@@ -37,10 +37,12 @@ from stormproof.errors import DivergedError, NotResumableError, PreemptedExit, S
 from stormproof.event_log import log_event
 from stormproof.lightning import internals, sharded_averaging
 from stormproof.lightning.inactive_copies import InactiveCopies
-from stormproof.resume import sharded_state, snapshot
+from stormproof.lightning.method_replacement import call_after
+from stormproof.resume import script_settings, sharded_state, snapshot
 from stormproof.resume.compatibility import (
     check_data_parallelism,
     check_initialized,
+    check_loaders,
     check_loop,
     check_strategy,
     find_dynamic_shapes,
@@ -252,6 +254,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._is_active = self._has_ended = False
         self._rank_snapshot: snapshot.RankSnapshot | None = None  # of the loaded checkpoint, until it is restored
         self._loaded_description: str | None = None
+        self._saved_settings: script_settings.Settings | None = None  # of the loaded checkpoint
         self._last_step = 0  # step at the last call between batches
         self._has_validated = False
         self._dynamic_shapes: dict[Any, str] | None = None  # before the fit. None after the warning
@@ -413,7 +416,11 @@ class CheckpointRecovery(InactiveCopies, Callback):
             "the newest good checkpoint",
             None if checkpoint is None else f"{checkpoint.path.name} ({checkpoint.digest})",
         )
-        self._rank_snapshot = self._loaded_description = None
+        self._undo_functions += [
+            call_after(trainer.strategy, "setup", self._record_settings),
+            internals.call_before_loading_loaders(trainer, lambda: self._check_loaders(trainer)),
+        ]
+        self._rank_snapshot = self._loaded_description = self._saved_settings = None
         self._has_validated = self._has_ended = False
         self._dynamic_shapes = find_dynamic_shapes()
         self.monitored_metric.reset()
@@ -448,6 +455,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             collects_dtypes=not internals.shards_parameters(trainer),
         )
         self._loaded_description += f", {self._rank_snapshot.snapshot.id}"
+        self._saved_settings = script_settings.read(checkpoint, trainer.world_size)
         if self.save_coordinator.writer is not None:
             self.save_coordinator.writer.set_baseline(checkpoint)
 
@@ -474,6 +482,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         if self._rank_snapshot is not None:
             snapshot.check_layout(trainer, self._rank_snapshot)
             trainer.should_stop = self._rank_snapshot.snapshot.job_state.should_stop
+            self._check_loaders(trainer, warns=True)
             internals.load_pending_loader_states(trainer)
         self._last_step = trainer.global_step
         self._goodput.start(time.time())
@@ -569,6 +578,13 @@ class CheckpointRecovery(InactiveCopies, Callback):
         nones = dict.fromkeys(("_rank_snapshot", "_loaded_description", "_resolution", "_mirror", "_peer_receiver"))
         return {**empty_lists, **nones, "_is_active": False}
 
+    def _record_settings(self, _: None, trainer: pl.Trainer) -> None:
+        self.save_coordinator.settings = script_settings.describe(trainer)
+
+    def _check_loaders(self, trainer: pl.Trainer, *, warns: bool = False) -> None:
+        if self._rank_snapshot is not None:
+            check_loaders(trainer, self._rank_snapshot.rank_state.train_loaders, warns=warns)
+
     def _report_finished(self, step: int) -> None:
         """Refuses a second fit that trains nothing in this process. Otherwise, logs that nothing is trained."""
         location = self.store.location
@@ -585,6 +601,10 @@ class CheckpointRecovery(InactiveCopies, Callback):
 
     def _check_loaded_state(self, trainer: pl.Trainer) -> None:
         assert_equal("the loaded state", self._loaded_description)
+        if self._saved_settings is not None:
+            self.save_coordinator.settings = script_settings.compare(
+                self.save_coordinator.settings, self._saved_settings
+            )
         if self.resumed_from is not None and self.resumed_from.name not in self._kept_copies:
             self.store.backend.discard_copy(self.resumed_from)  # all ranks have loaded it
         checkpoint = self._resolution.chosen_checkpoint if self._resolution else None

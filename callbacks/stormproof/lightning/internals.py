@@ -450,6 +450,15 @@ def load_pending_loader_states(trainer: pl.Trainer) -> None:
         iter(loop._data_fetcher)
 
 
+def call_before_loading_loaders(trainer: pl.Trainer, function: Callable[[], None]) -> Callable[[], None]:
+    """Calls ``function`` before Lightning loads the states of the training loaders.
+
+    Returns:
+        Function that undoes this.
+    """
+    return call_before(trainer.fit_loop, "_load_combined_loader_states", function)
+
+
 def get_combining_mode(trainer: pl.Trainer) -> str:
     """Returns the ``mode`` of ``CombinedLoader`` for the training loaders."""
     loader = trainer.fit_loop._combined_loader

@@ -18,7 +18,7 @@ from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.lightning.step_exchange import ExchangedNumbers, StepExchange
 from stormproof.long_waits import long_wait
-from stormproof.resume import sharded_state, snapshot
+from stormproof.resume import script_settings, sharded_state, snapshot
 from stormproof.resume.unsaved_attributes import UnsavedAttributes
 
 if TYPE_CHECKING:  # imports torch.distributed.checkpoint, which takes 0.3 s
@@ -45,6 +45,7 @@ class SaveCoordinator(InactiveCopies):
         memory_shard_writer: Writer of this rank's shard to memory. None if disabled, or if copies are in one file.
         shard_step: Step of the last checkpoint for storage whose shard this rank has planned. None before the first.
         unsaved_attributes: Warns about attributes that are in no checkpoint.
+        settings: Settings of the script, for the checkpoints.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class SaveCoordinator(InactiveCopies):
         self.memory_shard_writer: MemoryShardWriter | None = None
         self.shard_step: int | None = None
         self.unsaved_attributes = UnsavedAttributes()
+        self.settings: script_settings.Settings = {}
         self._exchanged_attention: ExchangedNumbers | None = None
 
     def start(self, trainer: pl.Trainer) -> Callable[[], None]:
@@ -115,7 +117,9 @@ class SaveCoordinator(InactiveCopies):
             stall_start: Time at which training paused, by ``time.monotonic``.
             has_validated: Whether the validation loaders have been iterated in this run.
         """
-        checkpoint = snapshot.capture(trainer, module, has_validated=has_validated, has_ended=False)
+        checkpoint = snapshot.capture(
+            trainer, module, has_validated=has_validated, has_ended=False, settings=self.settings
+        )
         if self.memory_shard_writer is not None:  # a copy is due only after all ranks have written the previous one
             self.memory_shard_writer.plan(sharded_state.pop_state(checkpoint))
             if not trainer.is_global_zero:  # rank 0 stages in writer.copy_to_memory
@@ -150,7 +154,9 @@ class SaveCoordinator(InactiveCopies):
         Returns:
             Seconds for which training paused, by rank 0's clock.
         """
-        checkpoint = snapshot.capture(trainer, module, has_validated=has_validated, has_ended=has_ended)
+        checkpoint = snapshot.capture(
+            trainer, module, has_validated=has_validated, has_ended=has_ended, settings=self.settings
+        )
         if trainer.is_global_zero:
             self.unsaved_attributes.check(trainer, checkpoint)
         if self.shard_writer is not None:

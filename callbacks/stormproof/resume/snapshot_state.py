@@ -56,6 +56,7 @@ class JobState(_State):
         averaging: From :mod:`stormproof.resume.swa_state`.
         syncs_buffers: From :func:`stormproof.distributed.ddp_buckets.syncs_buffers`.
         reduction_order: From :func:`stormproof.distributed.ddp_buckets.capture_order`.
+        settings: From :func:`stormproof.resume.script_settings.describe`.
     """
 
     loops: dict[str, Any] | None
@@ -67,6 +68,7 @@ class JobState(_State):
     averaging: list[dict[str, Any]] | None = None
     syncs_buffers: bool | None = None
     reduction_order: list[int] | None = None
+    settings: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

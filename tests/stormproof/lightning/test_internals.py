@@ -82,6 +82,7 @@ NAMES = (
     "fit_loop._data_fetcher.fetched",
     "fit_loop._combined_loader._load_state_dicts",
     "fit_loop._combined_loader_states_to_load",
+    "fit_loop._load_combined_loader_states",
     "fit_loop._combined_loader._mode",
     "fit_loop._last_train_dl_reload_epoch",
     "fit_loop.epoch_loop.batch_progress.current.ready",
