@@ -251,7 +251,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._goodput = Goodput(time.time())
         self._resolution: Resolution | None = None  # from the last call of :meth:`latest_checkpoint` or :meth:`setup`
         self._start_over = False  # last argument of :meth:`latest_checkpoint`
-        self._is_active = self._has_ended = False
+        self._is_active = self._has_ended = self._is_tuning = False
         self._rank_snapshot: snapshot.RankSnapshot | None = None  # of the loaded checkpoint, until it is restored
         self._loaded_description: str | None = None
         self._saved_settings: script_settings.Settings | None = None  # of the loaded checkpoint
@@ -419,6 +419,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._undo_functions += [
             call_after(trainer.strategy, "setup", self._record_settings),
             internals.call_before_loading_loaders(trainer, lambda: self._check_loaders(trainer)),
+            *internals.wrap_tuners(trainer, self._tune),
         ]
         self._rank_snapshot = self._loaded_description = self._saved_settings = None
         self._has_validated = self._has_ended = False
@@ -438,7 +439,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Replaces rank 0's states in the checkpoint with those of this rank."""
-        if not self._is_active or trainer.state.fn != "fit":
+        if not self._is_active or trainer.state.fn != "fit" or self._is_tuning:
             return
         self._loaded_description = f"epoch {checkpoint['epoch']}, step {checkpoint['global_step']}"
         if snapshot.KEY not in checkpoint:
@@ -456,6 +457,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         )
         self._loaded_description += f", {self._rank_snapshot.snapshot.id}"
         self._saved_settings = script_settings.read(checkpoint, trainer.world_size)
+        internals.restore_tuned(trainer, self._rank_snapshot.snapshot.job_state.tuned)
         if self.save_coordinator.writer is not None:
             self.save_coordinator.writer.set_baseline(checkpoint)
 
@@ -585,6 +587,16 @@ class CheckpointRecovery(InactiveCopies, Callback):
         if self._rank_snapshot is not None:
             check_loaders(trainer, self._rank_snapshot.rank_state.train_loaders, warns=warns)
 
+    def _tune(self, tune: Callable[[], None], ends_fit: bool) -> None:
+        """Runs one of Lightning's tuner callbacks, unless it would replace a loaded state."""
+        if self._rank_snapshot is not None and not ends_fit:
+            return
+        self._is_tuning = True
+        try:
+            tune()
+        finally:
+            self._is_tuning = False
+
     def _report_finished(self, step: int) -> None:
         """Refuses a second fit that trains nothing in this process. Otherwise, logs that nothing is trained."""
         location = self.store.location
@@ -625,6 +637,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
             )
 
     def _run_between_batches(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self._is_tuning:
+            return
         step, stall_start = trainer.global_step, time.monotonic()
         is_resuming = self._rank_snapshot is not None
         if self._rank_snapshot is not None:

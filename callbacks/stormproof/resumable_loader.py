@@ -186,10 +186,10 @@ class ResumableLoader:
         Raises:
             ValueError: If fewer batches were yielded since the loader was created or restored.
         """
-        if num_prefetched > len(self._recent_cursors):
+        if not 0 <= num_prefetched <= len(self._recent_cursors):
             raise ValueError(
-                f"`num_prefetched` must be at most {len(self._recent_cursors)}, the number of recent batches, got "
-                f"{num_prefetched}."
+                f"`num_prefetched` must be at most {len(self._recent_cursors)}, the number of recent batches, and at "
+                f"least 0, got {num_prefetched}."
             )
         if num_prefetched:
             return self._make_state(self._recent_cursors[-num_prefetched])
@@ -227,7 +227,8 @@ class ResumableLoader:
             ):
                 raise NotResumableError(
                     f"The state of the loader was saved with {name}={saved_value}, but this loader has "
-                    f"{name}={current_value}. Resume with the same data and batches, or begin a new run."
+                    f"{name}={current_value}. Resume with the same data and batches, or begin a new run. A value that "
+                    "changes during training must depend on trainer.current_epoch or be saved in a state_dict."
                 )
         self._loaded_state = state
         self._seed = state["seed"]

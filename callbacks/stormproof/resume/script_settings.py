@@ -47,6 +47,8 @@ def read(checkpoint: Mapping[str, Any], world_size: int) -> Settings:
     settings = {**accumulated, **_describe_hyperparameters(groups), **settings, "step": checkpoint["global_step"]}
     if len(checkpoint[CHECKPOINT_KEY]["ranks"]) != world_size or settings["accumulate_grad_batches"] is None:
         del settings["accumulate_grad_batches"]  # unknown, or changed with the world size
+    if job_state.get("tuned"):  # the learning rate may be from Lightning's LearningRateFinder
+        return {name: value for name, value in settings.items() if not name.startswith("lr of")}
     return settings
 
 

@@ -120,6 +120,7 @@ def capture(
         syncs_buffers=ddp_buckets.syncs_buffers(trainer.strategy.model),
         reduction_order=ddp_buckets.capture_order(trainer.strategy.model),
         settings=settings,
+        tuned=internals.capture_tuned(trainer),
     )
     checkpoint[KEY] = Snapshot(secrets.token_hex(8), shared_state, [state for state, _ in gathered_states]).to_dict()
     if not has_ended:

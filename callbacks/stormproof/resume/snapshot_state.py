@@ -57,6 +57,7 @@ class JobState(_State):
         syncs_buffers: From :func:`stormproof.distributed.ddp_buckets.syncs_buffers`.
         reduction_order: From :func:`stormproof.distributed.ddp_buckets.capture_order`.
         settings: From :func:`stormproof.resume.script_settings.describe`.
+        tuned: From :func:`stormproof.lightning.internals.capture_tuned`.
     """
 
     loops: dict[str, Any] | None
@@ -69,6 +70,7 @@ class JobState(_State):
     syncs_buffers: bool | None = None
     reduction_order: list[int] | None = None
     settings: dict[str, Any] | None = None
+    tuned: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
