@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytorch_lightning as pl
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning import Callback
 
+from stormproof.arguments import check_arguments
 from stormproof.checkpoint import Checkpoint, Resolution, Retention, Store
 from stormproof.checkpoint.async_writer import CheckpointWriter
 from stormproof.checkpoint.folder_ownership import FolderOwnership, verify_shared_store
@@ -38,7 +40,7 @@ from stormproof.event_log import log_event
 from stormproof.lightning import internals, sharded_averaging
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.lightning.method_replacement import call_after
-from stormproof.resume import script_settings, sharded_state, snapshot
+from stormproof.resume import refused_state, script_settings, sharded_state, snapshot
 from stormproof.resume.compatibility import (
     check_data_parallelism,
     check_initialized,
@@ -60,6 +62,7 @@ MIRROR_EXCEPTION_SECONDS, MIRROR_INTERRUPT_SECONDS = 10.0, 1.0
 """Maximum time to wait for the last upload after an exception, and after Ctrl-C or a preemption, in seconds."""
 RETRY_SECONDS = 20.0
 """Maximum time to retry one request to an object store, in seconds. Failed uploads are repeated."""
+_ADVICE = dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "A file has this name. Pass a folder as `dirpath`.")
 _FINISHED_LOCATIONS: set[str] = set()
 """Absolute paths or URLs of the checkpoints of training runs that have finished in this process."""
 
@@ -112,7 +115,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
     | A newer checkpoint is damaged or cannot be read. | The run resumes from an older one. |
     | A loader, sampler or callback has state that cannot be saved. | A resume will not be exact. |
     | An attribute changes but is not saved. Exempt it in the class attribute ``not_restored``. | A resume may differ. |
-    | Storage fails or hangs. | Training continues until ``storage_timeout``. |
+    | Storage fails, hangs or damages a checkpoint. | Training continues until ``storage_timeout``. |
     | A tensor has become NaN or infinite. | No checkpoint is committed until all are finite. |
     | ``torch.load(weights_only=True)`` refuses an entry. | The entry is pickled or left out. |
     | The mirror cannot be reached. | Training continues, and the upload is retried. |
@@ -187,6 +190,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         Daly, A higher order estimate of the optimum checkpoint interval for restart dumps (2006), equation 37.
     """
 
+    @check_arguments(every_n_train_steps="at least 1", keep_every_n_train_steps="at least 1")
     def __init__(
         self,
         dirpath: str | Path,
@@ -479,8 +483,6 @@ class CheckpointRecovery(InactiveCopies, Callback):
         check_data_parallelism(trainer)
         check_loop(trainer)
         check_initialized(pl_module)
-        for reason in find_resume_caveats(trainer):
-            rank_zero_warn(f"A resume will not be exact: {reason}.")
         if self._rank_snapshot is not None:
             snapshot.check_layout(trainer, self._rank_snapshot)
             trainer.should_stop = self._rank_snapshot.snapshot.job_state.should_stop
@@ -559,10 +561,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
             raise self._make_storage_error("read", error) from error
 
     def _make_storage_error(self, participle: str, error: OSError) -> StorageError:
-        return StorageError(
-            f"{self.store.location} cannot be {participle}: {error.strerror or error}. Restart the run when storage is "
-            "available."
-        )
+        advice = _ADVICE.get(error.errno or 0, "Restart the run when storage is available.")
+        return StorageError(f"{self.store.location} cannot be {participle}: {error.strerror or error}. {advice}")
 
     def _resume(self, trainer: pl.Trainer) -> None:
         location, path = self.store.backend.absolute_location, self.latest_checkpoint(self._start_over)
@@ -641,6 +641,9 @@ class CheckpointRecovery(InactiveCopies, Callback):
             return
         step, stall_start = trainer.global_step, time.monotonic()
         is_resuming = self._rank_snapshot is not None
+        # after all hooks, which may register a communication hook
+        for reason in [] if self.schedule.has_saved else find_resume_caveats(trainer):
+            rank_zero_warn(f"A resume will not be exact: {reason}.")
         if self._rank_snapshot is not None:
             snapshot.restore(trainer, module, self._rank_snapshot)
             self._has_validated = self._rank_snapshot.rank_state.validated
@@ -801,6 +804,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
 def _prepare_checkpoint(trainer: pl.Trainer, checkpoint: dict[str, Any], weights_only: bool | None) -> None:
     """Prepares a checkpoint, and the module for it, before any ``on_load_checkpoint`` hook."""
     restore_pickled(checkpoint, weights_only)
+    refused_state.restore(trainer, checkpoint)
     size = internals.tensor_parallel_size(trainer)
     snapshot.restore_entries(checkpoint, trainer.global_rank, trainer.world_size, tensor_parallel_size=size)
     internals.ensure_double_precision(trainer)

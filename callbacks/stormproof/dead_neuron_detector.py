@@ -10,15 +10,17 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils._pytree import tree_leaves
 
+from stormproof.arguments import check_arguments
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
+from stormproof.internal_errors import isolate_errors, isolated
 from stormproof.lightning.layer_names import join_names
 from stormproof.lightning.logging_steps import log_to_loggers, log_values
 from stormproof.lightning.tensor_parallelism import refuse_tensor_parallelism
 from stormproof.monitoring.monitor import Monitor, TableEntries
-from stormproof.probe.budget import Cadence, check_interval_and_budget
+from stormproof.probe.budget import Cadence
 from stormproof.probe.probe import Probe, close_probe
 from stormproof.units import trace_cache
-from stormproof.units.hooks import ActivationHooks
+from stormproof.units.hooks import WHOLE_NETWORK, ActivationHooks
 from stormproof.units.redo import Redo
 from stormproof.units.running_min_max import RunningExtremes
 from stormproof.units.unit_activity import Stage, UnitActivity
@@ -94,6 +96,12 @@ class DeadNeuronDetector(Monitor):
         Sokar et al., The dormant neuron phenomenon in deep reinforcement learning, 2023 (ReDo, sections 3 and 4).
     """
 
+    @check_arguments(
+        every_n_steps="at least 1",
+        budget="above 0 and at most 1",
+        reinit_every_n_steps="at least 1",
+        dormant_threshold="at least 0",
+    )
     def __init__(
         self,
         every_n_steps: int | None = None,
@@ -103,12 +111,6 @@ class DeadNeuronDetector(Monitor):
         dormant_threshold: float = 0.025,
         table: bool = True,
     ) -> None:
-        check_interval_and_budget(every_n_steps, budget)
-        reinit = 1 if reinit_every_n_steps is None else reinit_every_n_steps
-        if not isinstance(reinit, int) or reinit < 1:
-            raise ValueError(f"`reinit_every_n_steps` must be an integer of at least 1, got {reinit}.")
-        if not dormant_threshold >= 0:
-            raise ValueError(f"`dormant_threshold` must be at least 0, got {dormant_threshold}.")
         super().__init__(table)
         self.every_n_steps, self.budget = every_n_steps, budget
         self._cadence = Cadence(every_n_steps)
@@ -224,6 +226,8 @@ class DeadNeuronDetector(Monitor):
         """Pauses the hooks, because activation checkpointing repeats the forward pass."""
         if self._hooks is not None:
             self._hooks.active = False
+            if self._redo is not None and not self._redo.has_initial_stds:
+                self._redo.record_initial_stds(self._hooks)
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Resumes the hooks, because with manual optimization another forward pass may follow."""
@@ -243,7 +247,7 @@ class DeadNeuronDetector(Monitor):
         if self._is_sampling_step:
             self._sampled_batches += 1
             with self._cadence.timed():
-                self._unit_records.add(hooks, self._step, "training", _smallest_batch_size(batch))
+                self._add_batch(hooks, self._step, "training", batch)
             self._cadence.step_cost += hooks.seconds
         hooks.discard_batch()
 
@@ -292,8 +296,7 @@ class DeadNeuronDetector(Monitor):
         if trainer.sanity_checking and trainer.global_step:
             hooks.discard_batch()
             return
-        run_stage = None if trainer.sanity_checking else "validation"
-        self._unit_records.add(hooks, trainer.global_step, run_stage, _smallest_batch_size(batch))
+        self._add_batch(hooks, trainer.global_step, None if trainer.sanity_checking else "validation", batch)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Ends the epoch and logs the dead fractions, before ``EarlyStopping`` and ``ModelCheckpoint`` read them."""
@@ -349,10 +352,25 @@ class DeadNeuronDetector(Monitor):
     def _attach(self, module: pl.LightningModule) -> ActivationHooks:
         """Returns the hooks. Registers them in the first call."""
         if self._hooks is None:
-            self._hooks = ActivationHooks(module)
-            if self._hooks.is_compiled and self._trace_state is not None:
-                trace_cache.load_state_dict(self._hooks, self._trace_state)
+            isolated(self._register, self._disable)(module)
+        assert self._hooks is not None
         return self._hooks
+
+    def _register(self, module: torch.nn.Module) -> None:
+        self._hooks = ActivationHooks(module)
+        if self._hooks.is_compiled and self._trace_state is not None:
+            trace_cache.load_state_dict(self._hooks, self._trace_state)
+
+    def _disable(self, error: Exception) -> None:
+        """Records nothing after an error outside of the hooks. The ranks exchange errors at the end of an epoch."""
+        self._detach()
+        self._hooks = ActivationHooks(torch.nn.Module())
+        self._hooks.add_error(WHOLE_NETWORK, error)
+
+    @isolate_errors
+    def _add_batch(self, hooks: ActivationHooks, step: int, run_stage: Stage | None, batch: Any) -> None:
+        """Adds the records of a batch to the epoch."""
+        self._unit_records.add(hooks, step, run_stage, _smallest_batch_size(batch))
 
     def _detach(self) -> None:
         if self._hooks is not None:
@@ -367,23 +385,22 @@ class DeadNeuronDetector(Monitor):
             run_stage, trainer.global_step, hooks, trainer.strategy.root_device
         )
         # includes modules that were called on other ranks only
-        excluded_names = self._warned_names | {name.partition("@")[0] for name in extremes_by_name}
-        uncalled_names = [name for name in hooks.uncalled_names() if name not in excluded_names]
-        self._warn_once("{}: dead units cannot be detected, because the module was not called", uncalled_names)
-        ambiguous_names = [name for name in hooks.ambiguous_names() if name not in excluded_names]
-        self._warn_once(
-            "{}: dead units cannot be detected, because the unit dimension or the consuming layer is unknown",
-            ambiguous_names,
-        )
+        excluded_names = {name.partition("@")[0] for name in extremes_by_name}
+        for error in dict.fromkeys(hooks.errors.values()):
+            names = [name for name, name_error in hooks.errors.items() if name_error == error]
+            self._warn_once(f"measuring {error}", names, excluded_names)
+        self._warn_once("the module was not called", hooks.uncalled_names(), excluded_names)
+        self._warn_once("the unit dimension or the consuming layer is unknown", hooks.ambiguous_names(), excluded_names)
         return extremes_by_name
 
-    def _warn_once(self, message: str, names: list[str]) -> None:
-        """Warns once about each name. ``message`` contains a placeholder for the names."""
+    def _warn_once(self, reason: str, names: list[str], excluded_names: set[str]) -> None:
+        """Warns once about each name."""
+        names = [name for name in names if name not in excluded_names | self._warned_names]
         self._warned_names.update(names)
         if names:
             compiled_hint = ". A network that was compiled and called before fit() runs without hooks: compile it again"
             hint = compiled_hint if self._hooks is not None and self._hooks.is_compiled else ""
-            rank_zero_warn(message.format(join_names(names)) + hint)
+            rank_zero_warn(f"{join_names(names)}: dead units cannot be detected, because {reason}{hint}")
 
 
 def _dead_units(extremes_by_name: Mapping[str, RunningExtremes]) -> dict[str, torch.Tensor]:

@@ -13,6 +13,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning import Callback
 from torch.optim import Optimizer
 
+from stormproof.arguments import check_arguments
 from stormproof.checkpoint_recovery import CheckpointRecovery
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.divergence import rollback
@@ -106,6 +107,12 @@ class DivergenceGuard(InactiveCopies, Callback):
         and training on other batches.
     """
 
+    @check_arguments(
+        every_n_steps="at least 1",
+        lr_factor="above 0 and at most 1",
+        max_rollbacks="at least 0",
+        rollback_window_steps="at least 1",
+    )
     def __init__(
         self,
         action: Literal["skip", "rollback", "stop"] = "rollback",
@@ -118,19 +125,8 @@ class DivergenceGuard(InactiveCopies, Callback):
         spike_sigma: float = 7.0,
         stop_on_critical: TrainingHealth | bool = False,
     ) -> None:
-        if action not in {"skip", "rollback", "stop"}:
-            raise ValueError(f"`action` must be 'skip', 'rollback' or 'stop', got {action!r}.")
-        if every_n_steps is not None and every_n_steps < 1:
-            raise ValueError(f"`every_n_steps` must be at least 1, got {every_n_steps}.")
         if action == "skip" and every_n_steps not in {None, 1}:
             raise ValueError(f"`every_n_steps` must be 1 with action='skip', got {every_n_steps}.")
-        if not 0 < lr_factor <= 1:
-            raise ValueError(f"`lr_factor` must be above 0 and at most 1, got {lr_factor}.")
-        if max_rollbacks < 0 or rollback_window_steps < 1:
-            raise ValueError(
-                "`max_rollbacks` must be at least 0 and `rollback_window_steps` at least 1, got "
-                f"max_rollbacks={max_rollbacks} and rollback_window_steps={rollback_window_steps}."
-            )
         self.action, self.every_n_steps, self.lr_factor = action, every_n_steps, lr_factor
         self.max_rollbacks, self.rollback_window_steps = max_rollbacks, rollback_window_steps
         self.window, self.spike_sigma, self.stop_on_critical = window, spike_sigma, stop_on_critical

@@ -9,9 +9,11 @@ from functools import cache, partial
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
+from stormproof.arguments import check_arguments
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.gradients.measurement import (
     GradientMeasurement,
@@ -20,12 +22,13 @@ from stormproof.gradients.measurement import (
     noise_scale_of_usual_batches,
 )
 from stormproof.gradients.noise_scale import NoiseMeter
+from stormproof.internal_errors import describe_error, isolate_errors, isolated
 from stormproof.lightning.gradient_clipping import call_before_clipping
 from stormproof.lightning.logged_metrics import add_callback_metrics
 from stormproof.lightning.logging_steps import has_passed_logging_step, log_to_loggers
 from stormproof.lightning.optimizer_step import find_optimizer_index, get_scaler, unscales_gradients
 from stormproof.monitoring.monitor import Monitor, TableEntries
-from stormproof.probe.budget import Cadence, check_interval_and_budget
+from stormproof.probe.budget import Cadence
 from stormproof.probe.probe import Probe, close_probe
 from stormproof.resume.compatibility import has_unsharded_state
 
@@ -91,6 +94,7 @@ class GradientNormMonitor(Monitor):
         Pascanu et al., On the difficulty of training recurrent neural networks, 2013 (gradient norms and clipping).
     """
 
+    @check_arguments(every_n_steps="at least 1", budget="above 0 and at most 1", history="at least 1")
     def __init__(
         self,
         every_n_steps: int | None = None,
@@ -99,9 +103,6 @@ class GradientNormMonitor(Monitor):
         history: int = 100,
         table: bool = True,
     ) -> None:
-        check_interval_and_budget(every_n_steps, budget)
-        if not isinstance(history, int) or history < 1:
-            raise ValueError(f"`history` must be an integer of at least 1, got {history}.")
         super().__init__(table)
         self.every_n_steps, self.budget = every_n_steps, budget
         self._cadence = Cadence(every_n_steps)
@@ -118,7 +119,7 @@ class GradientNormMonitor(Monitor):
         self._last_global_steps: dict[int, int] = {}  # by optimizer; a step may compute several gradients
         self._measured_parameters: dict[tuple[int, tuple[bool, ...]], MeasuredParameters] = {}
         self._previous_step = 0
-        self._has_trained = False
+        self._has_trained = self._has_failed = False
         self._undo_functions: list[Callable[[], None]] = []
         self._noise_meter: NoiseMeter | None = None  # during training, if supported
 
@@ -155,7 +156,7 @@ class GradientNormMonitor(Monitor):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts measuring."""
-        self._previous_step, self._has_trained = trainer.global_step, False
+        self._previous_step, self._has_trained, self._has_failed = trainer.global_step, False, False
         self._measured_parameters, self._last_global_steps, self._open_measurements = {}, {}, {}
         self._cadence = Probe.of(trainer).budget.add("gradients", Cadence(self.every_n_steps), self.budget)
         if len(trainer.optimizers) == 1:
@@ -167,6 +168,7 @@ class GradientNormMonitor(Monitor):
             *(self._register_step_hook(optimizer, index) for index, optimizer in enumerate(trainer.optimizers)),
         ]
 
+    @isolate_errors
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
@@ -174,11 +176,13 @@ class GradientNormMonitor(Monitor):
         if self._noise_meter is not None:
             self._noise_meter.start_batch(batch, lambda: self._is_due(trainer, 0))
 
+    @isolate_errors
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measures the gradient of the first batch of a step."""
         if self._noise_meter is not None:
             self._noise_meter.after_backward()
 
+    @isolate_errors
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
@@ -206,7 +210,7 @@ class GradientNormMonitor(Monitor):
         """Reads pending measurements and stops measuring."""
         self._read_pending()
         self._stop(trainer)
-        if self._has_trained and not self._measurements:
+        if self._has_trained and not self._measurements and not self._has_failed:
             rank_zero_warn(
                 "No gradient was measured: no optimizer returned by configure_optimizers has stepped. "
                 "GradientNormMonitor cannot measure other optimizers."
@@ -250,6 +254,22 @@ class GradientNormMonitor(Monitor):
             "_noise_meter": None,
         }
 
+    def _disable(self, error: Exception) -> None:
+        """Ends measuring and warns. An error due to the kind of the gradients occurs on all ranks at once.
+
+        Raises:
+            OutOfMemoryError: If ``error`` is one, because the other ranks may have no error.
+        """
+        if isinstance(error, torch.OutOfMemoryError):
+            raise error
+        self._has_failed, self._open_measurements = True, {}
+        if self._noise_meter is not None:
+            self._noise_meter.stop()
+        self._first_measurements.clear()
+        self._pending_measurements.clear()
+        rank_zero_warn(f"GradientNormMonitor {describe_error(error)}. The run continues without its measurements.")
+
+    @isolate_errors
     def _read_pending(self) -> None:
         """Reads pending measurements. Synchronizes with the device."""
         for measurement in self._first_measurements:
@@ -268,6 +288,7 @@ class GradientNormMonitor(Monitor):
         if measurement.norms and measurement.is_loggable:
             self._loggable_measurements[measurement.optimizer] = measurement
 
+    @isolate_errors
     def _measure_before_clipping(
         self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer, clip_val: float, by_value: bool
     ) -> None:
@@ -331,7 +352,7 @@ class GradientNormMonitor(Monitor):
                 with self._cadence.timed():
                     self._open_measurements.pop(index).record_step()
 
-        return optimizer.register_step_post_hook(finish).remove
+        return optimizer.register_step_post_hook(isolated(finish, self._disable)).remove
 
     def _log(self, trainer: pl.Trainer) -> None:
         """Logs the last measured step and the fractions over the history."""
@@ -361,6 +382,8 @@ class GradientNormMonitor(Monitor):
 
     def _is_due(self, trainer: pl.Trainer, index: int) -> bool:
         """Returns whether to measure the next step of an optimizer."""
+        if self._has_failed:
+            return False
         steps = self._step_counts.get(index, 0)
         return self._cadence.is_due(steps, steps - 1, index) or (
             not self._cadence.is_fixed and self._may_be_logged(trainer)

@@ -20,6 +20,7 @@ import psutil
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
+from stormproof.arguments import check_arguments
 from stormproof.checkpoint import atomic_write
 from stormproof.checkpoint.background_thread import BackgroundJob
 from stormproof.distributed.collectives import broadcast
@@ -102,6 +103,7 @@ class HangWatch(InactiveCopies, Callback):
         https://docs.pytorch.org/docs/stable/distributed.html#torch.distributed.init_process_group (``timeout``)
     """
 
+    @check_arguments(timeout_seconds="above 0")
     def __init__(
         self,
         timeout_seconds: float = 600.0,
@@ -109,8 +111,6 @@ class HangWatch(InactiveCopies, Callback):
         run_folder: str | Path | None = None,
         on_hang: Callable[[str, int], None] | None = None,
     ) -> None:
-        if not timeout_seconds > 0:
-            raise ValueError(f"`timeout_seconds` must be above 0, got {timeout_seconds}.")
         self.timeout_seconds = timeout_seconds
         self.run_folder = None if run_folder is None else Path(run_folder)
         self.on_hang = on_hang

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from stormproof.arguments import check_arguments
+
 _active_waits: list[str] = []
 
 
+@check_arguments()
 @contextmanager
 def long_wait(reason: str) -> Iterator[None]:
     """Pauses the clock of :class:`stormproof.HangWatch` in this process while the block runs.
@@ -17,6 +20,9 @@ def long_wait(reason: str) -> Iterator[None]:
 
     Args:
         reason: What the process waits for, as a noun phrase.
+
+    Raises:
+        TypeError: If ``reason`` is not a string.
 
     Example:
         >>> with long_wait("the queue of the evaluation service"):

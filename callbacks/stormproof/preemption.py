@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning import Callback
 
+from stormproof.arguments import check_arguments
 from stormproof.checkpoint_recovery import CheckpointRecovery
 from stormproof.distributed.collectives import all_reduce_max
 from stormproof.distributed.fork_safety import make_forks_safe
@@ -72,9 +73,8 @@ class Preemption(InactiveCopies, Callback):
         https://slurm.schedmd.com/sbatch.html (``--signal``)
     """
 
+    @check_arguments(grace_seconds="above 0")
     def __init__(self, grace_seconds: float | None = None) -> None:
-        if grace_seconds is not None and not grace_seconds > 0:
-            raise ValueError(f"`grace_seconds` must be above 0, got {grace_seconds}.")
         self.grace_seconds = grace_seconds
         self._listener = SignalListener()
         self._undo_functions: list[Callable[[], None]] = []

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from stormproof.arguments import check_arguments
 from stormproof.data.caveats import find_caveats
 from stormproof.data.cursor import Cursor, Epoch, SavedPosition
 from stormproof.data.rng import State
@@ -24,6 +25,7 @@ MAX_REWIND_BATCHES = 8
 """Maximum number of prefetched batches that a state can exclude. Lightning prefetches one or two."""
 
 
+@check_arguments()
 def resumable(loader: Any, seed: int | None = None, distributed: bool = True, padded: bool = True) -> ResumableLoader:
     """Wraps a loader so that its order, position and augmentation resume exactly.
 

@@ -5,7 +5,8 @@ Each fault has an action, a position (a Lightning hook or a step of the commit p
     faults = FaultInjector().kill(step=33).slow(0.5, at="on_validation_batch_start", rank=1)
     pl.Trainer(callbacks=[recovery, faults])
 
-Each fault occurs once. A crash leaves a different folder state at each position in the commit protocol.
+Each fault occurs once. A crash leaves a different folder state at each position in the commit protocol. If training
+ends before a fault occurs, an error is raised: otherwise the test would pass without the fault.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ import torch
 from pytorch_lightning import Callback
 from torch.utils._pytree import tree_leaves
 
+from stormproof.arguments import check_arguments
 from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS, SHARD_POINTS, observe_fault_points
 from stormproof.checkpoint_recovery import CheckpointRecovery
+from stormproof.errors import StormproofError
+from stormproof.event_log import log_event
 from stormproof.lightning.find_callback import find_callback
 
 HOOKS = (
@@ -37,6 +41,9 @@ HOOKS = (
 POSITIONS = (*HOOKS, *COMMIT_POINTS, *SHARD_POINTS, *PRUNING_POINTS)
 """Positions at which a fault can occur: Lightning hooks and steps of the commit protocol."""
 
+_HOOKS_BEFORE_UPDATE = HOOKS[: HOOKS.index("on_train_batch_end")]
+_POSITIONS_OF_RANK_ZERO = {*COMMIT_POINTS, *PRUNING_POINTS}
+
 Action = Callable[["FaultInjector"], None]
 
 
@@ -46,10 +53,24 @@ class _Fault:
     at: str
     step: int | None
     rank: int | None
-    done: bool = False
+    is_pending: bool = True
 
-    def matches(self, at: str, step: int, rank: int) -> bool:
-        return not self.done and self.at == at and self.step in {None, step} and self.rank in {None, rank}
+    def __str__(self) -> str:
+        parts = [f"{name} {value}" for name in ("step", "rank") if (value := getattr(self, name)) is not None]
+        return ", ".join([f"`{self.at}`", *parts])
+
+    def is_due(self, at: str, step: int, world_size: int) -> bool:
+        # a position may miss the step itself: with two optimizers, global_step increases by two
+        is_reached = self.at == at and (self.step is None or step >= self.step)
+        return self.is_pending and is_reached and (self.rank or 0) < world_size
+
+    def precedes(self, step: int) -> bool:
+        """Returns True if a run that resumes from ``step`` has passed the fault in an earlier attempt."""
+        return step > 0 and self.step is not None and self.step < step + (self.at not in _HOOKS_BEFORE_UPDATE)
+
+
+def _make_hook(name: str) -> Callable[..., None]:
+    return lambda self, *_args, **_kwargs: self.trigger(name)
 
 
 class FaultInjector(Callback):
@@ -59,12 +80,14 @@ class FaultInjector(Callback):
 
     - ``at``: Position, one of :data:`POSITIONS`. Positions in the commit protocol occur on rank 0 only, except
       ``shard …`` positions, which every rank reaches.
-    - ``step``: ``global_step`` at which the fault occurs. In the commit protocol, the step of the checkpoint, which the
-      training loop may have passed. If None, the first time that the position is reached.
+    - ``step``: The fault occurs when the position is first reached at this or a later ``global_step``. In the commit
+      protocol, the step of the checkpoint, which the training loop may have passed. If None, the first time that the
+      position is reached. A run that resumes from a later step skips the fault and logs this.
     - ``rank``: Rank on which the fault occurs. If None, all ranks.
 
     Raises:
-        ValueError: If ``at`` is not one of :data:`POSITIONS`.
+        ValueError: If ``at`` is not one of :data:`POSITIONS`, or if ``rank`` does not reach it.
+        StormproofError: In ``fit``, ``validate``, ``test`` and ``predict``, if a fault did not occur.
 
     Example:
         >>> faults = FaultInjector().kill(step=33).nan(step=40)
@@ -77,6 +100,7 @@ class FaultInjector(Callback):
     def __init__(self) -> None:
         self._faults: list[_Fault] = []
         self._observing: AbstractContextManager[Any] | None = None
+        self._is_started = self._has_ended = False
         self.trainer: pl.Trainer | None = None
         self.batch: Any = None
         """The current training batch."""
@@ -89,6 +113,7 @@ class FaultInjector(Callback):
         """Suspends the process with SIGSTOP, as if it hangs."""
         return self._add(lambda _: os.kill(os.getpid(), signal.SIGSTOP), at, step, rank)
 
+    @check_arguments(number="at least 1")
     def signal(
         self,
         number: int = signal.SIGTERM,
@@ -103,6 +128,7 @@ class FaultInjector(Callback):
             lambda _: _signal_process_group(number) if group else os.kill(os.getpid(), number), at, step, rank
         )
 
+    @check_arguments()
     def fail(
         self,
         error: BaseException | None = None,
@@ -117,6 +143,7 @@ class FaultInjector(Callback):
 
         return self._add(action, at, step, rank)
 
+    @check_arguments(seconds="at least 0")
     def slow(
         self, seconds: float, at: str = "on_train_batch_start", step: int | None = None, rank: int | None = None
     ) -> FaultInjector:
@@ -127,6 +154,7 @@ class FaultInjector(Callback):
         """Sets a gradient to NaN before the optimizer step, so that the weights become NaN."""
         return self._add(_set_gradient_to_nan, "on_before_optimizer_step", step, rank)
 
+    @check_arguments()
     def spike(
         self, factor: float = 1000.0, at: str = "on_train_batch_start", step: int | None = None, rank: int | None = None
     ) -> FaultInjector:
@@ -160,10 +188,37 @@ class FaultInjector(Callback):
 
     def _trigger(self, at: str, step: int) -> None:
         assert self.trainer is not None
+        if at != "on_fit_start":  # Lightning restores the step after it
+            self._skip_earlier_faults(self.trainer.global_step)
         for fault in self._faults:
-            if fault.matches(at, step, self.trainer.global_rank):
-                fault.done = True
-                fault.action(self)
+            if fault.is_due(at, step, self.trainer.world_size):
+                fault.is_pending = False
+                if fault.rank in {None, self.trainer.global_rank}:
+                    fault.action(self)
+
+    def _skip_earlier_faults(self, start_step: int) -> None:
+        """Skips the faults of earlier attempts when an attempt starts."""
+        earlier_faults = [fault for fault in self._faults if fault.is_pending and fault.precedes(start_step)]
+        if not self._is_started and earlier_faults:
+            faults = "; ".join(map(str, earlier_faults))
+            log_event(__name__, f"faults before step {start_step}, from which the run resumes, are skipped: {faults}")
+            for fault in earlier_faults:
+                fault.is_pending = False
+        self._is_started = True
+
+    def _check_all_occurred(self, trainer: pl.Trainer) -> None:
+        self._skip_earlier_faults(trainer.global_step)
+        missing_faults = [
+            str(fault)
+            for fault in self._faults
+            if fault.is_pending and (trainer.is_global_zero or fault.at not in _POSITIONS_OF_RANK_ZERO)
+        ]
+        if missing_faults:
+            faults = "; ".join(missing_faults)
+            raise StormproofError(
+                f"The run ended at step {trainer.global_step} before these faults occurred: {faults}. "
+                "Choose positions, steps and ranks that the run reaches, or remove FaultInjector from this Trainer."
+            )
 
     def _trigger_in_commit(self, at: str) -> None:
         """Runs in the writer thread, where the step is the step of the checkpoint."""
@@ -175,21 +230,27 @@ class FaultInjector(Callback):
             step = coordinator.shard_step if coordinator.writer is None else coordinator.writer.submitted_step
         self._trigger(at, self.trainer.global_step if step is None else step)
 
+    @check_arguments(step="at least 0", rank="at least 0")
     def _add(self, action: Action, at: str, step: int | None, rank: int | None) -> FaultInjector:
         if at not in POSITIONS:
             raise ValueError(f"`at` must be one of {', '.join(POSITIONS)}, got {at!r}.")
+        if at in _POSITIONS_OF_RANK_ZERO and rank not in {None, 0}:
+            raise ValueError(f"`rank` must be 0 or None with `at={at!r}`, which only rank 0 reaches, got {rank}.")
         self._faults.append(_Fault(action, at, step, rank))
         return self
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Starts observing commits."""
         self.trainer = trainer
+        self._is_started, self._has_ended = False, stage != "fit"
         self._observing = observe_fault_points(self._trigger_in_commit)
         self._observing.__enter__()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Stops observing commits."""
+        """Stops observing commits. Raises an error if a fault did not occur."""
         self._stop_observing()
+        if self._has_ended:  # False if Lightning's tuner ends the fit early
+            self._check_all_occurred(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Stops observing commits."""
@@ -200,13 +261,9 @@ class FaultInjector(Callback):
             self._observing.__exit__(None, None, None)
             self._observing = None
 
-    def on_fit_start(self, *args: Any, **kwargs: Any) -> None:
-        """Runs the faults of this hook."""
-        self.trigger("on_fit_start")
-
-    def on_train_epoch_start(self, *args: Any, **kwargs: Any) -> None:
-        """Runs the faults of this hook."""
-        self.trigger("on_train_epoch_start")
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Records that training ended without an exception."""
+        self._has_ended = True
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -215,37 +272,9 @@ class FaultInjector(Callback):
         self.batch = batch
         self.trigger("on_train_batch_start")
 
-    def on_before_backward(self, *args: Any, **kwargs: Any) -> None:
-        """Runs the faults of this hook."""
-        self.trigger("on_before_backward")
 
-    def on_before_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Runs the faults of this hook."""
-        self.trigger("on_before_optimizer_step")
-
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Runs the faults of this hook."""
-        self.trigger("on_train_batch_end")
-
-    def on_validation_start(self, *args: Any, **kwargs: Any) -> None:
-        """Runs the faults of this hook."""
-        self.trigger("on_validation_start")
-
-    def on_validation_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        """Runs the faults of this hook."""
-        self.trigger("on_validation_batch_start")
-
-    def on_validation_end(self, *args: Any, **kwargs: Any) -> None:
-        """Runs the faults of this hook."""
-        self.trigger("on_validation_end")
-
-    def on_train_epoch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Runs the faults of this hook."""
-        self.trigger("on_train_epoch_end")
-
-    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
-        """Runs the faults of this hook."""
-        self.trigger("on_train_end")
+for _name in {*HOOKS} - {"on_train_batch_start"}:
+    setattr(FaultInjector, _name, _make_hook(_name))
 
 
 def faults_from_environment() -> FaultInjector:
@@ -275,6 +304,7 @@ def faults_from_environment() -> FaultInjector:
 _SPIKE_FACTORS = {"nan": math.nan, "spike": 1000.0}
 
 
+@check_arguments(kept_fraction="at least 0 and below 1")
 def truncate_file(path: Path, kept_fraction: float = 0.5) -> None:
     """Truncates a file.
 
@@ -285,6 +315,7 @@ def truncate_file(path: Path, kept_fraction: float = 0.5) -> None:
     os.truncate(path, int(path.stat().st_size * kept_fraction))
 
 
+@check_arguments(bit="at least 0")
 def flip_bit(path: Path, bit: int | None = None) -> None:
     """Flips one bit of a file in place.
 

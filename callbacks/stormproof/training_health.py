@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import socket
 import warnings
@@ -18,12 +17,12 @@ from pytorch_lightning import Callback
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from stormproof.arguments import check_arguments
 from stormproof.dead_neuron_detector import DeadNeuronDetector
 from stormproof.distributed.collectives import all_gather
 from stormproof.distributed.rank import is_rank_zero
 from stormproof.finding import Finding, Severity
 from stormproof.gradient_norm_monitor import GradientNormMonitor
-from stormproof.health.internal_errors import describe_error, is_raised_by_signal_handler
 from stormproof.health.observers.observer import TrainingObserver
 from stormproof.health.observers.rank_compute_time import make_row, read_rows
 from stormproof.health.observers.replica_check import compare_replicas
@@ -33,33 +32,16 @@ from stormproof.health.rule import NotEnoughEvidence, Rule
 from stormproof.health.rule_set import RuleSet
 from stormproof.health.rules import default_rules
 from stormproof.health.summary import HealthSummary
+from stormproof.internal_errors import describe_error, is_raised_by_signal_handler, isolate_errors
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.lightning.step_exchange import ExchangedNumbers, StepExchange, call_at_exchange_steps
 from stormproof.lightning.tensor_parallelism import refuse_tensor_parallelism
-from stormproof.probe.budget import Cadence, check_interval_and_budget
+from stormproof.probe.budget import Cadence
 from stormproof.probe.probe import Probe, close_probe
 
 TRACE_INTERVAL = 100
 """Default interval in steps: of traced steps until the budget chooses one, and of comparisons of the ranks."""
-
-
-def _isolate_errors(hook: Callable[..., None]) -> Callable[..., None]:
-    """Wraps a hook so that an error in it disables the diagnosis instead of ending the run."""
-
-    @functools.wraps(hook)
-    def isolated_hook(self: TrainingHealth, *args: Any, **kwargs: Any) -> None:
-        try:
-            hook(self, *args, **kwargs)
-        except Exception as error:
-            if not is_raised_by_signal_handler(error):
-                self._disable(error)
-            elif hook.__name__ == "on_exception":  # raising would skip the on_exception hooks of other callbacks
-                self._discard_observer()
-            else:
-                raise
-
-    return isolated_hook
 
 
 class TrainingHealth(InactiveCopies, Callback):
@@ -115,6 +97,7 @@ class TrainingHealth(InactiveCopies, Callback):
         critical: LEARNING_RATE_ZERO  optimizer 0: the learning rate has been 0 for 20 steps, since step 0. …
     """
 
+    @check_arguments(every_n_steps="at least 1", budget="above 0 and at most 1")
     def __init__(
         self,
         loss: Callable[..., Any] | None = None,
@@ -128,7 +111,6 @@ class TrainingHealth(InactiveCopies, Callback):
         every_n_steps: int | None = None,
         budget: float | None = None,
     ) -> None:
-        check_interval_and_budget(every_n_steps, budget)
         self.loss, self.validation_metric, self.advise = loss, validation_metric, advise
         self.every_n_steps, self.budget = every_n_steps, budget
         self.run_folder = None if run_folder is None else Path(run_folder)
@@ -196,7 +178,7 @@ class TrainingHealth(InactiveCopies, Callback):
             ]
         self._start_observing(trainer, pl_module)
 
-    @_isolate_errors
+    @isolate_errors
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
@@ -206,13 +188,13 @@ class TrainingHealth(InactiveCopies, Callback):
         if self._observer is not None:
             self._observer.on_train_batch_start(batch, batch_idx)
 
-    @_isolate_errors
+    @isolate_errors
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
         """Records the loss."""
         if self._observer is not None:
             self._observer.on_before_backward(loss)
 
-    @_isolate_errors
+    @isolate_errors
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
@@ -229,13 +211,13 @@ class TrainingHealth(InactiveCopies, Callback):
         self._must_exchange_times |= self._previous_step // interval > previous_step // interval
         self._finish_batch(trainer)
 
-    @_isolate_errors
+    @isolate_errors
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts a validation pass."""
         if self._observer is not None and not trainer.sanity_checking:
             self._observer.on_validation_start()
 
-    @_isolate_errors
+    @isolate_errors
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
@@ -243,7 +225,7 @@ class TrainingHealth(InactiveCopies, Callback):
         if self._observer is not None and not trainer.sanity_checking:
             self._observer.on_validation_batch_start(batch)
 
-    @_isolate_errors
+    @isolate_errors
     def on_validation_batch_end(
         self,
         trainer: pl.Trainer,
@@ -257,7 +239,7 @@ class TrainingHealth(InactiveCopies, Callback):
         if self._observer is not None and not trainer.sanity_checking:
             self._observer.on_validation_batch_end(outputs)
 
-    @_isolate_errors
+    @isolate_errors
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Ends a validation pass and diagnoses."""
         if self._observer is not None and not trainer.sanity_checking:
@@ -271,7 +253,7 @@ class TrainingHealth(InactiveCopies, Callback):
         self._exchange_times()
         self._finish_epoch(trainer, difference or 0.0)
 
-    @_isolate_errors
+    @isolate_errors
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Diagnoses and stops observing."""
         self._stop_exchange()
@@ -282,7 +264,7 @@ class TrainingHealth(InactiveCopies, Callback):
             if is_rank_zero():
                 log_table(trainer.loggers, self._findings)
 
-    @_isolate_errors
+    @isolate_errors
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Diagnoses on a CPU and stops observing. A GPU may have caused the exception, so it is not read."""
         self._stop_exchange()
@@ -321,7 +303,7 @@ class TrainingHealth(InactiveCopies, Callback):
             "_undo_functions": [],
         }
 
-    @_isolate_errors
+    @isolate_errors
     def _finish_batch(self, trainer: pl.Trainer) -> None:
         """Ends a batch and diagnoses after a due step."""
         if self._observer is None:
@@ -363,14 +345,14 @@ class TrainingHealth(InactiveCopies, Callback):
             self._undo_functions.pop()()
         self._exchanged_times = None
 
-    @_isolate_errors
+    @isolate_errors
     def _finish_epoch(self, trainer: pl.Trainer, difference: float) -> None:
         """Ends an epoch and diagnoses."""
         if self._observer is not None:
             self._observer.on_train_epoch_end(difference)
             self._diagnose(trainer)
 
-    @_isolate_errors
+    @isolate_errors
     def _start_observing(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Starts observing. Waits for the first batch if lazy layers have no parameters yet."""
         self._waits_for_parameters = any(is_lazy(parameter) for parameter in module.parameters())
@@ -397,18 +379,15 @@ class TrainingHealth(InactiveCopies, Callback):
         if self._observer_state is not None:
             self._observer.load_state_dict(self._observer_state)
 
-    def _discard_observer(self) -> None:
-        """Stops observing after an error."""
+    def _disable(self, error: Exception) -> None:
+        """Stops observing and warns about the error."""
         observer, self._observer, self._waits_for_parameters = self._observer, None, False
         with suppress(Exception):  # its hooks may have failed
             if observer is not None:
                 observer.stop()
-
-    def _disable(self, error: Exception) -> None:
-        """Stops observing and warns about the error."""
-        self._discard_observer()
         self._has_failed = True
-        warnings.warn(f"TrainingHealth {describe_error(error)}. The run continues without diagnosis.", stacklevel=2)
+        if not is_raised_by_signal_handler(error):  # which ends the run
+            warnings.warn(f"TrainingHealth {describe_error(error)}. The run continues without diagnosis.", stacklevel=2)
 
     def _stop_observing(self) -> None:
         """Keeps the measurements and removes all hooks."""

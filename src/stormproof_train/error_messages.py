@@ -23,6 +23,10 @@ _MESSAGES_BY_TEXT = {  # user errors for which torch, Lightning and Hydra have n
         "epoch, else data.batch_size above 1."
     ),
     "is out of bounds.": "data: a batch has an invalid class label ({}). Labels must be from 0 to num_classes - 1.",
+    **dict.fromkeys(
+        ("tried to allocate", "Tried to allocate", "Unable to allocate"),
+        "memory ran out ({}). Lower the size of the model (model.…) or data.batch_size, or use a larger machine.",
+    ),
     "`val_check_interval`": "trainer: {}",
     "configured in SLURM": "trainer: {}",
     "Only one of --run, --multirun": "{}",

@@ -55,6 +55,10 @@ class UserError(RunError):
     exit_code = ExitCode.USER_MISTAKE
 
 
+class DamagedFileError(UserError):
+    """A file does not have the expected content."""
+
+
 class StorageError(RunError):
     """Storage failure."""
 

@@ -33,14 +33,17 @@ from stormproof_train.data.content_sketch import check_files_unchanged, save_ske
 from stormproof_train.data.spec import DataSpec, get_fingerprint, infer_spec
 from stormproof_train.data.split_data import SplitDataModule
 from stormproof_train.error_messages import describe_error
-from stormproof_train.errors import PreemptedError, StoppedBySearchError, UserError
+from stormproof_train.errors import PreemptedError, StopError, StoppedBySearchError, UserError
 from stormproof_train.lightning_output import suppress_lightning_output
 from stormproof_train.loggers import close_loggers
+from stormproof_train.mapping_file import read_mapping, read_unless_damaged
 from stormproof_train.metric_direction import HEADLINE
+from stormproof_train.report.output_files import is_report_current
 from stormproof_train.run.batch_sharding import adjust_accumulation
 from stormproof_train.run.checkpoint_io import AtomicCheckpointIO
 from stormproof_train.run.folder import RunFolder
 from stormproof_train.run.metrics_file import MetricsFile
+from stormproof_train.run.metrics_rows import HEADER
 from stormproof_train.run.mirror import locate_mirror
 from stormproof_train.run.progress_bar import ProgressLines, RunProgressBar
 from stormproof_train.run.records import EvaluationSummary, RunSummary
@@ -86,9 +89,8 @@ def run(cfg: DictConfig, show_progress: bool = False, should_train: bool = True)
     # when Lightning starts the other ranks, the folder of rank 0 exists, and `never` would reject their own run
     resume = plan.resume if is_rank_zero() else "auto"
     _check_run_matches(folder, run_spec, resume, data)
-    if summary is not None:
-        print_line(f"{folder.name} has already finished")
-        return summary
+    if summary is not None and not folder.reopen_if_incomplete(summary):
+        return _print_finished(plan, folder, summary)
     if not should_train:
         raise UserError(f"the run {folder.path} has not finished")
 
@@ -119,12 +121,7 @@ def run(cfg: DictConfig, show_progress: bool = False, should_train: bool = True)
     except BaseException as error:
         try:
             if is_rank_zero():
-                record_end = (
-                    folder.record_preemption
-                    if isinstance(error, PreemptedError | StoppedBySearchError)
-                    else folder.record_failure
-                )
-                record_end(*describe_error(error), trainer.global_step if trainer else None)
+                folder.record_end(_status(error), *describe_error(error), trainer.global_step if trainer else None)
         finally:
             close_loggers(loggers, failed=True)
         shutdown.stop_listening(error)
@@ -135,6 +132,12 @@ def run(cfg: DictConfig, show_progress: bool = False, should_train: bool = True)
         close_loggers(loggers, failed=False, recovery=recovery, folder=folder.path)
         shutdown.stop_listening()
     return summary
+
+
+def _status(error: BaseException) -> str:
+    if isinstance(error, PreemptedError | StoppedBySearchError):
+        return "preempted"
+    return "interrupted" if isinstance(error, StopError | KeyboardInterrupt) else "failed"
 
 
 def _check_run_matches(folder: RunFolder, run_spec: RunSpec, resume: Resume, data: pl.LightningDataModule) -> None:
@@ -155,11 +158,25 @@ def _finish(plan: Plan, folder: RunFolder, run_spec: RunSpec, summary: RunSummar
     summary.update({"attempts": folder.attempt, "seconds": seconds})
     changed = _find_changed_settings(run_spec) if plan.report else None
     folder.record_finish(summary, summary["steps"], changed)
-    if plan.report:
+    _write_lost_report(plan, folder)
+    return summary
+
+
+def _print_finished(plan: Plan, folder: RunFolder, summary: RunSummary) -> RunSummary:
+    settings = read_unless_damaged(lambda: read_mapping(folder.path / "config.yaml")) or {}
+    if settings.get("trainer") != plan.trainer.arguments():  # devices and strategy do not distinguish runs
+        _build_bare_trainer(plan, folder)
+    print_line(f"{folder.name} has already finished")
+    _write_lost_report(plan, folder)
+    return summary
+
+
+def _write_lost_report(plan: Plan, folder: RunFolder) -> None:
+    if plan.report and is_rank_zero() and not is_report_current(folder.path):
         from stormproof_train.report.write import write_report  # noqa: PLC0415 (only rank 0 needs it)
 
         write_report(folder.path)
-    return summary
+        folder.remove_temporary_files()
 
 
 def _find_changed_settings(run_spec: RunSpec) -> list[SettingRecord] | None:
@@ -200,8 +217,10 @@ def _build_loggers(plan: Plan, folder: RunFolder, settings: dict[str, Any], resu
         folder=folder.path, settings=settings, name=folder.name, run_id=run_id, resume_step=resume_step
     )
     metrics_path = folder.path / "metrics.csv"
-    if resume_step > 0 and not metrics_path.exists():
-        rank_zero_warn(f"{metrics_path} is missing. Values logged in the first {resume_step} steps are lost.")
+    if resume_step > 0 and not (metrics_path.is_file() and metrics_path.read_bytes().startswith(HEADER)):
+        rank_zero_warn(
+            f"{metrics_path} is missing or damaged. Values logged in the first {resume_step} steps may be lost."
+        )
     metrics_file = MetricsFile(metrics_path, attempt)
     return [metrics_file] if chosen_logger is None else [metrics_file, chosen_logger]
 
@@ -225,12 +244,21 @@ def _build_trainer(
     return trainer
 
 
+def _build_bare_trainer(plan: Plan, folder: RunFolder) -> pl.Trainer:
+    return plan.trainer.build(
+        callbacks=[], logger=False, plugins=[], enable_checkpointing=False, default_root_dir=str(folder.path)
+    )
+
+
 def _validate_arguments(plan: Plan, folder: RunFolder, data: pl.LightningDataModule, spec: DataSpec) -> None:
     """Validates trainer, data and callback arguments before the run folder and the logger are created."""
     check_monitors(list(plan.callbacks.values()), spec)
-    trainer: pl.Trainer = plan.trainer.build(
-        callbacks=[], logger=False, plugins=[], enable_checkpointing=False, default_root_dir=str(folder.path)
-    )
+    if plan.trainer.arguments().get("fast_dev_run"):
+        raise UserError(
+            "trainer.fast_dev_run skips most batches, and the run would count as finished. Set trainer.max_steps and "
+            "trainer.limit_val_batches instead."
+        )
+    trainer = _build_bare_trainer(plan, folder)
     for limit in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
         if getattr(trainer, limit) == 0:
             raise UserError(f"trainer.{limit} must not be 0 in a run. Omit it, or set it above 0.")

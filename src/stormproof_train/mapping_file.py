@@ -5,29 +5,37 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
+from stormproof.distributed.rank import is_rank_zero
 from stormproof_train.broken_links import describe_path_error
-from stormproof_train.errors import UserError
+from stormproof_train.errors import DamagedFileError, UserError
+
+_Content = TypeVar("_Content")
 
 MAX_VALUES = 1_000_000
 """Maximum number of values in a YAML file after alias expansion. Nested aliases can expand to billions."""
 
 
-def read_mapping(path: Path, keys: Sequence[str] = (), fix: str = "restore a copy") -> dict[str, Any] | None:
+def read_mapping(
+    path: Path, keys: Sequence[str] | Mapping[str, type] = (), fix: str = "restore a copy"
+) -> dict[str, Any] | None:
     """Returns the content of a file, or None if it does not exist.
 
     Args:
         path: Path of the file, read as YAML if it ends with ``.yaml``, else as JSON.
-        keys: Required keys.
+        keys: Required keys, or the types of their values.
         fix: How to repair a damaged file, for the message.
 
     Raises:
-        UserError: If the file cannot be read, or does not contain such a mapping.
+        UserError: If the file cannot be read.
+        DamagedFileError: If it does not contain such a mapping.
     """
     parse = yaml.safe_load if path.suffix == ".yaml" else json.loads
     try:
@@ -39,13 +47,33 @@ def read_mapping(path: Path, keys: Sequence[str] = (), fix: str = "restore a cop
             raise UserError(f"{path.parent} is not a run folder: {describe_path_error(path, error)}") from error
         raise UserError(f"{path} cannot be read: {describe_path_error(path, error)}") from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is damaged ({' '.join(str(error).split())}): {fix}") from error
+        raise DamagedFileError(f"{path} is damaged ({' '.join(str(error).split())}): {fix}") from error
     if path.suffix == ".yaml" and expanded_size(content) > MAX_VALUES:
-        raise UserError(f"{path} is damaged (its YAML aliases expand to more than {MAX_VALUES:,} values): {fix}")
-    if not isinstance(content, dict) or not content.keys() >= set(keys):
+        raise DamagedFileError(f"{path} is damaged (its YAML aliases expand to more than {MAX_VALUES:,} values): {fix}")
+    types = keys if isinstance(keys, Mapping) else dict.fromkeys(keys, object)
+    if not isinstance(content, dict) or not all(
+        key in content and isinstance(content[key], types[key]) for key in types
+    ):
         keys_text = f" with {', '.join(keys)}" if keys else ""
-        raise UserError(f"{path} is damaged (expected a mapping{keys_text}): {fix}")
+        raise DamagedFileError(f"{path} is damaged (expected a mapping{keys_text}): {fix}")
     return content
+
+
+def read_unless_damaged(read: Callable[[], _Content | None], problems: list[str] | None = None) -> _Content | None:
+    """Returns the result of ``read``, or None if the file is damaged. ``problems`` then gets the message."""
+    try:
+        return read()
+    except DamagedFileError as error:
+        if problems is not None:
+            problems.append(str(error))
+        return None
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Issues a warning on rank 0, unless this process has issued it before."""
+    if is_rank_zero():
+        warnings.warn(message, stacklevel=2)
 
 
 def check_alias_expansion(file: Path) -> None:

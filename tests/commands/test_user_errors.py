@@ -69,6 +69,7 @@ USER_ERRORS = {
     "a word for a number": (["model.width=wide"], "model.width must be int, got 'wide'"),
     "a fraction for a count": (["model.depth=1.5"], "model.depth must be int, got 1.5"),
     "a word for a seed": (["seed=lucky"], "seed must be a whole number from 0 to 4294967295, got lucky"),
+    "a run of a few batches": (["trainer.fast_dev_run=true"], "trainer.fast_dev_run skips most batches"),
     "a negative seed": (["seed=-1"], "seed must be a whole number from 0 to 4294967295, got -1"),
     "an unknown precision": (["trainer.precision=half"], "trainer.precision must be"),
     "an unknown resume": (["resume=always"], "one of auto, must, never"),
@@ -288,6 +289,17 @@ def test_an_unknown_command_names_those_there_are(command: Command):
     assert result.stderr == f"stormproof: unknown command frobnicate. Commands: {there_is}\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [(["trian"], "unknown command trian. Did you mean train?"), (["report", "--hlep"], "Did you mean --help?")],
+)
+def test_a_misspelt_command_or_option_gets_a_suggestion(
+    arguments: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(arguments) == 2
+    assert hint in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_debug_shows_the_traceback_behind_the_sentence(command: Command):
     result = command("optimizer.lr=-1", "debug=true")
@@ -455,7 +467,7 @@ def test_a_run_that_saves_nothing_ends_at_once(signum: signal.Signals, code: int
     assert f"stopped by {word} at step" in stderr
     assert "nothing was saved" in stderr
     assert "Traceback" not in stderr
-    assert json.loads((tmp_path / "runs/long/run.json").read_text())["status"] == "failed"
+    assert json.loads((tmp_path / "runs/long/run.json").read_text())["status"] == "interrupted"
 
 
 @pytest.mark.slow
@@ -481,5 +493,5 @@ def test_ctrl_c_while_the_second_rank_is_not_there_yet_is_told_by_the_first(tmp_
     assert "Traceback" not in rest
     assert rest.count("stopped by Ctrl-C") == 1
     record = json.loads((tmp_path / "runs/two/run.json").read_text())
-    assert record["status"] == "failed"
+    assert record["status"] == "interrupted"
     assert "stopped by Ctrl-C" in record["attempts"][0]["reason"]

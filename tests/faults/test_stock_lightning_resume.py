@@ -50,7 +50,9 @@ OUR_CALLBACK = """
 from stormproof import CheckpointRecovery, resumable
 from stormproof.testing import FaultInjector
 
-faults = FaultInjector().kill(step=int(sys.argv[2]))
+faults = FaultInjector()
+if sys.argv[2] != "99":
+    faults.kill(step=int(sys.argv[2]))
 recovery = CheckpointRecovery(sys.argv[1], every_n_train_steps=1, async_save=False)
 trainer(2, recovery, faults).fit(Module(width=3), resumable(loader))
 """

@@ -9,7 +9,7 @@ import torch
 
 from stormproof import CheckpointRecovery, resumable
 from stormproof.checkpoint import Lease
-from stormproof.errors import DamagedError, NotResumableError
+from stormproof.errors import DamagedError, NotResumableError, StorageError
 from stormproof.testing import FaultInjector, flip_bit
 from tests.support.recovery_fits import BatchEndCallback, FakeClock, checkpoint_steps, fit_with_recovery
 from tests.support.small_fits import (
@@ -263,11 +263,20 @@ def test_what_would_not_load_again_is_said_at_the_first_step(tmp_path: Path):
     assert checkpoint_steps(tmp_path / "checkpoints") == []
 
 
+@pytest.mark.parametrize("name", ["file", "file/checkpoints"])
+def test_a_file_in_place_of_the_folder_is_named(name: str, tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"cannot be read: Not a directory\. A file has this name\. Pass a folder"):
+        CheckpointRecovery(tmp_path / name).latest_checkpoint()
+
+
 def test_the_first_checkpoint_is_loaded_back_at_once(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=100)
-    with pytest.raises(DamagedError, match=r"000001-step-0\.ckpt was just committed but is bad: it has \d+ bytes"):
+    with pytest.warns(UserWarning, match=r"000001-step-0\.ckpt was just committed but is bad: it has \d+ bytes"):
         fit_with_recovery(recovery, FaultInjector().torn_write(step=0))
-    assert not list(tmp_path.glob("*step-1*"))
+    assert checkpoint_steps(tmp_path) == [0, 6]
+    assert (tmp_path / "000002-step-0.ckpt").exists()  # written again before the first step
+    assert (tmp_path / "quarantine" / "000001-step-0.ckpt").exists()
 
 
 def test_weights_that_are_not_finite_are_not_committed_and_the_last_good_ones_stay(tmp_path: Path):

@@ -351,7 +351,7 @@ def test_the_table_shows_each_layer(capsys: pytest.CaptureFixture[str]):
 
 @pytest.mark.parametrize("arguments", [{"every_n_steps": 0}, {"history": 0}])
 def test_numbers_out_of_range_are_refused(arguments: dict[str, int]):
-    with pytest.raises(ValueError, match="must be an integer of at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"must be at least 1.*, got 0"):
         GradientNormMonitor(**arguments)
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 from stormproof import CheckpointRecovery, resumable, testing
 from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS, SHARD_POINTS, fault_points
-from stormproof.errors import DamagedError
+from stormproof.errors import StormproofError
 from stormproof.testing import HOOKS, POSITIONS, FaultInjector, flip_bit, truncate_file
 from tests.support.cases import slow_except
 from tests.support.forked_command import ROOT
@@ -89,18 +90,83 @@ def test_a_fault_strikes_at_the_step_it_was_aimed_at(phase: str, step: int, tmp_
     assert faults.of_the_thread_of(phase)[-1] == (phase, step)
 
 
-def test_a_fault_for_a_step_that_is_never_in_that_phase_does_not_trigger(tmp_path: Path):
-    _fit(tmp_path, FaultInjector().fail(_InjectedError(), at="on_train_batch_end", step=99))
+class _TwoOptimizersModule(ValidatedRegressionModule):
+    """``global_step`` increases by two with each batch."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+            self.manual_backward(self.layer(batch).mean())
+            optimizer.step()
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, ...]:
+        return tuple(torch.optim.SGD(self.parameters(), 0.1) for _ in range(2))
 
 
-@pytest.mark.parametrize(("rank", "strikes"), [(0, True), (None, True), (1, False)])
-def test_a_fault_strikes_the_rank_it_was_aimed_at(rank: int | None, strikes: bool, tmp_path: Path):
-    faults = FaultInjector().fail(_InjectedError(), rank=rank)
-    if strikes:
-        with pytest.raises(_InjectedError):
-            _fit(tmp_path, faults)
-    else:
+@pytest.mark.parametrize("step", [2, 3, 4])
+def test_a_fault_at_a_skipped_step_occurs_at_the_next_step(step: int):
+    faults = _Recorder().fail(_InjectedError(), at="on_train_batch_end", step=step)
+    with pytest.raises(_InjectedError):
+        make_trainer(callbacks=[faults]).fit(make_module(kind=_TwoOptimizersModule), make_loader(6), make_loader(2))
+    assert faults.reached[-1] == ("on_train_batch_end", 2 * math.ceil(step / 2))
+
+
+@pytest.mark.parametrize(
+    ("fault", "description"),
+    [
+        ({"step": 99}, "`on_train_batch_end`, step 99"),
+        ({"rank": 1}, "`on_train_batch_end`, rank 1"),
+        ({"at": "on_validation_end", "step": 7, "rank": 0}, "`on_validation_end`, step 7, rank 0"),
+        ({"at": "shard written"}, "`shard written`"),
+    ],
+)
+def test_a_fault_that_did_not_occur_fails_the_fit(fault: dict[str, Any], description: str, tmp_path: Path):
+    with pytest.raises(StormproofError, match=f"ended at step 6 before these faults occurred: {description}. Choose"):
+        _fit(tmp_path, FaultInjector().fail(_InjectedError(), **fault))
+
+
+@pytest.mark.parametrize(
+    ("options", "step"), [({"max_epochs": 0}, None), ({"limit_train_batches": 0}, None), ({"max_steps": 2}, 3)]
+)
+def test_a_fault_fails_a_fit_that_ends_before_it(options: dict[str, Any], step: int | None):
+    trainer = make_trainer(callbacks=[FaultInjector().fail(_InjectedError(), step=step)], **options)
+    with pytest.raises(StormproofError, match="before these faults occurred"):
+        trainer.fit(make_module(kind=ValidatedRegressionModule), make_loader(6), make_loader(2))
+
+
+def test_a_fault_in_training_fails_a_validation_without_training():
+    trainer = make_trainer(callbacks=[FaultInjector().fail(_InjectedError())])
+    with pytest.raises(StormproofError, match="remove FaultInjector from this Trainer"):
+        trainer.validate(make_module(kind=ValidatedRegressionModule), make_loader(2))
+
+
+@pytest.mark.parametrize(
+    ("phase", "step", "strikes"),
+    [
+        ("on_train_batch_end", 3, False),
+        ("on_train_batch_end", 4, False),
+        ("checkpoint synced", 4, False),
+        ("on_train_batch_start", 4, True),
+        ("on_train_batch_end", 5, True),
+    ],
+)
+def test_a_resumed_run_skips_and_logs_faults_of_earlier_attempts(
+    phase: str, step: int, strikes: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    with pytest.raises(_InjectedError):
+        _fit(tmp_path, FaultInjector().fail(_InjectedError(), at="on_train_batch_start", step=4))
+    faults = FaultInjector().fail(_InjectedError(), at=phase, step=step)
+    with pytest.raises(_InjectedError) if strikes else nullcontext():
         _fit(tmp_path, faults)
+    notice = f"faults before step 4, from which the run resumes, are skipped: `{phase}`, step {step}"
+    assert (notice in capfd.readouterr().out) is not strikes
+
+
+def test_a_position_of_rank_zero_refuses_other_ranks():
+    with pytest.raises(ValueError, match=r"`rank` must be 0 or None with `at='log appended'`, .*, got 1"):
+        FaultInjector().kill(at="log appended", rank=1)
 
 
 def test_an_error_of_one_s_own_or_a_plain_one_is_raised(tmp_path: Path):
@@ -113,7 +179,7 @@ def test_an_error_of_one_s_own_or_a_plain_one_is_raised(tmp_path: Path):
 def test_many_faults_are_ordered_in_one_sentence_and_all_trigger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     slept: list[float] = []
     monkeypatch.setattr(testing.time, "sleep", slept.append)
-    faults = FaultInjector().slow(0.5).slow(0.25, at="on_validation_batch_start").slow(2.0, step=4).slow(9.0, rank=1)
+    faults = FaultInjector().slow(0.5).slow(0.25, at="on_validation_batch_start").slow(2.0, step=4)
     _fit(tmp_path, faults)
     assert slept == [0.5, 0.25, 2.0]
 
@@ -154,10 +220,15 @@ def test_a_nan_in_a_gradient_makes_the_weights_nan_from_that_step_on(tmp_path: P
 def test_damage_to_the_newest_file_is_found_before_anything_older_is_deleted(
     order: Callable[..., FaultInjector], tmp_path: Path
 ):
-    with pytest.raises(DamagedError, match=r"000003-step-2\.ckpt was just committed but is bad"):
-        _fit(tmp_path, order(FaultInjector(), step=2))
+    faults = order(FaultInjector(), step=2).fail(_InjectedError(), at="commit begins", step=3)
+    with (
+        pytest.warns(UserWarning, match=r"000003-step-2\.ckpt was just committed but is bad"),
+        pytest.raises(_InjectedError),
+    ):
+        _fit(tmp_path, faults)
     names = sorted(file.name for file in (tmp_path / "checkpoints").glob("*.ckpt"))
-    assert names == ["000001-step-0.ckpt", "000002-step-1.ckpt", "000003-step-2.ckpt"]
+    assert names == ["000001-step-0.ckpt", "000002-step-1.ckpt"]
+    assert (tmp_path / "checkpoints" / "quarantine" / "000003-step-2.ckpt").exists()
     assert str(CheckpointRecovery(tmp_path / "checkpoints").latest_checkpoint()).endswith("000002-step-1.ckpt")
 
 

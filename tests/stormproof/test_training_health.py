@@ -590,7 +590,7 @@ def test_the_error_of_a_killed_loader_worker_ends_the_training(monkeypatch: pyte
 
 
 def test_it_refuses_a_cadence_below_one():
-    with pytest.raises(ValueError, match="`every_n_steps` must be an integer of at least 1, got 0"):
+    with pytest.raises(ValueError, match="`every_n_steps` must be at least 1 or None, got 0"):
         TrainingHealth(every_n_steps=0)
 
 

@@ -52,6 +52,14 @@ ERRORS = {
     "a folder that is taken": (FolderTakenError("it is in use"), "it is in use", 2),
     "a folder that was lost": (FolderLostError("it is another's"), "it is another's", 74),
     "ranks that disagree": (RanksDisagreeError("start it again"), "start it again", 75),
+    "no memory": (
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        (
+            "memory ran out (DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.). Lower the "
+            "size of the model (model.…) or data.batch_size, or use a larger machine."
+        ),
+        2,
+    ),
     "no good checkpoint": (
         NoGoodCheckpointError("runs/a has no good checkpoint (000001-step-10: lost)"),
         (

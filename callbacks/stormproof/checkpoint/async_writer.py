@@ -19,7 +19,7 @@ from stormproof.checkpoint.host_staging import HostStager
 from stormproof.checkpoint.loadable import LoadableConverter
 from stormproof.checkpoint.memory.memory_tier import MemoryTier
 from stormproof.checkpoint.storage import DISK_FULL_ERRNOS
-from stormproof.errors import StorageError
+from stormproof.errors import DamagedError, StorageError
 from stormproof.event_log import log_event
 from stormproof.long_waits import long_wait
 
@@ -34,6 +34,8 @@ MAX_WRITE_WAIT_SECONDS = 600.0
 """Maximum wait for a required write. Shorter than the 1800 s after which a collective of the other ranks times out."""
 INTERRUPT_WAIT_SECONDS = 1.0
 """Maximum wait for the last write after Ctrl-C or a preemption."""
+ANNOUNCE_SECONDS = 2.0
+"""Time after which the wait for the last write is reported."""
 RELEASE_TIMEOUT_SECONDS = 15.0
 """Maximum wait for the release of the lease: one heartbeat (10 s) and file operations."""
 WRITE_RETRY_DELAYS = (1.0, 2.0, 4.0, 8.0)
@@ -271,8 +273,9 @@ class CheckpointWriter:
                 return failure
             if time.monotonic() + delay > deadline:
                 return failure
+            reason = failure.strerror or failure
             rank_zero_warn(
-                f"The checkpoint of step {self.submitted_step} was not saved: {failure}. Retrying in {delay:g} s."
+                f"The checkpoint of step {self.submitted_step} was not saved: {reason}. Retrying in {delay:g} s."
             )
             with long_wait("storage"):
                 time.sleep(delay)
@@ -291,7 +294,11 @@ class CheckpointWriter:
         timeout_seconds = INTERRUPT_WAIT_SECONDS if is_interrupted else HANG_TIMEOUT_SECONDS
         if self._shard_writer is not None:
             self._shard_writer.start_close_timeout()
-        if self._wait_for_write(0.0 if self._is_hanging else timeout_seconds):
+        timeout_seconds = 0.0 if self._is_hanging else timeout_seconds
+        if timeout_seconds > ANNOUNCE_SECONDS and not self._wait_for_write(ANNOUNCE_SECONDS):
+            step = self.submitted_step
+            log_event(__name__, f"waiting up to {timeout_seconds:.0f} s for the checkpoint of step {step}")
+        if self._wait_for_write(timeout_seconds):
             release_job = BackgroundJob(self.ownership.release, "lease-release")
             with long_wait("storage"):
                 if release_job.join(RELEASE_TIMEOUT_SECONDS):
@@ -329,6 +336,13 @@ class CheckpointWriter:
             )
 
     def _commit(self, checkpoint: Mapping[str, Any], info: CommitInfo, *, should_read_back: bool) -> None:
+        try:
+            self._commit_and_verify(checkpoint, info, should_read_back=should_read_back)
+        except DamagedError as error:  # like an error of the storage: the next try writes it under another name
+            self._store.quarantine_newest("it differs from what was written", fence=self.ownership.fence)
+            raise OSError(errno.EIO, str(error).rstrip(".")) from error
+
+    def _commit_and_verify(self, checkpoint: Mapping[str, Any], info: CommitInfo, *, should_read_back: bool) -> None:
         start_time = time.monotonic()
         if self._finite_check.has_new_non_finite(checkpoint):
             self._storage_problem = None  # storage is not the cause
@@ -340,13 +354,10 @@ class CheckpointWriter:
             self._storage_problem = None  # storage is not the cause
             return
         if should_read_back:
-            self._store.read_back(committed_checkpoint, self._check_content)
+            self._store.read_back(committed_checkpoint, self._check_content, self.ownership.fence)
         self.committed_step = committed_checkpoint.step
         if self._on_commit is not None:
             self._on_commit()
-        if self._storage_problem is not None:
-            self._storage_problem = None
-            log_event(__name__, f"step {self.submitted_step}: checkpoints are saved again")
         try:
             self._store.apply_retention(self.retention, fence=self.ownership.fence, check_content=self._check_content)
         except OSError as error:
@@ -354,6 +365,9 @@ class CheckpointWriter:
                 f"The checkpoint of step {self.submitted_step} is saved, but older checkpoints could not be deleted: "
                 f"{error}."
             )
+        if self._storage_problem is not None:
+            self._storage_problem = None
+            log_event(__name__, f"step {self.submitted_step}: checkpoints are saved again")
         self.write_seconds = time.monotonic() - start_time
 
     def _write_or_make_room(self, checkpoint: Mapping[str, Any], info: CommitInfo) -> Checkpoint:

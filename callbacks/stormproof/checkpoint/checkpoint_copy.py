@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import BinaryIO
 
 from stormproof.checkpoint.backends.copying import copy_shards, copy_verified
 from stormproof.checkpoint.manifest import Checkpoint, StoredFile
+from stormproof.checkpoint.read_retry import read_twice
 from stormproof.checkpoint.storage import Fence, Storage
 from stormproof.checkpoint.store import Store
 
@@ -45,6 +47,8 @@ def copy_checkpoint(
             sequence=sequence,
         )
     ((name, file),) = checkpoint.stored_files.items()
-    return target.commit(
-        lambda stream: copy_verified(source, name, file, stream), info, attempt=attempt, fence=fence, sequence=sequence
-    )
+
+    def write(stream: BinaryIO) -> None:
+        copy_verified(source, name, file, stream)
+
+    return read_twice(lambda: target.commit(write, info, attempt=attempt, fence=fence, sequence=sequence))

@@ -119,10 +119,10 @@ class CommitLog:
 
 
 def read_log(log: Log) -> CommitLog:
-    """Reads and parses a log. A missing log counts as empty."""
+    """Reads and parses a log. A missing log counts as empty, like a folder with its name."""
     try:
         return parse_log(log.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return parse_log(b"")
 
 

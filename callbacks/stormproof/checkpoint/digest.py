@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,13 @@ def compute_file_digest(path: Path, algorithm: str) -> str:
     """
     with path.open("rb") as file:
         return f"{algorithm}:{hashlib.file_digest(file, ALGORITHMS[algorithm]).hexdigest()}"
+
+
+def drop_cached_pages(path: Path | str) -> None:
+    """Makes the system read a file from its storage again. It may have cached a wrong read."""
+    if hasattr(os, "posix_fadvise"):
+        with Path(path).open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def compute_combined_digest(lines: Iterable[str]) -> str:

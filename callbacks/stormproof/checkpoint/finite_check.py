@@ -77,19 +77,23 @@ def _named_tensors(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, torch.T
     for index, optimizer in enumerate(checkpoint.get("optimizer_states", ())):
         states = optimizer["state"] if optimizer else {}  # empty if configure_optimizers returned None
         for parameter, state in states.items():
-            for name, value in state.items():
+            for name, value in state.items() if isinstance(state, dict) else ():  # some entries belong to no parameter
                 if isinstance(value, torch.Tensor):
                     yield f"optimizer_states/{index}/{parameter}/{name}", value
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
     """Returns whether a tensor of any layout and dtype contains neither a NaN nor an infinity."""
+    if tensor.is_meta:
+        return True
+    if tensor.is_nested:
+        return all(map(is_finite, tensor.unbind()))
     if tensor.layout == torch.sparse_coo:
         tensor = tensor.coalesce().values()
     elif tensor.layout != torch.strided:  # compressed
         tensor = tensor.values()
     if tensor.is_complex():
-        tensor = torch.view_as_real(tensor)
+        tensor = torch.view_as_real(tensor.resolve_conj())
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True
     if tensor.element_size() == 1:  # torch does not implement aminmax for 8-bit floats

@@ -8,7 +8,7 @@ from contextlib import suppress
 from stormproof.checkpoint import Resolution, Store
 from stormproof.checkpoint.lease import LeaseError
 from stormproof.distributed.collectives import all_gather
-from stormproof.errors import RanksDisagreeError
+from stormproof.errors import FolderLostError, FolderTakenError, RanksDisagreeError
 
 VISIBILITY_TIMEOUT_SECONDS = 30.0
 """Maximum time for a network file system to show what another host wrote, in seconds."""
@@ -32,7 +32,7 @@ class FolderOwnership:
     """
 
     def __init__(self, store: Store, resolution: Resolution) -> None:
-        self._lease = store.acquire_lease()
+        self._store, self._lease = store, store.acquire_lease()
         try:
             self.attempt = store.begin_attempt(resolution)
             self._progress = self._lease.open_progress()
@@ -43,8 +43,17 @@ class FolderOwnership:
         self.previous_progress = self._progress.previous
 
     def fence(self) -> None:
-        """Raises FolderLostError if another attempt has taken over the folder."""
-        self._lease.check()
+        """Raises FolderLostError if another attempt has taken over. A lost or damaged lease is acquired again."""
+        try:
+            self._lease.check()
+        except FolderLostError:
+            if [attempt.number for attempt in self._store.read_attempts()][-1:] != [self.attempt]:
+                raise
+            try:
+                lost_lease, self._lease = self._lease, self._store.acquire_lease()
+                lost_lease.release()  # ends its heartbeat
+            except FolderTakenError:
+                self._lease.check()
 
     def record_progress(self, step: int) -> None:
         """Records the number of optimizer steps done. Ignores storage errors, because only reports use it."""
@@ -117,6 +126,6 @@ def is_owner_visible(store: Store, token: str, timeout_seconds: float = VISIBILI
 def _is_owned_by(store: Store, token: str) -> bool:
     try:
         owner = store.backend.read_owner()
-    except (OSError, LeaseError):  # incomplete so far, or storage fails
+    except OSError:  # incomplete so far, or storage fails
         return False
     return owner is not None and owner.token == token

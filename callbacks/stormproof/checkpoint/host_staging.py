@@ -82,10 +82,13 @@ class _TreeCopier:
 
     def _copy_tensor(self, tensor: torch.Tensor) -> torch.Tensor:
         is_plain_strided = tensor.layout is torch.strided and not (
-            tensor.is_quantized or tensor.is_conj() or tensor.is_neg()
+            tensor.is_quantized or tensor.is_conj() or tensor.is_neg() or tensor.is_nested or tensor.is_meta
         )
         if not is_plain_strided:
-            return tensor.detach().clone().cpu()
+            detached = tensor.detach()
+            if tensor.is_quantized:  # torch does not clone every scheme
+                return detached.cpu() if tensor.is_cuda else copy.deepcopy(detached)
+            return detached if tensor.is_meta else detached.clone().cpu()
         copied_tensor = torch.empty(0, dtype=tensor.dtype, device="cpu")  # the default device may be a GPU
         copied_tensor.set_(self._copy_storage(tensor), tensor.storage_offset(), tensor.size(), tensor.stride())
         if type(tensor) is torch.nn.Parameter:

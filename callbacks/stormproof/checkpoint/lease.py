@@ -8,8 +8,11 @@ import os
 import secrets
 import socket
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TypeVar
 
 import filelock
 import psutil
@@ -17,17 +20,23 @@ import psutil
 from stormproof.checkpoint.atomic import atomic_write
 from stormproof.checkpoint.progress_file import PROGRESS_FILE_NAME, ProgressFile
 from stormproof.checkpoint.read_retry import retry_read
+from stormproof.checkpoint.storage import PosixStorage, Storage
 from stormproof.errors import FolderLostError, FolderTakenError, StormproofError
+from stormproof.event_log import log_event
 
+T = TypeVar("T")
+LEASE_NAME = "lease.json"
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
 """A lease of another host, where the process cannot be queried, expires after six missed heartbeats."""
 HEARTBEAT_JOIN_SECONDS = 10.0
 """Maximum time that a release waits for a heartbeat in progress."""
+POLL_SECONDS = 1.0
+"""Time between two tries to acquire a lease that may expire, in seconds."""
 
 
 class LeaseError(StormproofError):
-    """Raised if a folder cannot be locked or its lease cannot be read."""
+    """Raised if a folder cannot be locked."""
 
     exit_code = 74
 
@@ -80,6 +89,10 @@ class Owner:
             return False
 
 
+UNKNOWN_OWNER = Owner("an unknown host", "", "", 0, 0.0, "")
+"""Owner of a lease that is damaged. The lease expires after missed heartbeats."""
+
+
 class Lease:
     """Exclusive right to write to a folder, stored in its ``lease.json`` and renewed by a heartbeat.
 
@@ -92,7 +105,7 @@ class Lease:
 
     Raises:
         FolderTakenError: If another running process owns the folder.
-        LeaseError: If the folder cannot be locked or its lease cannot be read.
+        LeaseError: If the folder cannot be locked.
 
     Example:
         >>> import tempfile
@@ -105,16 +118,13 @@ class Lease:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / "lease.json"
+        self.path = folder / LEASE_NAME
         self.owner = Owner.from_this_process()
         try:
             with filelock.FileLock(folder / ".lease.lock", timeout=10):
                 holder = _read_owner(self.path)
-                if holder is not None and _is_lease_valid(self.path, holder):
-                    raise FolderTakenError(
-                        f"{folder} is in use by process {holder.pid} on {holder.host}. Stop that process, wait for it "
-                        "to end, or use another folder."
-                    )
+                if holder is not None and is_lease_valid(PosixStorage(folder), holder):
+                    raise make_taken_error(str(folder), holder, "folder")
                 with atomic_write(self.path) as file:
                     file.write(json.dumps(asdict(self.owner), indent=1).encode())
         except (filelock.Timeout, NotImplementedError) as error:
@@ -152,18 +162,13 @@ class Lease:
     @staticmethod
     def is_active(folder: Path) -> bool:
         """Returns whether the folder has a valid lease."""
-        path = folder / "lease.json"
-        holder = _read_owner(path)
-        return holder is not None and _is_lease_valid(path, holder)
+        holder = Lease.read_owner(folder)
+        return holder is not None and is_lease_valid(PosixStorage(folder), holder)
 
     @staticmethod
     def read_owner(folder: Path) -> Owner | None:
-        """Returns the owner of the folder's lease, which may have expired. None if the folder has no lease.
-
-        Raises:
-            LeaseError: If the lease cannot be read.
-        """
-        return _read_owner(folder / "lease.json")
+        """Returns the owner of the folder's lease, which may have expired. None if the folder has no lease."""
+        return _read_owner(folder / LEASE_NAME)
 
     def _run_heartbeat(self) -> None:
         while not self._stop_event.wait(HEARTBEAT_SECONDS):
@@ -172,49 +177,61 @@ class Lease:
                 if holder is not None and holder.token != self.owner.token:
                     return  # another process took over the lease
                 os.utime(self.path)
-            except (OSError, LeaseError):  # storage is unavailable; other hosts should notice the missed heartbeat
+            except OSError:  # storage is unavailable; other hosts should notice the missed heartbeat
                 continue
 
 
 def _read_owner(path: Path) -> Owner | None:
     try:
-        return parse_owner(retry_read(path.read_bytes), str(path))
+        return parse_owner(retry_read(path.read_bytes))
     except FileNotFoundError:
         return None
+    except IsADirectoryError:
+        return UNKNOWN_OWNER
 
 
-def parse_owner(content: bytes, location: str) -> Owner:
-    """Returns the owner that a lease names.
-
-    Args:
-        content: Content of the lease.
-        location: Path or URL of the lease, for messages.
-
-    Raises:
-        LeaseError: If the content is not a valid lease.
-    """
+def parse_owner(content: bytes) -> Owner:
+    """Returns the owner that a lease names. :data:`UNKNOWN_OWNER` if the content is damaged."""
     try:
         values = json.loads(content)
         field_names = {field.name for field in fields(Owner)}  # a later release may write more
-        return Owner(**{name: value for name, value in values.items() if name in field_names})
-    except (ValueError, TypeError, AttributeError) as error:
-        raise LeaseError(
-            f"{location} is not a valid lease ({error}). Remove it if no other process writes to the same place."
-        ) from error
+        owner = Owner(**{name: value for name, value in values.items() if name in field_names})
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return UNKNOWN_OWNER
+    return owner if type(owner.pid) is int and 0 < owner.pid < 1 << 31 else UNKNOWN_OWNER
+
+
+def wait_until_expired(acquire: Callable[[], T], read: Callable[[], tuple[Owner | None, object]], location: str) -> T:
+    """Acquires a lease. If its owner is on another machine and no longer renews it, waits until it expires.
+
+    After a node is lost, its lease stays valid for up to 60 s. ``read`` returns the owner, and a value that a renewal
+    changes.
+
+    Raises:
+        FolderTakenError: If the owner renews the lease, or runs on this machine.
+    """
+    _, version = read()
+    deadline = time.monotonic() + STALE_SECONDS + HEARTBEAT_SECONDS
+    has_announced = False
+    while True:
+        try:
+            return acquire()
+        except FolderTakenError:
+            owner, current_version = read()
+            if owner is None or owner.is_running() or current_version != version or time.monotonic() > deadline:
+                raise
+            if not has_announced:
+                has_announced = True
+                log_event(
+                    __name__,
+                    f"waiting up to {STALE_SECONDS:.0f} s until the lease of process {owner.pid} on {owner.host} for "
+                    f"{location} expires, or is renewed",
+                )
+            time.sleep(POLL_SECONDS)
 
 
 def check_owner(owner: Owner, current_owner: Owner | None, location: str, place: str) -> None:
-    """Checks that a lease still names its owner.
-
-    Args:
-        owner: Owner that acquired the lease.
-        current_owner: Owner that the lease names now. None if the lease was removed or released.
-        location: Path or URL, for the message.
-        place: What the lease protects, for the message.
-
-    Raises:
-        FolderLostError: If another process took over.
-    """
+    """Raises FolderLostError if ``current_owner``, None without a lease, is another process than ``owner``."""
     if current_owner is None or current_owner.token != owner.token:
         reason = (
             f"process {current_owner.pid} on {current_owner.host} took it over"
@@ -224,19 +241,27 @@ def check_owner(owner: Owner, current_owner: Owner | None, location: str, place:
         raise FolderLostError(f"This process no longer owns {location}, because {reason}. It stops writing to {place}.")
 
 
-def _is_lease_valid(path: Path, holder: Owner) -> bool:
-    is_running = holder.is_running()
+def make_taken_error(location: str, owner: Owner | None, place: str) -> FolderTakenError:
+    """Returns the error of a start while ``owner``, None if unknown, has a valid lease."""
+    description = f"process {owner.pid} on {owner.host}" if owner else "another process"
+    return FolderTakenError(
+        f"{location} is in use by {description}. Stop that process, wait for it to end, or use another {place}."
+    )
+
+
+def is_lease_valid(storage: Storage, owner: Owner) -> bool:
+    """Returns whether a lease with this owner is valid. Writes a probe if the owner is on another machine."""
+    is_running = owner.is_running()
     if is_running is not None:
         return is_running
-    probe = path.with_name(f".lease.{secrets.token_hex(8)}.tmp")  # its mtime is the current time of the file server
-    probe.touch()
+    probe = f".lease.{secrets.token_hex(8)}.tmp"  # its time of modification is the current time of the server
+    storage.put_if_absent(probe, owner.token.encode())
     try:
-        # an mtime far in the future means that the server's clock was set back and no heartbeat followed
-        return abs(probe.stat().st_mtime - path.stat().st_mtime) < STALE_SECONDS
-    except FileNotFoundError:  # released since it was read
-        return False
+        times = {entry.name: entry.modified for entry in storage.list()}
     finally:
-        probe.unlink()
+        storage.delete([probe])
+    # a time far in the future means that the server's clock was set back and no heartbeat followed
+    return LEASE_NAME in times and abs(times[probe] - times[LEASE_NAME]) < STALE_SECONDS
 
 
 def _pid_namespace() -> str:

@@ -39,7 +39,7 @@ def find_refused_values(checkpoint: Any, path: str = "") -> list[str]:
         >>> find_refused_values({"step": 1, "hyper_parameters": {"width": 8, "model": Fraction(1, 2)}})
         ['hyper_parameters/model: fractions.Fraction']
     """
-    if _is_loadable(_remove_tensors(checkpoint)):
+    if is_loadable(_remove_tensors(checkpoint)):
         return []
     refused_children = [
         name
@@ -62,7 +62,6 @@ class LoadableConverter:
     def __init__(self) -> None:
         self._left_out_reprs: dict[str, str] = {}
         self._warned_names: set[str] = set()
-        self._state_is_loadable = False
 
     def convert(self, checkpoint: Mapping[str, Any], state_keys: Collection[str]) -> dict[str, Any]:
         """Returns a shallow copy of a checkpoint without the entries that torch refuses.
@@ -70,22 +69,15 @@ class LoadableConverter:
         Args:
             checkpoint: Lightning checkpoint with the key ``stormproof``.
             state_keys: Top-level keys with training state, which Lightning restores.
-
-        Raises:
-            NotResumableError: If torch refuses training state.
         """
-        state = {key: value for key, value in checkpoint.items() if key in state_keys}
-        if not self._state_is_loadable:
-            _check_state_is_loadable(state)
-            self._state_is_loadable = True
         loadable_checkpoint, pickled_values, names = dict(checkpoint), {}, []
         added_reprs: dict[str, str] = {}  # by hooks
         for key, value in checkpoint.items():
-            if key in state:
+            if key in state_keys:
                 continue
             if key in HYPERPARAMETER_KEYS:
                 names += self._leave_out_hyperparameters(loadable_checkpoint, key)
-            elif not _is_plain(value) and not _is_loadable(_remove_tensors(value)):
+            elif not _is_plain(value) and not is_loadable(_remove_tensors(value)):
                 added_reprs[key] = _truncate_repr(value)
                 del loadable_checkpoint[key]
                 data = _pickle(value)
@@ -106,7 +98,7 @@ class LoadableConverter:
         """Removes refused hyperparameters from ``loadable_checkpoint[key]``, or the key if its value is not a dict."""
         value = loadable_checkpoint[key]
         if type(value) is not dict:
-            if _is_plain(value) or _is_loadable(value):
+            if _is_plain(value) or is_loadable(value):
                 return []
             del loadable_checkpoint[key]
             if isinstance(value, type):  # class of the OmegaConf container that is left out, too
@@ -170,16 +162,11 @@ def check_loadable(content: bytes, name: str) -> None:
         NotResumableError: If ``torch.load(weights_only=True)`` refuses it.
     """
     if not _is_content_loadable(io.BytesIO(content)):
-        raise _make_refused_error([name])
+        raise make_refused_error([name])
 
 
-def _check_state_is_loadable(state: Mapping[str, Any]) -> None:
-    names = find_refused_values(state)
-    if names:
-        raise _make_refused_error(names)
-
-
-def _make_refused_error(names: Sequence[str]) -> NotResumableError:
+def make_refused_error(names: Sequence[str]) -> NotResumableError:
+    """Returns the error for values that cannot be restored."""
     return NotResumableError(
         f"torch.load(weights_only=True) would refuse a checkpoint of this run, because of {join_names(names)}. "
         "Convert these values to tensors or plain Python values in state_dict()."
@@ -189,7 +176,7 @@ def _make_refused_error(names: Sequence[str]) -> NotResumableError:
 def _is_loadable_hyperparameter(value: Any) -> bool:
     if isinstance(value, torch.nn.Module):  # saving it to try would copy all weights into memory
         return False
-    return _is_plain(value) or _is_loadable(_remove_tensors(value))
+    return _is_plain(value) or is_loadable(_remove_tensors(value))
 
 
 def _is_plain(value: Any) -> bool:
@@ -242,7 +229,8 @@ def _remove_tensors(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _is_loadable(value: Any) -> bool:
+def is_loadable(value: Any) -> bool:
+    """Returns whether torch loads a value, by saving and loading it in memory."""
     buffer = io.BytesIO()
     try:
         torch.save(value, buffer)

@@ -1,4 +1,4 @@
-"""Retries reads after transient storage errors."""
+"""Repeats reads after transient storage errors, and before a verdict of damage."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from stormproof.errors import DamagedError
+
 T = TypeVar("T")
 READ_RETRY_DELAYS = (0.1, 0.5)
 """Delays before the second and the third attempt, in seconds."""
+MISSING_DELAY_SECONDS = 0.1
 
 
 def retry_read(read: Callable[[], T]) -> T:
@@ -30,3 +33,28 @@ def retry_read(read: Callable[[], T]) -> T:
         except OSError:
             time.sleep(delay)
     return read()
+
+
+def confirm_damage(find: Callable[[], str | None]) -> str | None:
+    """Returns the problem that ``find`` returns, if a second call finds one, too. None if one call finds none.
+
+    A single read may be wrong: a flipped bit on the way, or a stale cache of a network file system.
+    """
+    problem = None
+    for _ in range(2):
+        try:
+            problem = find()
+        except FileNotFoundError:
+            problem = "its file is missing"
+            time.sleep(MISSING_DELAY_SECONDS)
+        if problem is None:
+            return None
+    return problem
+
+
+def read_twice(read: Callable[[], T], damage: type[Exception] = DamagedError) -> T:
+    """Returns ``read()``. Repeats it once if it raises ``damage``, because a single read may be wrong."""
+    try:
+        return read()
+    except damage:
+        return read()

@@ -10,6 +10,7 @@ from stormproof.checkpoint.backends import Backend, Source, get_backend
 from stormproof.checkpoint.commit_log import CommitLog, read_log
 from stormproof.checkpoint.file_names import is_temporary, parse_file_name, parse_sequence
 from stormproof.checkpoint.manifest import AbortedCommitError, Checkpoint, LogPrefix
+from stormproof.checkpoint.read_retry import read_twice
 from stormproof.checkpoint.sharding.shard_file_names import is_unfinished_shard_file
 from stormproof.checkpoint.verification import describe_read_error
 
@@ -192,7 +193,7 @@ def read_manifests(backend: Backend, names: Sequence[str]) -> FolderManifests:
     folder_manifests = FolderManifests()
     for name in names:
         try:
-            checkpoint, log_prefix = backend.read_manifest(name)
+            checkpoint, log_prefix = read_twice(partial(backend.read_manifest, name), ValueError)
         except AbortedCommitError:
             folder_manifests.aborted_names.add(name)
         except ValueError as error:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from math import isnan
 from typing import Literal
 
+from stormproof.arguments import check_arguments
 from stormproof.checkpoint.manifest import Checkpoint
 
 
+@check_arguments(save_top_k="at least 0", keep_every_n_train_steps="at least 1")
 @dataclass(frozen=True)
 class Retention:
     """Keeps the newest checkpoints, the best checkpoints, and one every n steps permanently.
@@ -37,14 +39,6 @@ class Retention:
         if self.keep_last < 2:
             raise ValueError(
                 f"`keep_last` must be at least 2, so that a damaged checkpoint has a predecessor, got {self.keep_last}."
-            )
-        if self.save_top_k < 0:
-            raise ValueError(f"`save_top_k` must be at least 0, got {self.save_top_k}.")
-        if self.mode not in {"min", "max"}:
-            raise ValueError(f"`mode` must be 'min' or 'max', got {self.mode!r}.")
-        if self.keep_every_n_train_steps is not None and self.keep_every_n_train_steps < 1:
-            raise ValueError(
-                f"`keep_every_n_train_steps` must be at least 1 or None, got {self.keep_every_n_train_steps}."
             )
 
     def sort_by_score(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:

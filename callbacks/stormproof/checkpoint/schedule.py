@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from math import inf, sqrt
+from math import sqrt
+
+from stormproof.arguments import check_arguments
 
 DEFAULT_INTERVAL_MINUTES = 5.0
 
@@ -45,6 +47,12 @@ class SaveSchedule:
         (True, False)
     """
 
+    @check_arguments(
+        every_n_train_steps="at least 1",
+        keep_every_n_train_steps="at least 1",
+        max_overhead="above 0 and below 1",
+        mean_hours_between_failures="above 0 and below inf",
+    )
     def __init__(
         self,
         every_n_train_steps: int | None = None,
@@ -53,20 +61,8 @@ class SaveSchedule:
         max_overhead: float | None = None,
         mean_hours_between_failures: float | None = None,
     ) -> None:
-        for name, interval in (
-            ("every_n_train_steps", every_n_train_steps),
-            ("keep_every_n_train_steps", keep_every_n_train_steps),
-        ):
-            if interval is not None and interval < 1:
-                raise ValueError(f"`{name}` must be at least 1 or None, got {interval}.")
         if interval_minutes is not None and not interval_minutes > 0:
             raise ValueError(f"`train_time_interval` must be above 0 minutes or None, got {interval_minutes}.")
-        if max_overhead is not None and not 0 < max_overhead < 1:
-            raise ValueError(f"`max_overhead` must be above 0 and below 1, got {max_overhead}.")
-        if mean_hours_between_failures is not None and not 0 < mean_hours_between_failures < inf:
-            raise ValueError(
-                f"`mean_hours_between_failures` must be above 0 and finite, got {mean_hours_between_failures}."
-            )
         if max_overhead is None and mean_hours_between_failures is not None:
             raise ValueError("`mean_hours_between_failures` requires `max_overhead`. Set both.")
         if max_overhead is not None and (every_n_train_steps is not None or interval_minutes is not None):

@@ -19,7 +19,7 @@ from typing import IO
 import filelock
 
 from stormproof.checkpoint.manifest import Checkpoint, StoredFile
-from stormproof.checkpoint.read_retry import retry_read
+from stormproof.checkpoint.read_retry import confirm_damage, retry_read
 from stormproof.checkpoint.verification import find_content_change, find_damage, find_resume_problem, find_size_problem
 from stormproof.distributed.rank import is_launched, local_rank
 from stormproof.long_waits import long_wait
@@ -53,15 +53,12 @@ def verify_once_per_node(checkpoint: Checkpoint) -> str | None:
     """
     if checkpoint.files is None:
         return _verify_file(checkpoint.path, checkpoint.bytes, [checkpoint.digest, checkpoint.finite], checkpoint)
-    try:
-        problem = retry_read(lambda: find_size_problem(checkpoint))
-        files = list(checkpoint.stored_files.items())
-        start = local_rank() % len(files)
-        for name, file in (*files[start:], *files[:start]):
-            problem = problem or _verify_file(checkpoint.path.parent / name, file.bytes, [file.digest])
-        return problem or retry_read(lambda: find_resume_problem(checkpoint))
-    except FileNotFoundError:
-        return "its file is missing"
+    problem = confirm_damage(lambda: retry_read(lambda: find_size_problem(checkpoint)))
+    files = list(checkpoint.stored_files.items())
+    start = local_rank() % len(files)
+    for name, file in (*files[start:], *files[:start]):
+        problem = problem or _verify_file(checkpoint.path.parent / name, file.bytes, [file.digest])
+    return problem or confirm_damage(lambda: retry_read(lambda: find_resume_problem(checkpoint)))
 
 
 def _verify_file(path: Path, size: int, content: list[object], checkpoint: Checkpoint | None = None) -> str | None:
@@ -77,7 +74,7 @@ def _verify_file(path: Path, size: int, content: list[object], checkpoint: Check
     def find_problem() -> str | None:
         if checkpoint is not None:
             return find_damage(checkpoint)
-        return retry_read(lambda: find_content_change(path, StoredFile(size, str(content[0]))))
+        return confirm_damage(lambda: retry_read(lambda: find_content_change(path, StoredFile(size, str(content[0])))))
 
     with ExitStack() as stack:
         try:

@@ -9,6 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from stormproof.arguments import check_arguments
 from stormproof.checkpoint import commit_log
 from stormproof.checkpoint.backends import FolderBackend, get_backend
 from stormproof.checkpoint.backends.object_lease import ObjectLease
@@ -105,6 +106,7 @@ class Store:
         '000001-step-10.ckpt'
     """
 
+    @check_arguments()
     def __init__(self, folder: Path | str | ObjectStorage) -> None:
         if not isinstance(folder, ObjectStorage):
             folder = ObjectStorage(str(folder)) if is_url(folder) else Path(folder)
@@ -178,12 +180,7 @@ class Store:
         return self.choose_checkpoint(self.resolve(), start_over=start_over)
 
     def choose_checkpoint(self, resolution: Resolution, *, start_over: bool = False) -> Checkpoint | None:
-        """Returns the same as :meth:`latest_checkpoint`, from an existing resolution.
-
-        Raises:
-            NoGoodCheckpointError: If all checkpoints are bad or lost.
-            StorageError: If no checkpoint is good and at least one cannot be read.
-        """
+        """Returns the same as :meth:`latest_checkpoint`, from an existing resolution."""
         unreadable_reasons = [
             f"{bad_checkpoint.name}: {bad_checkpoint.reason}"
             for bad_checkpoint in resolution.bad_checkpoints
@@ -223,12 +220,15 @@ class Store:
         except OSError as error:
             return describe_read_error(error)
 
-    def read_back(self, checkpoint: Checkpoint, check_content: ContentCheck | None = None) -> None:
+    def read_back(
+        self, checkpoint: Checkpoint, check_content: ContentCheck | None = None, fence: Fence | None = None
+    ) -> None:
         """Verifies a checkpoint that was just committed.
 
         Args:
             checkpoint: The committed checkpoint.
             check_content: Compares its content with the hashes. This process reads all files if None.
+            fence: Called if it is bad, because another attempt may have moved or deleted it.
 
         Raises:
             DamagedError: If it differs from what was written.
@@ -236,6 +236,8 @@ class Store:
         """
         problem = self.backend.find_damage(checkpoint, check_content)
         if problem is not None:
+            if fence is not None:
+                fence()
             raise DamagedError(
                 f"{self.storage.locate(checkpoint.path.name)} was just committed but is bad: {problem}. "
                 "Check the storage. No older checkpoint was deleted."
@@ -352,25 +354,11 @@ class Store:
         fence: Fence | None = None,
         sequence: int | None = None,
     ) -> Checkpoint:
-        """Commits a sharded checkpoint, which is a folder of files.
+        """Commits a sharded checkpoint, which is a folder of files, like :meth:`commit`.
 
         Creates the folder, lets ``write`` fill it, and then writes the manifest, which contains the hashes of all
-        files. A folder without a manifest is ignored.
-
-        Args:
-            write: Takes the name of the folder. Returns the files in it after they are durable. Other processes may
-                write some of them.
-            info: Description of the checkpoint. A score that is not finite counts as None.
-            attempt: Number from :meth:`begin_attempt`.
-            fence: Called before the manifest appears. Its exception cancels the commit.
-            sequence: Sequence number of the copied checkpoint. Uses the next free number if None.
-
-        Returns:
-            The committed checkpoint.
-
-        Raises:
-            FolderLostError: If another process writes to the object store.
-            OSError: If the folder cannot be written or the disk is full.
+        files. A folder without a manifest is ignored. ``write`` takes the name of the folder, and returns the files in
+        it after they are durable. Other processes may write some of them.
         """
 
         def write_folder(name: str, _: Callable[[str], None]) -> WrittenFiles:
@@ -460,6 +448,12 @@ class Store:
         self.backend.quarantine([checkpoint.name for checkpoint in checkpoints])
         self.storage.delete(())
 
+    def quarantine_newest(self, reason: str, *, fence: Fence) -> None:
+        """Moves the newest finite checkpoint to ``quarantine/``, because it is damaged."""
+        newest_finite = self._find_newest_finite()
+        if newest_finite is not None:
+            self.quarantine([newest_finite], reason, fence=fence, is_rollback=False)
+
     def apply_retention(
         self, retention: Retention, *, fence: Fence | None = None, check_content: ContentCheck | None = None
     ) -> list[Checkpoint]:
@@ -481,31 +475,17 @@ class Store:
     def free_disk_space(
         self, retention: Retention, *, fence: Fence | None = None, check_content: ContentCheck | None = None
     ) -> list[Checkpoint]:
-        """Makes room on a full disk: like :meth:`apply_retention` with ``keep_last=1``.
-
-        Args:
-            retention: Other checkpoints to keep.
-            fence: Called before any file is deleted. Its exception cancels the deletion.
-            check_content: As for :meth:`read_back`.
-
-        Returns:
-            The deleted checkpoints, oldest first.
-
-        Raises:
-            DamagedError: If the newest checkpoint is damaged. No checkpoint is deleted then.
-        """
+        """Makes room on a full disk: like :meth:`apply_retention` with ``keep_last=1``."""
         deleted_checkpoints = select_for_deletion(self.read_checkpoints(), retention, keep_last=1)
         return self._delete_checkpoints(deleted_checkpoints, fence, check_content)
 
     def _delete_checkpoints(
         self, checkpoints: Sequence[Checkpoint], fence: Fence | None, check_content: ContentCheck | None
     ) -> list[Checkpoint]:
-        newest_finite = next(
-            (checkpoint for checkpoint in reversed(self.read_checkpoints()) if checkpoint.finite), None
-        )
+        newest_finite = self._find_newest_finite()
         if not checkpoints or newest_finite is None:  # None if the manifests have become unreadable
             return []
-        self.read_back(newest_finite, check_content)
+        self.read_back(newest_finite, check_content, fence)
         if fence is not None:
             fence()
         self._log_deletion(checkpoints)
@@ -513,6 +493,9 @@ class Store:
         self.backend.delete(file for checkpoint in checkpoints for file in _files_in_deletion_order(checkpoint))
         reach_fault_point("pruned")
         return list(checkpoints)
+
+    def _find_newest_finite(self) -> Checkpoint | None:
+        return next((checkpoint for checkpoint in reversed(self.read_checkpoints()) if checkpoint.finite), None)
 
     def _log_deletion(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Logs deletions before they happen. If the disk is full, deletes one checkpoint to make room for the log."""

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from stormproof.checkpoint.digest import compute_file_digest
+from stormproof.checkpoint.digest import compute_file_digest, drop_cached_pages
 from stormproof.checkpoint.manifest import Checkpoint, LogPrefix, StoredFile, decode_manifest
-from stormproof.checkpoint.read_retry import retry_read
+from stormproof.checkpoint.read_retry import confirm_damage, retry_read
 
 ContentCheck = Callable[[Mapping[str, StoredFile]], str | None]
 """Reads files, by their names in the storage. Returns :data:`CHANGED` if the content of one differs from its hash."""
@@ -60,10 +60,7 @@ def find_damage(checkpoint: Checkpoint, check_content: ContentCheck | None = Non
             or find_resume_problem(checkpoint)
         )
 
-    try:
-        return retry_read(find)
-    except FileNotFoundError:
-        return "its file is missing"
+    return confirm_damage(lambda: retry_read(find))
 
 
 def find_problem(checkpoint: Checkpoint) -> str | None:
@@ -105,7 +102,10 @@ def compare_size(size: int, file: StoredFile, subject: str = "it") -> str | None
 
 def find_content_change(path: Path, file: StoredFile) -> str | None:
     """Returns :data:`CHANGED` if the content of a file differs from its hash. None if it is unchanged."""
-    return None if compute_file_digest(path, file.algorithm) == file.digest else CHANGED
+    if compute_file_digest(path, file.algorithm) == file.digest:
+        return None
+    drop_cached_pages(path)
+    return CHANGED
 
 
 def find_resume_problem(checkpoint: Checkpoint) -> str | None:

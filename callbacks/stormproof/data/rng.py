@@ -239,12 +239,13 @@ def restore_generators(owner: object, state: State) -> None:
 
 def is_generator(value: object) -> bool:
     """Returns whether ``value`` is a random number generator of torch, NumPy or Python with a state."""
-    if isinstance(value, torch.Generator | random.Random):
-        return not isinstance(value, random.SystemRandom)
+    value_type = type(value)  # a proxy or a mock may have another `__class__`
+    if issubclass(value_type, torch.Generator | random.Random):
+        return not issubclass(value_type, random.SystemRandom)
     if "numpy" not in sys.modules:
         return False
     numpy_random = sys.modules["numpy"].random
-    return isinstance(value, numpy_random.Generator | numpy_random.RandomState | numpy_random.BitGenerator)
+    return issubclass(value_type, numpy_random.Generator | numpy_random.RandomState | numpy_random.BitGenerator)
 
 
 def get_state(generator: Any) -> Any:

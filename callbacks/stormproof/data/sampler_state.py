@@ -140,6 +140,6 @@ def _find_samplers(candidates: dict[str, Any], visited_ids: set[int]) -> Iterato
         inner_candidates = {
             f"{path}.{name}": value
             for name, value in getattr(owner, "__dict__", {}).items()
-            if isinstance(value, Sampler) or name in {"sampler", "batch_sampler"}
+            if issubclass(type(value), Sampler) or name in {"sampler", "batch_sampler"}
         }
         yield from _find_samplers(inner_candidates, visited_ids)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
 
 from stormproof.distributed.collectives import world_size
@@ -88,20 +89,22 @@ def restore_buffer_sync(model: object, is_syncing: bool | None) -> None:
 
 
 def find_order_problem(model: object) -> str | None:
-    """Returns why the summation order cannot be restored and how to fix it, or None.
+    """Returns why the reduction of gradients cannot be restored and how to fix it, or None.
 
     Args:
         model: Model of the strategy.
     """
-    if not isinstance(model, DistributedDataParallel) or world_size() < 3:
+    if not isinstance(model, DistributedDataParallel):
+        return None
+    hook_states = [getattr(hook, "__self__", state) for hook, state in model._comm_hooks]
+    if any(state is not None and not isinstance(state, ProcessGroup) for state in hook_states):
+        return "the state of DDP's communication hook is not saved: use a stateless hook"
+    if world_size() < 3:
         return None
     parameters, is_sparse = model._build_params_for_reducer()
     consequence = "sums gradients in a different order after a restart"
     problems = {
         f"DDP with static_graph=True {consequence}: set static_graph=False": getattr(model, "static_graph", False),
-        "the state of DDP's communication hook is not saved: use a stateless hook": any(
-            state is not None for _, state in model._comm_hooks
-        ),
         f"DDP with sparse gradients {consequence}: set sparse=False": any(is_sparse),
         f"DDP with post-accumulate hooks {consequence}: remove the hooks": any(  # a hook may run the optimizer step
             parameter._post_accumulate_grad_hooks for parameter in parameters

@@ -18,7 +18,7 @@ from stormproof.checkpoint.sharding.shard_file_names import UNSHARDED_FILE
 from stormproof.distributed.collectives import all_gather, assert_equal, run_on_rank_zero
 from stormproof.errors import DivergedError, StorageError
 from stormproof.lightning import internals
-from stormproof.resume import model_state, snapshot
+from stormproof.resume import model_state, refused_state, snapshot
 
 MARGIN_STEPS = 10
 """Healthy steps that must follow a checkpoint before it is trusted. Divergence starts before it is detected."""
@@ -174,6 +174,7 @@ def restore_state(
     """
     rank_arguments = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
     size = internals.tensor_parallel_size(trainer)
+    refused_state.restore(trainer, checkpoint)
     snapshot.restore_entries(checkpoint, *rank_arguments[:2], tensor_parallel_size=size)
     rank_state = snapshot.select_rank(checkpoint, *rank_arguments, tensor_parallel_size=size)
     module.on_load_checkpoint(checkpoint)

@@ -18,6 +18,7 @@ import pytorch_lightning as pl
 import torch
 
 from stormproof.gradients.norms import local_norms
+from stormproof.internal_errors import isolated
 
 MIN_ESTIMATES = 10
 """Minimum number of steps with an estimate. The estimate of a single step is mostly noise."""
@@ -134,7 +135,7 @@ class PartialGradient:
         self._hooks: list[Any] = []
         if accumulated_batches == 1:  # the ranks' gradients are averaged before the backward pass ends
             self._hooks = [
-                parameter.register_post_accumulate_grad_hook(self._add_gradient)
+                parameter.register_post_accumulate_grad_hook(isolated(self._add_gradient, self._discard))
                 for parameter in parameters
                 if parameter.requires_grad
             ]
@@ -177,6 +178,10 @@ class PartialGradient:
         """Removes the hooks. They must not exist between batches, where the state of DDP is saved."""
         while self._hooks:
             self._hooks.pop().remove()
+
+    def _discard(self, _: Exception) -> None:
+        """Discards the measurement after an error."""
+        self._sizes = []
 
     def _add_gradient(self, parameter: torch.Tensor) -> None:
         with self._timed():

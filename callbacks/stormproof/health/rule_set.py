@@ -7,10 +7,11 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
+from stormproof.arguments import check_arguments
 from stormproof.finding import Finding, Problem, Severity
-from stormproof.health.internal_errors import describe_error, is_raised_by_signal_handler
 from stormproof.health.record import Record
 from stormproof.health.rule import NotEnoughEvidence, Rule
+from stormproof.internal_errors import describe_error, is_raised_by_signal_handler
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,11 @@ class RuleSet:
         TypeError: If an argument has a wrong type.
     """
 
+    @check_arguments()
     def __init__(
         self, rules: Iterable[Rule], *, disable: Collection[str] = (), severity: Mapping[str, str] | None = None
     ) -> None:
         by_problem = _index_rules(rules)
-        if isinstance(disable, str):
-            raise TypeError(f"`disable` must be a set or a list of problems, got the string {disable!r}.")
-        if not isinstance(disable, Iterable):
-            raise TypeError(f"`disable` must be a set or a list of problems, got {disable!r}.")
-        if severity is not None and not isinstance(severity, Mapping):
-            raise TypeError(f"`severity` must map problems to severities, got {severity!r}.")
         known = {*by_problem, *map(str, Problem)}
         for rule in by_problem.values():
             for problem in rule.explains:
@@ -181,8 +177,6 @@ def _apply_rule(rule: Rule, record: Record) -> tuple[list[Finding | NotEnoughEvi
 def _index_rules(rules: Iterable[Rule]) -> dict[str, Rule]:
     """Returns the rules by problem."""
     by_problem: dict[str, Rule] = {}
-    if not isinstance(rules, Iterable):
-        raise TypeError(f"`rules` must be a list of rules, got {rules!r}.")
     for rule in rules:
         if not isinstance(rule, Rule):
             raise TypeError(f"`rules` must contain objects of the class stormproof.Rule, got {rule!r}.")

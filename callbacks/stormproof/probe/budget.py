@@ -24,23 +24,6 @@ MAX_TIMES = 100
 """Maximum number of durations for a median."""
 
 
-def check_interval_and_budget(every_n_steps: int | None, budget: float | None) -> None:
-    """Checks ``every_n_steps`` and ``budget``.
-
-    Raises:
-        ValueError: If ``every_n_steps`` is not None or an integer of at least 1, or ``budget`` not None or in (0, 1].
-    """
-    if every_n_steps is not None and (
-        isinstance(every_n_steps, bool) or not isinstance(every_n_steps, int) or every_n_steps < 1
-    ):
-        raise ValueError(f"`every_n_steps` must be an integer of at least 1, got {every_n_steps}.")
-    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget <= 1):
-        raise ValueError(
-            f"`budget` is a fraction of the training time and must be above 0 and at most 1, got {budget}. Use 0.05 "
-            "for 5%."
-        )
-
-
 class Cadence:
     """Steps at which a quantity is measured.
 

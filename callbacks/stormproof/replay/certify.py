@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from stormproof.redaction import redact_output
 from stormproof.replay.certification import NO_TIME, Certification, Result, Skipped
 from stormproof.replay.command_run import Ending
 from stormproof.replay.comparison.determinism import Determinism, compare_uninterrupted
@@ -126,7 +127,7 @@ def _certify(options: Options, settings: Settings, scratch: Path) -> Certificati
     first = reference.histories[min(reference.histories)]
     packages = dict(first.packages or {})
     return Certification(
-        options.command,
+        tuple(redact_output("\x1f".join(options.command)).split("\x1f")),
         steps=len(first.steps),
         ranks=len(reference.histories),
         run_seconds=timing.total,

@@ -38,6 +38,8 @@ def prepare_output(folder: Path, source: Path) -> None:
 def copy_working_folder(source: Path, target: Path, *, output: Path, links: Sequence[Path] = ()) -> None:
     """Copies a folder, without the output folder of the certification.
 
+    The copy links to environments of installed packages. Symbolic links to missing places outside are left out.
+
     Args:
         source: Working folder of the command.
         target: Folder to create.
@@ -48,8 +50,9 @@ def copy_working_folder(source: Path, target: Path, *, output: Path, links: Sequ
         NotCertifiable: If a symbolic link leads out of the folder, or a link is not below it.
     """
     source = source.resolve()
-    linked = _without_nested({_check_link(source, path) for path in links})
-    skipped = {output.resolve(), *linked}
+    skipped = {output.resolve(), *(_check_link(source, path) for path in links)}
+    linked = _without_nested({*skipped, *_find_environments(source, skipped)} - {output.resolve()})
+    skipped |= {*linked, *(link for link in _outgoing_links(source, {*skipped, *linked}) if not link.exists())}
 
     def ignore(folder: str, names: list[str]) -> list[str]:
         parent = Path(folder)
@@ -112,6 +115,19 @@ def _check_link(source: Path, path: Path) -> Path:
     if not linked.is_relative_to(source) or linked == source:
         raise NotCertifiable(f"--link {path} is not inside the working folder.")
     return linked
+
+
+def _find_environments(source: Path, skipped: set[Path]) -> Iterator[Path]:
+    """Yields folders of installed packages: virtual and conda environments, and ``node_modules``."""
+    for folder, folder_names, _ in os.walk(source):
+        paths = [Path(folder, name) for name in folder_names]
+        environments = {path for path in paths if path not in skipped and _is_environment(path)}
+        yield from environments
+        folder_names[:] = [path.name for path in paths if path not in environments | skipped]
+
+
+def _is_environment(path: Path) -> bool:
+    return path.name == "node_modules" or (path / "pyvenv.cfg").is_file() or (path / "conda-meta").is_dir()
 
 
 def _outgoing_links(source: Path, skipped: set[Path]) -> Iterator[Path]:

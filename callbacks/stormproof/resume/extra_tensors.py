@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from stormproof.distributed.collectives import broadcast, world_size
 from stormproof.distributed.dtensor import distribute_like, to_full, to_local
@@ -116,7 +117,9 @@ def restore_buffers(module: nn.Module, buffers: Mapping[str, torch.Tensor]) -> N
             if current_buffer is not None
             else next(iter((*module.parameters(), *module.buffers(), value)))
         )
-        device_value = value.to(reference_tensor.device, copy=True)
+        device = reference_tensor.device
+        # torch does not copy nested tensors with `copy=True`
+        device_value = value.clone().to(device) if value.is_nested else value.to(device, copy=True)
         if hasattr(owner, buffer_name):
             setattr(owner, buffer_name, device_value)
         else:
@@ -132,10 +135,11 @@ def restore_gradients(module: nn.Module, gradients: Mapping[str, torch.Tensor]) 
     """Sets the gradients of all parameters. A parameter without an entry gets None."""
     for name, parameter in module.named_parameters():
         parameter.grad = None
-        if name in gradients:
-            gradient = torch.zeros_like(parameter, requires_grad=False)
-            to_local(gradient).copy_(gradients[name])
-            parameter.grad = gradient
+        if name in gradients and isinstance(parameter, DTensor):
+            parameter.grad = torch.zeros_like(parameter, requires_grad=False)
+            to_local(parameter.grad).copy_(gradients[name])
+        elif name in gradients:
+            parameter.grad = gradients[name].to(parameter.device, copy=True)
 
 
 def _select_rank_tensors(tensors: Tensors, saved_names: Collection[str], *, is_rank_zero: bool) -> Tensors:
@@ -157,4 +161,6 @@ def _keeps_gradients(module: pl.LightningModule) -> bool:
 
 
 def _is_copyable(buffer: torch.Tensor, value: torch.Tensor) -> bool:
+    if any(item.layout != torch.strided or item.is_quantized or item.is_nested for item in (buffer, value)):
+        return False
     return not buffer.is_inference() and (buffer.shape, buffer.dtype) == (value.shape, value.dtype)

@@ -6,13 +6,16 @@ This module undoes the step.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch.utils._pytree import tree_map_only
 
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals
@@ -66,35 +69,42 @@ def dump_checkpoint(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str
 
 @dataclass(frozen=True)
 class StateDtypes:
-    """The parts of an optimizer's saved state that ``Optimizer.load_state_dict`` may convert to the parameter's dtype.
+    """The parts of an optimizer's saved state that ``Optimizer.load_state_dict`` may convert.
 
-    For example, NAdam keeps a product in float32 even for parameters in float64 or bfloat16. Scalars are always kept,
-    because their dtype may equal that of another parameter.
+    torch converts tensors to the parameter's dtype. For example, NAdam keeps a product in float32 even for parameters
+    in float64. Scalars are always kept, because their dtype may equal the dtype of another parameter. torch also
+    rebuilds iterables from a generator. This changes strings and deques, and fails for arrays and named tuples.
 
     Attributes:
         groups: Indices of the parameters of each group, as saved.
         state: Tensors by parameter index and name.
+        values: Values that contain another type than tensors, numbers, dicts, lists and tuples.
     """
 
     groups: list[list[int]]
     state: dict[int, dict[str, Any]]
+    values: dict[int, dict[str, Any]]
 
     @classmethod
     def from_optimizer_state(
         cls, optimizer_state: Mapping[str, Any], weight_dtypes: Collection[torch.dtype]
     ) -> StateDtypes:
-        """Collects the tensors of one saved optimizer.
+        """Collects the tensors of one saved optimizer, and removes ``values``, so that torch does not convert them.
 
         Args:
-            optimizer_state: Entry of ``optimizer_states``.
+            optimizer_state: Entry of ``optimizer_states``. Modified in place.
             weight_dtypes: Floating-point dtypes of the saved weights. If there are several, all tensors are collected.
         """
         groups = [group["params"] for group in optimizer_state.get("param_groups", [])]
-        state = {
-            index: _select_other_dtypes(values, weight_dtypes)
-            for index, values in optimizer_state.get("state", {}).items()
+        saved_states = optimizer_state.get("state", {})
+        parameter_indices = {*chain(*groups)}
+        values = {
+            index: {name: saved.pop(name) for name in [*saved] if _has_values(saved[name])}
+            for index, saved in saved_states.items()
+            if index in parameter_indices and isinstance(saved, dict)
         }
-        return cls(groups, state)
+        state = {index: _select_other_dtypes(values, weight_dtypes) for index, values in saved_states.items()}
+        return cls(groups, state, values)
 
     def restore(self, optimizer: torch.optim.Optimizer) -> None:
         """Replaces converted tensors with the saved ones."""
@@ -102,6 +112,15 @@ class StateDtypes:
         for group, indices in zip(optimizer.param_groups, self.groups, strict=False):
             for parameter, index in zip(group["params"], indices, strict=True):
                 _undo_conversion(optimizer.state.get(parameter, {}), self.state.get(index, {}))
+                for name, value in self.values.get(index, {}).items():
+                    move = functools.partial(torch.Tensor.to, device=parameter.device)
+                    optimizer.state[parameter][name] = tree_map_only(torch.Tensor, move, value)
+
+
+def _has_values(value: Any) -> bool:
+    if type(value) in {dict, list, tuple}:
+        return any(map(_has_values, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, torch.Tensor | int | float | complex | None)
 
 
 def _select_other_dtypes(value: Any, weight_dtypes: Collection[torch.dtype]) -> Any:
@@ -173,11 +192,11 @@ def restore_model(
     """
     if not internals.shards_parameters(trainer):
         trainer.strategy.load_model_state_dict(checkpoint, strict=module.strict_loading)
-        for optimizer, optimizer_state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
-            # both are empty if configure_optimizers returned None
+        # all are empty if configure_optimizers returned None
+        parts = (trainer.optimizers, checkpoint["optimizer_states"], collect_state_dtypes(checkpoint, unsaved))
+        for optimizer, optimizer_state, state_dtypes in zip(*parts, strict=True):
             optimizer.load_state_dict({**optimizer.state_dict(), "state": optimizer_state.get("state", {})})
-        for optimizer, dtypes in zip(trainer.optimizers, collect_state_dtypes(checkpoint, unsaved), strict=True):
-            dtypes.restore(optimizer)
+            state_dtypes.restore(optimizer)
         return
     if folder is None:
         sharded_state.restore_full(trainer, module, checkpoint, with_hyperparameters=False)

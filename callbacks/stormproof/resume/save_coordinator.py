@@ -19,6 +19,7 @@ from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.lightning.step_exchange import ExchangedNumbers, StepExchange
 from stormproof.long_waits import long_wait
 from stormproof.resume import script_settings, sharded_state, snapshot
+from stormproof.resume.refused_state import RefusedState
 from stormproof.resume.unsaved_attributes import UnsavedAttributes
 
 if TYPE_CHECKING:  # imports torch.distributed.checkpoint, which takes 0.3 s
@@ -69,6 +70,7 @@ class SaveCoordinator(InactiveCopies):
         self.shard_step: int | None = None
         self.unsaved_attributes = UnsavedAttributes()
         self.settings: script_settings.Settings = {}
+        self._refused_state = RefusedState()
         self._exchanged_attention: ExchangedNumbers | None = None
 
     def start(self, trainer: pl.Trainer) -> Callable[[], None]:
@@ -120,6 +122,7 @@ class SaveCoordinator(InactiveCopies):
         checkpoint = snapshot.capture(
             trainer, module, has_validated=has_validated, has_ended=False, settings=self.settings
         )
+        self._refused_state.extract(trainer, checkpoint)
         if self.memory_shard_writer is not None:  # a copy is due only after all ranks have written the previous one
             self.memory_shard_writer.plan(sharded_state.pop_state(checkpoint))
             if not trainer.is_global_zero:  # rank 0 stages in writer.copy_to_memory
@@ -159,6 +162,7 @@ class SaveCoordinator(InactiveCopies):
         )
         if trainer.is_global_zero:
             self.unsaved_attributes.check(trainer, checkpoint)
+        self._refused_state.extract(trainer, checkpoint)
         if self.shard_writer is not None:
             # before any rank overwrites the copy that is being written
             run_on_rank_zero(lambda: self._require_writer().require_write_finished())

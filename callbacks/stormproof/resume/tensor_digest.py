@@ -19,7 +19,9 @@ def digest_tensor(tensor: torch.Tensor) -> str:
         >>> digest_tensor(torch.zeros(2)) == digest_tensor(torch.zeros(2, 1))
         False
     """
-    digest = blake2b(f"{tensor.dtype} {tuple(tensor.shape)} {tensor.layout}".encode(), digest_size=16)
+    digest = blake2b(
+        f"{tensor.dtype} {() if tensor.is_nested else tuple(tensor.shape)} {tensor.layout}".encode(), digest_size=16
+    )
     for part in _list_dense_parts(tensor.detach()):
         content = part.cpu().resolve_conj().resolve_neg().contiguous().flatten().view(torch.uint8)
         digest.update(content.numpy().data)
@@ -27,6 +29,10 @@ def digest_tensor(tensor: torch.Tensor) -> str:
 
 
 def _list_dense_parts(tensor: torch.Tensor) -> list[torch.Tensor]:
+    if tensor.is_meta:
+        return []
+    if tensor.is_nested:
+        return [part for item in tensor.unbind() for part in _list_dense_parts(item)]
     if tensor.layout == torch.strided:
         return [tensor]
     tensor = tensor.to_sparse_coo().coalesce()

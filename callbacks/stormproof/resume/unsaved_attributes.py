@@ -13,7 +13,7 @@ from enum import Enum
 from hashlib import blake2b
 from itertools import islice
 from numbers import Number
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -189,7 +189,8 @@ def _named_attributes(trainer: pl.Trainer) -> Iterator[tuple[str, Any, Any]]:
         for name, value in vars(owner).items():
             if is_torch_module and (name.startswith("_") or not isinstance(value, int | float)):
                 continue
-            is_registered = isinstance(value, torch.Tensor) and _get_data_address(value) in registered_addresses
+            is_tensor = issubclass(type(value), torch.Tensor)  # a proxy or a mock may have another `__class__`
+            is_registered = is_tensor and _get_data_address(cast("torch.Tensor", value)) in registered_addresses
             if name not in exempt and not is_registered:
                 yield f"{path}.{name}", owner, value
     owners = owned_state.find_owners(trainer)

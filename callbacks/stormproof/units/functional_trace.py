@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from stormproof.internal_errors import isolated
 from stormproof.units.callers_line import call_at_callers_line
 from stormproof.units.unit_axis import weight_shape
 
@@ -102,12 +104,12 @@ class FunctionalTrace(TorchFunctionMode):
             and the dimension of its units, or None if unknown.
 
     Attributes:
-        is_paused: Whether calls are ignored, because they are not part of the network.
+        error: First error while tracing. Tracing ends after it.
     """
 
     def __init__(self, resolve_source: Callable[[str, torch.Size], tuple[str, int] | None]) -> None:
         super().__init__()
-        self.is_paused = False
+        self.error: Exception | None = None
         self._resolve_source = resolve_source
         self._layouts = WeakTensorKeyDictionary()
         self._activation_calls: list[TracedCall] = []
@@ -117,15 +119,28 @@ class FunctionalTrace(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls ``func`` and records the layout of its output."""
         kwargs = kwargs or {}
-        if self.is_paused:
-            return call_at_callers_line(func, args, kwargs)
-        tensors = _iter_tensors((*args, *kwargs.values()))
-        input_layouts = [
-            (layout, weight_shape(tensor)) for tensor in tensors if (layout := self.layout_of(tensor)) is not None
-        ]
+        input_layouts: list[tuple[UnitLayout, torch.Size]] = []
+        self._isolated(self._add_layouts)(input_layouts, (*args, *kwargs.values()))
         output = call_at_callers_line(func, args, kwargs)
-        if not any(True for _ in _iter_tensors((output,))):
-            return output
+        if any(True for _ in _iter_tensors((output,))):
+            self._isolated(self._record_call)(func, args, kwargs, input_layouts, output)
+        return output
+
+    def _isolated(self, function: Callable[..., None]) -> Callable[..., None]:
+        """Returns a function that does nothing after an error."""
+        return _do_nothing if self.error is not None else isolated(function, partial(setattr, self, "error"))
+
+    def _add_layouts(self, layouts: list[tuple[UnitLayout, torch.Size]], values: Any) -> None:
+        """Adds the known layouts of tensors and their shapes."""
+        for tensor in _iter_tensors(values):
+            layout = self.layout_of(tensor)
+            if layout is not None:
+                layouts.append((layout, weight_shape(tensor)))
+
+    def _record_call(
+        self, func: Any, args: Any, kwargs: Any, input_layouts: Sequence[tuple[UnitLayout, torch.Size]], output: Any
+    ) -> None:
+        """Records the layout of the output of a function."""
         name = getattr(func, "__name__", "").strip("_")
         layout = None
         if name in _UNIT_PRESERVING and input_layouts and isinstance(output, torch.Tensor) and output.numel():
@@ -137,7 +152,6 @@ class FunctionalTrace(TorchFunctionMode):
             if name in _ACTIVATIONS and is_real and output.ndim >= 2:
                 layout = self._trace_activation(name, output, input_layouts[0][0] if input_layouts else None)
         self._set_layout(output, layout)
-        return output
 
     def layout_of(self, tensor: Any) -> UnitLayout | None:
         """Returns the layout of ``tensor``, or None if unknown."""
@@ -275,6 +289,10 @@ def _locate_units(
         if rows_are_equal and len(set(row.bincount(minlength=layout.count).tolist())) == 1:
             return replace(layout, dimension=dimension, units=None if torch.equal(row, unit_indices) else row.clone())
     return None
+
+
+def _do_nothing(*_: Any) -> None:
+    """Records nothing after an error."""
 
 
 def _iter_tensors(values: Any) -> Iterator[torch.Tensor]:

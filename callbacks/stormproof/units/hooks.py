@@ -10,12 +10,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import nn
 
+from stormproof.internal_errors import describe_error, isolated
 from stormproof.lightning.layer_names import strip_wrappers
 from stormproof.units.functional_trace import ActivationKey, FunctionalTrace, Positions, UnitLayout
 from stormproof.units.maxout_pieces import MaxoutPieces, winning_pieces
@@ -32,23 +34,39 @@ from stormproof.units.module_kinds import (
     output_tensor,
 )
 from stormproof.units.running_min_max import compute_extremes
-from stormproof.units.transforms import is_transforming
+from stormproof.units.transforms import has_values, is_transforming, plain_values
 from stormproof.units.unit_axis import output_units, unit_axis, unit_dimension, weight_shape
 from stormproof.units.watch_point import ActivationInput, BatchExtremes, WatchPoint
 
+WHOLE_NETWORK = "all modules"
+"""Name of errors that concern the whole network."""
 SPARSITY_INPUTS = 16
 """Inputs of a batch from which sparsity is estimated. Counting all zeros takes longer than computing both extremes."""
 
 
 class TransientHook:
-    """A hook that becomes inactive in copies and pickles of the network."""
+    """A hook of a module that becomes inactive in copies and pickles of the network.
 
-    def __init__(self, function: Callable[..., None]) -> None:
-        self._function = function
+    Args:
+        hooks: Hooks of the network. The function is called while they are active.
+        name: Name of the module.
+        module: The module.
+        function: Function of the arguments and the output of the module.
+    """
+
+    def __init__(
+        self, hooks: ActivationHooks, name: str, module: nn.Module, function: Callable[[Any, Any], None]
+    ) -> None:
+        self._hooks, self._name, self._module, self._function = hooks, name, module, function
 
     def __call__(self, module: nn.Module, arguments: Any, output: Any) -> None:
-        """Calls the function with the output of a module."""
-        self._function(module, arguments, output)
+        """Calls the function, and records an error of it."""
+        if not self._hooks.active or module is not self._module:  # hooks are copied with the network
+            return
+        if torch.compiler.is_compiling():
+            self._function(arguments, output)
+        else:
+            isolated(self._function, partial(self._hooks.add_error, self._name))(arguments, output)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles as a function of the standard library that accepts any arguments and does nothing."""
@@ -72,6 +90,7 @@ class ActivationHooks:
         consumers: Layers that consume the units, by key. None if a source or consumer is unknown.
         unconsumed_activations: Functional activations whose consuming layer is unknown.
         has_recorded: Whether the hooks have recorded a batch.
+        errors: Descriptions of the first errors while measuring, by name of the module.
         seconds: Seconds that the hooks took to record the current batch. 0 in a compiled network.
     """
 
@@ -85,6 +104,7 @@ class ActivationHooks:
         self.consumers: dict[ActivationKey, Mapping[str, Positions] | None] = {}
         self.unconsumed_activations: list[str] = []
         self.has_recorded = False
+        self.errors: dict[str, str] = {}
         self.seconds = 0.0
         self._last_layer: str | None = None
         self._last_norm: str | None = None
@@ -100,13 +120,16 @@ class ActivationHooks:
                 continue
             if is_watched(module):
                 watch_point = self.output_points[name] = WatchPoint(name, module, type(module).__name__.lower())
-                self._handles.append(module.register_forward_hook(TransientHook(self._output_hook(watch_point))))
+                function = partial(self._record_output, watch_point)
             elif is_layer(module):
                 watch_point = self.input_points[name] = WatchPoint(name, module)
-                self._handles.append(module.register_forward_hook(TransientHook(self._layer_hook(watch_point))))
+                function = partial(self._record_input, watch_point)
             elif isinstance(module, BATCH_NORMS):
                 self.batch_norms[name] = module
-                self._handles.append(module.register_forward_hook(TransientHook(self._norm_hook(name))))
+                function = partial(self._record_norm, name)
+            else:
+                continue
+            self._handles.append(module.register_forward_hook(TransientHook(self, name, module, function)))
 
     def __iter__(self) -> Iterator[WatchPoint]:
         """Yields all watch points."""
@@ -181,6 +204,14 @@ class ActivationHooks:
             *self.unconsumed_activations,
         ]
 
+    def add_error(self, name: str, error: Exception) -> None:
+        """Adds the first error while measuring a module. Its records are incomplete."""
+        self.errors.setdefault(name, describe_error(error))
+
+    def has_error(self, name: str) -> bool:
+        """Returns whether an error makes the records of a module incomplete."""
+        return name in self.errors or WHOLE_NETWORK in self.errors
+
     def remove(self) -> None:
         """Removes the hooks. Can be called during a batch."""
         self.end_batch()
@@ -213,6 +244,9 @@ class ActivationHooks:
             self._functional_trace = functional_trace
             yield
         self._functional_trace = None
+        if functional_trace.error is not None:
+            self.add_error("activations that are applied as functions", functional_trace.error)
+            return
         self.unconsumed_activations = list(
             dict.fromkeys([*self.unconsumed_activations, *functional_trace.unconsumed_activations()])
         )
@@ -250,56 +284,47 @@ class ActivationHooks:
             return maxout_pieces.dim - 1 - len(shape) if maxout_pieces.dim >= 0 else maxout_pieces.dim
         return unit_axis(shape, self._last_units, gated=isinstance(module, nn.GLU))
 
-    def _output_hook(self, watch_point: WatchPoint) -> Callable[..., None]:
-        def record_output(module: nn.Module, arguments: Any, output: Any) -> None:
-            if not self.active or module is not watch_point.module:  # hooks are copied with the network
-                return
-            watch_point.was_called = True
-            tensor = output_tensor(output)
-            if tensor is None or tensor.ndim < 2 or makes_no_units(module, arguments, output):
-                return
-            if self._last_layer is None and not is_activation(module):  # the module preprocesses data
-                return
-            if isinstance(module, MaxoutPieces):
-                self._record(
-                    watch_point,
-                    self._last_layer,
-                    winning_pieces(flatten_nested(tensor.detach()), module.dim),
-                    -1,
-                    tensor.size(0),
-                )
-                return
-            if isinstance(module, RECURRENT):  # a recurrent network is a layer and an activation
-                self._last_layer, self._last_units, self._last_norm = watch_point.name, (-1, tensor.shape[-1]), None
-            source_layer, axis = self._locate_units(watch_point, output, tensor)
-            if axis is None:
-                watch_point.is_ambiguous = True
-                return
-            self._record(watch_point, source_layer, tensor, axis, count_samples(module, output, tensor))
-            if self._functional_trace is not None and tensor is output:
-                call = self._functional_trace.record_activation(
-                    watch_point.name, watch_point.function, source_layer, tensor, axis
-                )
-                if not is_activation(module) and call.function is not None:
-                    watch_point.function = call.function
+    def _record_output(self, watch_point: WatchPoint, arguments: Any, output: Any) -> None:
+        """Records the output of a watched module."""
+        module = watch_point.module
+        watch_point.was_called = True
+        tensor = output_tensor(output)
+        if tensor is None and is_activation(module):
+            kind = output.dtype if isinstance(output, torch.Tensor) else type(output).__name__
+            self.errors.setdefault(watch_point.name, f"needs outputs of floating-point numbers, got {kind}")
+        if tensor is None or tensor.ndim < 2 or makes_no_units(module, arguments, output):
+            return
+        if self._last_layer is None and not is_activation(module):  # the module preprocesses data
+            return
+        if isinstance(module, MaxoutPieces):
+            pieces = winning_pieces(flatten_nested(tensor), module.dim)
+            self._record(watch_point, self._last_layer, pieces, -1, tensor.size(0))
+            return
+        if isinstance(module, RECURRENT):  # a recurrent network is a layer and an activation
+            self._last_layer, self._last_units, self._last_norm = watch_point.name, (-1, tensor.shape[-1]), None
+        source_layer, axis = self._locate_units(watch_point, output, tensor)
+        if axis is None:
+            watch_point.is_ambiguous = True
+            return
+        self._record(watch_point, source_layer, tensor, axis, count_samples(module, output, tensor))
+        if self._functional_trace is not None and isinstance(output, torch.Tensor):
+            call = self._functional_trace.record_activation(
+                watch_point.name, watch_point.function, source_layer, output, axis
+            )
+            if not is_activation(module) and call.function is not None:
+                watch_point.function = call.function
 
-        return record_output
-
-    def _layer_hook(self, watch_point: WatchPoint) -> Callable[..., None]:
-        def record_input(module: nn.Module, arguments: Any, output: Any) -> None:
-            if not self.active or module is not watch_point.module:
-                return
-            units = output_units(module)
+    def _record_input(self, watch_point: WatchPoint, arguments: Any, output: Any) -> None:
+        """Records the input of a layer that consumes a functional activation, and that the layer was called."""
+        units = output_units(watch_point.module)
+        try:
             if self._functional_trace is not None and arguments:
                 axis = None if units is None or not isinstance(output, torch.Tensor) else units[0]
-                self._trace_input(
-                    watch_point,
-                    arguments[0],
-                    self._functional_trace.record_layer(watch_point.name, arguments[0], output, axis),
-                )
+                layout = self._functional_trace.record_layer(watch_point.name, arguments[0], output, axis)
+                self._trace_input(watch_point, arguments[0], layout)
             activation_input = watch_point.current_input
             if activation_input is not None and arguments and arguments[0].is_floating_point():
-                inputs = arguments[0]
+                inputs = plain_values(arguments[0])
                 self._record(
                     watch_point,
                     activation_input.source_layer,
@@ -310,16 +335,12 @@ class ActivationHooks:
                 )
             if watch_point.activation_inputs or self._functional_trace is not None:
                 watch_point.call_index += 1
+        finally:
             self._last_layer, self._last_units, self._last_norm = watch_point.name, units, None
 
-        return record_input
-
-    def _norm_hook(self, name: str) -> Callable[..., None]:
-        def record_norm(module: nn.Module, *_: Any) -> None:
-            if self.active and module is self.batch_norms[name]:
-                self._last_norm = name
-
-        return record_norm
+    def _record_norm(self, name: str, *_: Any) -> None:
+        """Records that a batch norm was called."""
+        self._last_norm = name
 
     def _trace_input(self, consumer: WatchPoint, inputs: torch.Tensor, input_layout: UnitLayout | None) -> None:
         """Records the input of a layer while tracing."""
@@ -364,9 +385,11 @@ class ActivationHooks:
         """Adds the outputs of one call to the records of the current batch."""
         if not tensor.numel():  # an empty batch
             return
-        if self._functional_trace is not None:
-            self._functional_trace.is_paused = True
-        tensor = flatten_nested(tensor.detach())
+        tensor = flatten_nested(tensor)
+        if not has_values(tensor) or tensor.layout is not torch.strided:
+            raise TypeError(
+                f"outputs of type {type(tensor).__name__}, {tensor.device}, {tensor.layout} are unsupported"
+            )
         low, high = compute_extremes(tensor, axis)
         if watch_point.has_pieces or (activation_input is not None and activation_input.zero_only):
             low = torch.zeros_like(low)  # a piece that always wins is not dead
@@ -389,5 +412,3 @@ class ActivationHooks:
             if batch_extremes.magnitudes is not None and previous.magnitudes is not None:
                 batch_extremes.magnitudes = batch_extremes.magnitudes + previous.magnitudes
         watch_point.extremes_by_source[source_layer] = batch_extremes
-        if self._functional_trace is not None:
-            self._functional_trace.is_paused = False

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from stormproof.arguments import check_arguments
+
 
 class MaxoutPieces(nn.Module):
     r"""Identity module for the pieces of a Maxout unit, so that :class:`stormproof.DeadNeuronDetector` can watch them.
@@ -14,6 +16,9 @@ class MaxoutPieces(nn.Module):
 
     Args:
         dim: Dimension of the pieces of one unit. The dimension before it is the dimension of the units.
+
+    Raises:
+        TypeError: If ``dim`` is not an int.
 
     References:
         Goodfellow et al., Maxout networks, 2013.
@@ -31,6 +36,7 @@ class MaxoutPieces(nn.Module):
         tensor([[2., 4.]])
     """
 
+    @check_arguments()
     def __init__(self, dim: int = -1) -> None:
         super().__init__()
         self.dim = dim

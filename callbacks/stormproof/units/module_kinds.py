@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import getattr_static
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 from stormproof.units.maxout_pieces import MaxoutPieces
+from stormproof.units.transforms import plain_values
 from stormproof.units.unit_axis import output_units, weight_shape
 
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
@@ -51,12 +53,12 @@ def makes_no_units(module: nn.Module, arguments: Any, output: Any) -> bool:
 
 
 def output_tensor(output: Any) -> torch.Tensor | None:
-    """Returns the tensor with the units of an output, or None if there is no floating-point tensor."""
+    """Returns the detached tensor with the units of an output, or None if there is no floating-point tensor."""
     # recurrent networks return (output, state)
     while isinstance(output, tuple) and output and not isinstance(output, PackedSequence):
         output = output[0]
     tensor = output.data if isinstance(output, PackedSequence) else output
-    return tensor if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() else None
+    return plain_values(tensor) if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() else None
 
 
 def count_samples(module: nn.Module, output: Any, tensor: torch.Tensor) -> int:
@@ -79,4 +81,4 @@ def is_compiled(module: nn.Module) -> bool:
     if getattr(module, "_compiled_call_impl", None) is not None:
         return True
     candidates = (*vars(module).values(), type(module).forward)
-    return any(hasattr(candidate, "_torchdynamo_orig_callable") for candidate in candidates)
+    return any(getattr_static(candidate, "_torchdynamo_orig_callable", None) is not None for candidate in candidates)

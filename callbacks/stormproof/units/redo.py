@@ -14,6 +14,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 from torch.distributed.tensor import DTensor
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from stormproof.distributed.collectives import all_gather
@@ -89,6 +90,7 @@ class Redo:
         self.every_n_steps = every_n_steps
         self.dormant_threshold = dormant_threshold
         self.reinitialized: Counter[ActivationKey] = Counter()
+        self.has_initial_stds = False
         self._initial_stds: dict[str, float] = {}  # by name of the weight or bias
         self._owner_counts: Counter[torch.Tensor] = Counter()  # layers may share a weight
         self._warned_keys: set[ActivationKey] = set()
@@ -98,13 +100,17 @@ class Redo:
         return step // self.every_n_steps > previous_step // self.every_n_steps
 
     def record_initial_stds(self, hooks: ActivationHooks) -> None:
-        """Records the standard deviations of the weights before training."""
+        """Records the standard deviations of the weights before training, of lazy ones after the first forward pass."""
         layers = [watch_point.module for watch_point in hooks.input_points.values()]
         self._owner_counts = Counter(parameter for layer in layers for parameter in layer.parameters(recurse=False))
-        if self._initial_stds:
-            return
+        self.has_initial_stds = True
         for name, watch_point in hooks.input_points.items():
             for parameter_name, parameter in watch_point.module.named_parameters(recurse=False):
+                if f"{name}.{parameter_name}" in self._initial_stds:
+                    continue
+                if is_lazy(parameter):
+                    self.has_initial_stds = False
+                    continue
                 if isinstance(parameter, DTensor):
                     raise StormproofError(
                         f"reinit_every_n_steps requires unsharded weights, but {name}.{parameter_name} is sharded: "

@@ -92,7 +92,7 @@ class UnitRecords:
         Returns:
             Extremes over all ranks by name, of the watch points with inputs.
         """
-        self._sync_keys(device)
+        self._sync_keys(device, hooks)
         reduced_counts = all_reduce_counts([record.local_counts(run_stage) for record in self.records.values()], device)
         extremes_by_name = {}
         for (name, key), counts in zip(self.keys_by_name().items(), reduced_counts, strict=True):
@@ -130,13 +130,14 @@ class UnitRecords:
             record = self.records[key] = UnitRecord(units, self.start_step or 0, device)
         return record
 
-    def _sync_keys(self, device: torch.device) -> None:
-        """Gives all ranks the same keys. The modules that a network calls may depend on the data."""
+    def _sync_keys(self, device: torch.device, hooks: ActivationHooks) -> None:
+        """Gives all ranks the same keys and errors. The modules that a network calls may depend on the data."""
         gathered_keys = all_gather(
-            ([(key, record.units) for key, record in self.records.items()], self._inconsistent_keys)
+            ([(key, record.units) for key, record in self.records.items()], self._inconsistent_keys, hooks.errors)
         )
         units: dict[ActivationKey, int] = {}
-        for key_counts, inconsistent_keys in gathered_keys:
+        for key_counts, inconsistent_keys, errors in gathered_keys:
+            hooks.errors = {**errors, **hooks.errors}
             self._inconsistent_keys |= inconsistent_keys
             self._inconsistent_keys |= {key for key, count in key_counts if units.setdefault(key, count) != count}
         for key in sorted(self._inconsistent_keys - self._warned_keys):
@@ -145,7 +146,7 @@ class UnitRecords:
                 "batches."
             )
         self._warned_keys |= self._inconsistent_keys
-        consistent_keys = [key for key in units if key not in self._inconsistent_keys]
+        consistent_keys = [key for key in units if key not in self._inconsistent_keys and not hooks.has_error(key[0])]
         self.records = {key: self._get_or_create(key, units[key], device) for key in consistent_keys}
 
 

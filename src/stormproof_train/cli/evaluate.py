@@ -70,11 +70,8 @@ def _parse_args(argv: Sequence[str]) -> EvaluationArguments:
         elif "." in key or key in {"data", "trainer"}:
             overrides.append(arg)
         else:
-            suggestions = rank_by_similarity(key, [*_OPTIONS, "data", "trainer"])[:1]
-            hint = (
-                f"Did you mean {suggestions[0]}?" if suggestions else f"Options: {', '.join(_OPTIONS)}, data, trainer"
-            )
-            raise UserError(f"{key}= is not an option of evaluate. {hint}")
+            suggestion = rank_by_similarity(key, [*_OPTIONS, "data", "trainer"])[0]
+            raise UserError(f"{key}= is not an option of evaluate. Did you mean {suggestion}?")
     if not options.get("checkpoint"):
         raise UserError("evaluate needs checkpoint=…: a run's folder, or a checkpoint of a run")
     split: Any = options.get("split", "test")

@@ -150,8 +150,9 @@ def _check_data_unchanged(data: pl.LightningDataModule, plan: Plan, run: Path) -
         )
     elif get_fingerprint(data) != trained_fingerprint:
         raise UserError(
-            f"the data has changed since {run} was trained, so the evaluated split may contain its training samples. "
-            "Use another path (data.path=…, data.test_path=…), or restore the previous files."
+            f"the data has changed since {run} was trained, or its labels are read differently, so the evaluated split "
+            "may contain its training samples. Use another path (data.path=…, data.test_path=…), or restore the "
+            "previous files."
         )
     else:
         check_files_unchanged(run, data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import difflib
 import io
 import multiprocessing
 import os
@@ -118,7 +119,9 @@ def _split_command(argv: list[str]) -> tuple[str, list[str]]:
     if not argv or argv[0].startswith(("-", "~")) or "=" in argv[0]:
         return DEFAULT, argv
     if argv[0] not in SUBCOMMANDS:
-        raise UserError(f"unknown command {argv[0]}. Commands: {', '.join(SUBCOMMANDS)}")
+        similar = difflib.get_close_matches(argv[0], SUBCOMMANDS, n=1)
+        hint = f" Did you mean {similar[0]}?" if similar else ""
+        raise UserError(f"unknown command {argv[0]}.{hint} Commands: {', '.join(SUBCOMMANDS)}")
     return argv[0], argv[1:]
 
 

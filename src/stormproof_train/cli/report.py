@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from stormproof_train.cli.collection_pause import paused_collection
-from stormproof_train.errors import ExitCode, UserError
+from stormproof_train.errors import ExitCode, UserError, rank_by_similarity
+from stormproof_train.lightning_output import suppress_lightning_output
 from stormproof_train.report.output_files import REPORT_FILE, RUNS_REPORT_FILE
+
+_OPTIONS = ("--json", "--output", "--help")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -29,10 +32,15 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         UserError: If an argument is invalid, a folder is not a run, or the output cannot be written.
     """
+    for arg in argv:
+        option = arg.partition("=")[0]
+        if option.startswith("--") and not any(known.startswith(option) for known in _OPTIONS):
+            raise UserError(f"report: unknown option {option}. Did you mean {rank_by_similarity(option, _OPTIONS)[0]}?")
     options = _parser().parse_args(list(argv))
     with paused_collection():
         from stormproof_train.report.write_runs import write_runs_report  # noqa: PLC0415 (imports torch)
 
+    suppress_lightning_output()
     write_runs_report(options.folders, options.output, as_json=options.json)
     return ExitCode.FINISHED
 

@@ -27,12 +27,14 @@ from stormproof_train.console import format_value, print_line, print_table
 from stormproof_train.error_messages import describe_error
 from stormproof_train.errors import ExitCode, PreemptedError, StopError, UserError
 from stormproof_train.launcher import detect_launcher
+from stormproof_train.mapping_file import read_mapping, read_unless_damaged
 from stormproof_train.run.records import RunSummary
 from stormproof_train.run.subprocess_run import run_subprocess
 
 _FLAGS_WITH_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"}
 """Hydra's flags whose value is the next argument."""
 
+_RESULT_KEYS = {"overrides": list, "code": int, "sentence": object, "summary": object}
 RESULT_FILE = "result.json"
 """File that a job writes to its folder in the sweep, on whatever machine it runs."""
 
@@ -91,8 +93,8 @@ def run_job(cfg: DictConfig) -> None:
 
 
 def _check_not_tuning(cfg: DictConfig) -> None:
-    if cfg.tune:
-        raise UserError(f"tune={cfg.tune} is not possible in a sweep, because it measures for one run. Remove -m.")
+    if cfg.tune:  # set by a config file, which check_sweep does not read
+        raise UserError(f"tune={cfg.tune} is not possible in a sweep. Remove it, or remove -m.")
 
 
 def _config_flags(argv: Sequence[str]) -> list[str]:
@@ -134,7 +136,13 @@ class SweepTable(Callback):
             SystemExit: With the exit code of the first failed job.
         """
         files = sorted(Path(config.hydra.sweep.dir).glob(f"*/{RESULT_FILE}"), key=lambda file: int(file.parent.name))
-        results = [json.loads(file.read_text()) for file in files]
+        results: list[Any] = []
+        for file in files:
+            result = read_unless_damaged(lambda path=file: read_mapping(path, _RESULT_KEYS))
+            if result is None:
+                print_line(f"warning: {file} is damaged, so the table lacks job {file.parent.name}")
+            else:
+                results.append(result)
         print_results(results)
         codes = [result["code"] for result in results if result["code"]]
         if codes:

@@ -19,7 +19,7 @@ def check_sweep(argv: Sequence[str]) -> None:
         argv: Command-line arguments with flags. Arguments that cannot be parsed are left to Hydra.
 
     Raises:
-        UserError: If a value is listed twice, or different jobs have the same name.
+        UserError: If a value is listed twice, different jobs have the same name, or a setting is tuned.
 
     Example:
         >>> check_sweep(["-m", "seed=1,1"])
@@ -31,9 +31,12 @@ def check_sweep(argv: Sequence[str]) -> None:
         overrides = OverridesParser.create().parse_overrides(override_args)
     except OverrideParseException:
         return
+    for override in overrides:
+        if override.key_or_group == "tune" and override.value() is not None:
+            raise UserError(f"{_format_override(override)} is not possible in a sweep. Remove it, or remove -m.")
     sweeps = [override for override in overrides if override.is_sweep_override()]
     for override in sweeps:
-        values = _sweep_values(override)
+        values = list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
         for value in values:
             if values.count(value) > 1:
                 raise UserError(f"{_format_override(override)} lists the value {value} twice. List each value once.")
@@ -44,10 +47,6 @@ def check_sweep(argv: Sequence[str]) -> None:
             f"{_format_override(name_override)} gives all jobs of {_format_override(other_sweeps[0])} the same name. "
             "Remove it, or include a swept value (name='run-${seed}')."
         )
-
-
-def _sweep_values(override: Override) -> list[str]:
-    return list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
 
 
 def _format_override(override: Override) -> str:

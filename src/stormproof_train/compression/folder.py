@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stormproof.checkpoint import Lease, atomic_write
+from stormproof.checkpoint import Lease
 from stormproof_train.broken_links import describe_path_error
 from stormproof_train.compression.original import OriginalModel
 from stormproof_train.compression.settings import Settings
@@ -17,8 +17,7 @@ from stormproof_train.config.plan import FINGERPRINT_KEY
 from stormproof_train.config.redaction import redact_settings
 from stormproof_train.errors import STORAGE_FAULTS, UserError
 from stormproof_train.initialization.checkpoint import compute_digest
-from stormproof_train.mapping_file import read_mapping
-from stormproof_train.run.folder import RunFolder
+from stormproof_train.run.folder import RunFolder, read_with_copy, write_with_copy
 
 COMPRESSION_FILE = "compress.json"
 
@@ -78,9 +77,12 @@ class CompressionFolder:
 
     def _check_definition(self) -> None:
         definition = json.loads(json.dumps(self._definition))
-        stored_definition = read_mapping(
-            self.path / COMPRESSION_FILE, tuple(definition), "delete that folder, or give another name (name=…)"
-        )
+        stored_definition = read_with_copy(self.path / COMPRESSION_FILE, dict.fromkeys(definition, object))
+        if stored_definition is None and any(self.artifacts_dir.iterdir()):
+            raise UserError(
+                f"{self.path / COMPRESSION_FILE}, which describes its artifacts, is missing or damaged. Delete the "
+                "folder, or give another name (name=…)."
+            )
         if stored_definition is not None:
             stored_definition["compress"], definition["compress"] = (
                 _fill_unset(settings, counterpart["compress"])
@@ -95,8 +97,7 @@ class CompressionFolder:
                     f"{'; '.join(_format_differences(stored_definition, definition))}. "
                     "Use another folder (name=…), or delete this one"
                 )
-        with atomic_write(self.path / COMPRESSION_FILE) as file:
-            file.write(f"{json.dumps(definition, indent=1)}\n".encode())
+        write_with_copy(self.path / COMPRESSION_FILE, definition)
 
 
 def _fill_unset(settings: Mapping[str, Any], fallback: Mapping[str, Any]) -> dict[str, Any]:

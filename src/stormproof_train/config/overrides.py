@@ -14,8 +14,8 @@ from stormproof_train.errors import UserError
 _OVERRIDE = re.compile(r"[+~]|[A-Za-z_][\w./@:]*=")
 _ARGUMENT = re.compile(r"(?!hydra\.)[A-Za-z_]\w*(\.\w+)+=")
 
-_UNQUOTED_VALUE = re.compile(r"[\w./+$%*@:?|-]+( +[\w./+$%*@:?|-]+)*")
-"""A value that needs no quotes, except for letters that Hydra's grammar lacks."""
+_WORD = re.compile(r"""'[^']*'|"[^"]*"|[\w./+$%*@:?|-]+(?: +[\w./+$%*@:?|-]+)*""")
+"""A quoted value, or a value that needs no quotes except for letters that Hydra's grammar lacks."""
 
 _OPTION_LIST = re.compile(r"(\w+)=\[(.*,.*)\]")
 _MULTI_OPTION_GROUPS = {"augmentation", "callbacks", "experiment"}
@@ -121,14 +121,16 @@ def normalize_overrides(argv: Sequence[str]) -> list[str]:
 
 
 def quote_values(arg: str) -> str:
-    """Quotes values with letters that Hydra's grammar lacks.
+    """Quotes values with letters that Hydra's grammar lacks. Mappings and interpolations are left as they are.
 
     Example:
         >>> quote_values("data.path=/home/jürgen/a b.csv")
         "data.path='/home/jürgen/a b.csv'"
+        >>> quote_values("data.features=[größe,age,'élan']")
+        "data.features=['größe',age,'élan']"
     """
     key, equals, text = arg.partition("=")
-    parts = text.split(",")
-    if text.isascii() or not all(map(_UNQUOTED_VALUE.fullmatch, parts)):
+    if text.isascii() or "{" in text:
         return arg
-    return f"{key}{equals}{','.join(part if part.isascii() else repr(part) for part in parts)}"
+    quoted = _WORD.sub(lambda match: match[0] if match[0].isascii() or match[0][0] in "'\"" else repr(match[0]), text)
+    return f"{key}{equals}{quoted}"

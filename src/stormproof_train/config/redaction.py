@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
-_SECRET_NAME = re.compile(
-    r"(?:^|_)(?:passwords?|passwd|pwd|passphrases?|secrets?|token|credentials?|authorization|auth|bearer|cookies?"
-    r"|(?:api|access|account|auth|private|secret|signing)_?keys?|signature|sig)$",
-    re.IGNORECASE,
-)
-_URL_USER = re.compile(r"(?<=://)[^/?#\s]+(?=@)")
+from stormproof.redaction import is_secret_name, make_placeholder, redact_text
+
 _PLACEHOLDER = re.compile(r"\bsecret-[0-9a-f]{8}\b")
-_SECRET_IN_TEXT = re.compile(r"(?<![\w.-])([\w-]+)(=|:\s*)([^&\s#,;{}\[\]/'\"]+)")
-_WORD_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|-")
 
 
 def redact_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,23 +28,9 @@ def redact_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         {'data': {'path': 'https://data.example.org/a.csv', 'api_key': 'secret-de2779bc'}}
     """
     return {
-        key: _redact_value(value) if _is_secret_name(key) and not _is_token_index(key, value) else _redact_nested(value)
+        key: _redact_value(value) if is_secret_name(key) and not _is_token_index(key, value) else _redact_nested(value)
         for key, value in settings.items()
     }
-
-
-def redact_text(text: str) -> str:
-    """Replaces users and keys in the URLs of a text by placeholders.
-
-    Example:
-        >>> redact_text("no answer from postgresql://me:hunter2@db/runs")
-        'no answer from postgresql://secret-bb5163fa@db/runs'
-    """
-    text = _URL_USER.sub(lambda match: _make_placeholder(match[0]), text)
-    return _SECRET_IN_TEXT.sub(
-        lambda match: f"{match[1]}{match[2]}{_make_placeholder(match[3])}" if _is_secret_name(match[1]) else match[0],
-        text,
-    )
 
 
 def redact_override(override: str) -> str:
@@ -62,8 +41,8 @@ def redact_override(override: str) -> str:
         ('data.password=secret-de2779bc', 'seed=1')
     """
     key, equals, value = override.partition("=")
-    if equals and _is_secret_name(key.rpartition(".")[2]):
-        return f"{key}={_make_placeholder(value)}"
+    if equals and is_secret_name(key.rpartition(".")[2]):
+        return f"{key}={make_placeholder(value)}"
     return redact_text(override)
 
 
@@ -84,10 +63,6 @@ def is_placeholder(value: Any) -> bool:
     return isinstance(value, str) and _PLACEHOLDER.fullmatch(value) is not None
 
 
-def _is_secret_name(key: str) -> bool:
-    return _SECRET_NAME.search(_WORD_BOUNDARY.sub("_", str(key))) is not None
-
-
 def _is_token_index(key: str, value: Any) -> bool:
     """Returns True for numbers of tokens in a vocabulary, such as ``pad_token=0``."""
     return isinstance(value, int) and key.lower().endswith("token")
@@ -99,7 +74,7 @@ def _redact_value(value: Any) -> Any:
         return {key: _redact_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_redact_value(item) for item in value]
-    return value if value is None or isinstance(value, bool) else _make_placeholder(str(value))
+    return value if value is None or isinstance(value, bool) else make_placeholder(str(value))
 
 
 def _redact_nested(value: Any) -> Any:
@@ -108,9 +83,3 @@ def _redact_nested(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_redact_nested(item) for item in value]
     return redact_text(value) if isinstance(value, str) else value
-
-
-def _make_placeholder(secret: str) -> str:
-    # Slow and short, so that guessing passwords takes long and a match is not unique.
-    digest = hashlib.scrypt(secret.encode(), salt=b"stormproof", n=2**14, r=8, p=1, dklen=4)
-    return f"secret-{digest.hex()}"

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 
 from stormproof.checkpoint import atomic_write
 from stormproof_train.errors import UserError
-from stormproof_train.mapping_file import read_mapping
+from stormproof_train.mapping_file import read_mapping, read_unless_damaged, warn_once
 
 MAX_FILES, BYTES_PER_FILE = 64, 2**16
 """Maximum number of files in a sketch, and number of bytes read from each file."""
@@ -63,13 +63,14 @@ def check_files_unchanged(run: Path, data: pl.LightningDataModule) -> None:
     Raises:
         UserError: If more than half of the files in the sketch differ.
     """
-    if (
-        not isinstance(data, HasSketch)
-        or (saved_record := read_mapping(run / SKETCH_FILE, ("sketch",), "remove it")) is None
-    ):
+    if not isinstance(data, HasSketch):
         return
-    sketch = data.sketch()
-    num_changed = sum(current != previous for current, previous in zip(sketch, saved_record["sketch"], strict=True))
+    saved_record = read_unless_damaged(lambda: read_mapping(run / SKETCH_FILE, {"sketch": list})) or {"sketch": []}
+    sketch, saved_sketch = data.sketch(), saved_record["sketch"]
+    if len(sketch) != len(saved_sketch):
+        warn_once(f"{run / SKETCH_FILE} is missing or damaged. Whether the images have changed is not checked.")
+        return
+    num_changed = sum(current != previous for current, previous in zip(sketch, saved_sketch, strict=True))
     if 2 * num_changed > len(sketch):
         raise UserError(
             f"the run {run} used other images with the same names ({num_changed} of {len(sketch)} compared files "

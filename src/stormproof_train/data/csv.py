@@ -14,7 +14,12 @@ from stormproof_train.data.columns import convert_columns, infer_task, select_ca
 from stormproof_train.data.csv_checks import column_warnings, repeated_row_share
 from stormproof_train.data.csv_file import CSVFile
 from stormproof_train.data.csv_inputs import TableEncoder
-from stormproof_train.data.csv_target import check_targets_present, encode_class_targets, parse_numeric_targets
+from stormproof_train.data.csv_target import (
+    check_targets_present,
+    encode_class_targets,
+    merges_numbers,
+    parse_numeric_targets,
+)
 from stormproof_train.data.in_memory import InMemoryDataModule, Split
 from stormproof_train.data.spec import DataSpec, add_target_statistics
 from stormproof_train.data.splits import split_three_ways
@@ -34,8 +39,9 @@ class CSV(InMemoryDataModule):
     ``null`` or a similar word. Spaces around a cell are ignored.
 
     By default the task is classification if the target contains text or at most 20 different whole numbers.
-    Otherwise it is regression. Classes are sorted, numerically if all are numbers. Splits are stratified by class. A
-    row without a target is an error.
+    Otherwise it is regression. Labels are text (``007`` is not ``7``), except that ``1`` and ``1.0`` are the same class
+    if all labels are numbers. Classes are sorted, numerically if all are numbers. Splits are stratified by class. A row
+    without a target is an error.
 
     Args:
         path: Path of the file, absolute or relative to the working directory. The first line contains the column names.
@@ -103,8 +109,6 @@ class CSV(InMemoryDataModule):
         self._csv_format = {"separator": separator, "encoding": encoding, "decimal": decimal}
         digests = "".join(f"{name} {file.digest}\n" for name, file in files.items())
         self._own_file_keys = files.keys() - {"path"}
-        self.fingerprint = hashlib.sha256(digests.encode()).hexdigest()[:16]
-
         table = files["path"]
         columns = select_features(table, target, features)
         for file in files.values():
@@ -117,6 +121,9 @@ class CSV(InMemoryDataModule):
             self.classes, self._targets = encode_class_targets(files, target)
         else:
             self._targets = parse_numeric_targets(files, target)
+        if merges_numbers(self.classes):  # a run of an earlier release had fewer classes and cannot resume with these
+            digests += "labels are text\n"
+        self.fingerprint = hashlib.sha256(digests.encode()).hexdigest()[:16]
         self._rows = split_three_ways(
             len(table.cells),
             None if validation_path else validation_fraction,

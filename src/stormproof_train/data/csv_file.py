@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import io
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,21 @@ import pandas as pd
 from stormproof_train.broken_links import describe_path_error
 from stormproof_train.errors import UserError, rank_by_similarity
 
+_BINARY_FORMATS = {
+    b"PK": "a ZIP archive or an Excel workbook",
+    b"\xd0\xcf": "an Excel workbook",
+    b"PAR1": "a Parquet file",
+}
+"""Formats that cannot be read, by the first bytes of a file."""
+
 
 class CSVFile:
     r"""Reads a table whose first line contains the column names.
 
     A cell is missing if it is empty or contains a word that pandas treats as missing (``NA``, ``nan``, ``null`` …).
     Spaces around a cell are ignored.
+
+    A file may be compressed with gzip.
 
     Args:
         setting: Config key of the file, for messages.
@@ -83,9 +94,11 @@ class CSVFile:
             suggestions = rank_by_similarity(missing[0], self.cells.columns)
             other_missing = f" and no column {', '.join(map(repr, missing[1:]))}" if missing[1:] else ""
             prefix = f"{setting}: " if setting else ""
+            is_single = self.cells.shape[1] == 1
+            hint = f". The file has only one column{self._separator_hint()}" if is_single else ""
             raise UserError(
                 f"{prefix}{self.location} has no column {missing[0]!r}{other_missing}. Columns: "
-                f"{', '.join(suggestions[:8])}{', …' if len(suggestions) > 8 else ''}{self._single_column_hint()}"
+                f"{', '.join(suggestions[:8])}{', …' if len(suggestions) > 8 else ''}{hint}"
             )
 
     def _read_bytes(self, path: Path) -> bytes:
@@ -96,8 +109,14 @@ class CSVFile:
             raise UserError(f"{self.location} cannot be read{base_hint}: {describe_path_error(path, error)}") from error
 
     def _decode(self, content: bytes, encoding: str) -> str:
+        for start, kind in _BINARY_FORMATS.items():
+            if content.startswith(start) and b"\0" in content:
+                raise UserError(f"{self.location} is {kind}, not a text file. Save the table as CSV.")
         try:
+            content = gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
             return content.decode(encoding)
+        except (EOFError, OSError, zlib.error) as error:
+            raise UserError(f"{self.location} is a damaged gzip file ({error}). Restore a copy.") from error
         except LookupError as error:
             raise ValueError(
                 f"`encoding` must be a Python encoding such as utf-8 or cp1252, got {encoding!r}."
@@ -158,9 +177,6 @@ class CSVFile:
             if len(row) > 1 or "".join(row).strip():
                 yield start_line, row
             start_line = reader.line_num + 1
-
-    def _single_column_hint(self) -> str:
-        return "" if self.cells.shape[1] > 1 else f". The file has only one column{self._separator_hint()}"
 
     def _separator_hint(self) -> str:
         separator = next((sign for sign in ";|\t," if sign in self._text and sign != self._separator), ";")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from stormproof_train.errors import UserError
 
 MAX_RELATIVE_STEP = 1e-3
 """Maximum distance of float32 numbers at the size of the target, in standard deviations of the target."""
+_INTEGER = re.compile(r"\+?(?:-(?=0))?(0|-?[1-9][0-9]*)(?:\.0*)?")
 
 
 def check_targets_present(table: CSVFile, target: str) -> None:
@@ -35,7 +37,8 @@ def check_targets_present(table: CSVFile, target: str) -> None:
 def encode_class_targets(files: Mapping[str, CSVFile], target: str) -> tuple[list[str], dict[str, torch.Tensor]]:
     """Returns the sorted class names, and the class index of each row ``(rows,)`` in each file.
 
-    If all classes are numbers, they are compared as numbers, so that ``1`` and ``1.0`` are the same class.
+    Labels are text, so that ``007`` and ``7`` are different classes. Only integers are also equal with a decimal point
+    if all classes are numbers: ``1`` and ``1.0`` are the same class. Numbers are sorted by size.
 
     Args:
         files: File ``path``, which determines the classes and is split, and the files of other splits.
@@ -47,17 +50,16 @@ def encode_class_targets(files: Mapping[str, CSVFile], target: str) -> tuple[lis
     table = files["path"]
     as_numbers = parse_numbers(table.column(target)) is not None
     keys = {name: _class_keys(file.column(target), as_numbers) for name, file in files.items()}
-    classes = np.unique(keys["path"].to_numpy())
-    names = [f"{key:.15g}" if as_numbers else str(key) for key in classes]
+    names = sorted(keys["path"].unique(), key=(lambda name: (float(name), name)) if as_numbers else None)
+    indices = {name: pd.Index(names).get_indexer(file_keys.to_list()) for name, file_keys in keys.items()}
     for name, file in files.items():
-        unknown_rows = np.flatnonzero(~keys[name].isin(classes))
+        unknown_rows = np.flatnonzero(indices[name] < 0)
         if len(unknown_rows):
             raise UserError(
                 f"{file.location}: class {file.column(target).iloc[unknown_rows[0]]!r} (line "
                 f"{file.line_number(int(unknown_rows[0]))}) does not occur in {table.location}: "
                 f"{', '.join(names[:8])}{', …' if len(names) > 8 else ''}"
             )
-    indices = {name: np.searchsorted(classes, file_values) for name, file_values in keys.items()}
     fix = _suggest_fix(table, target)
     check_class_sizes(f"{table.location}, {target!r}", names, indices["path"], 4 - len(files), fix)
     return names, {name: torch.from_numpy(file_values).long() for name, file_values in indices.items()}
@@ -98,4 +100,13 @@ def _suggest_fix(table: CSVFile, target: str) -> str:
 
 
 def _class_keys(column: pd.Series, as_numbers: bool) -> pd.Series:
-    return coerce_numbers(column) if as_numbers else column.astype(object)
+    """Returns the text that identifies the class of each cell."""
+    if not as_numbers:
+        return column.astype(object)
+    return column.map(lambda cell: match[1] if (match := _INTEGER.fullmatch(cell)) else cell).astype(object)
+
+
+def merges_numbers(classes: Sequence[str]) -> bool:
+    """Returns True if different classes are the same 64-bit number. Earlier releases treated them as one class."""
+    numbers = parse_numbers(pd.Series(classes, dtype=object))
+    return numbers is not None and numbers.nunique() < len(classes)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stormproof.checkpoint import atomic_write
-from stormproof_train.errors import UserError
+from stormproof_train.errors import DamagedFileError
 
 ZIP_ERRORS = zipfile.BadZipFile, zlib.error
 OutputKind = Literal["probabilities", "scores", "values"]
@@ -79,11 +79,13 @@ class Predictions:
         """Reads a file that :meth:`save` wrote, without executing anything in it.
 
         Raises:
-            UserError: If the file is damaged or was not written by :meth:`save`.
+            DamagedFileError: If the file is missing or damaged, or was not written by :meth:`save`.
         """
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 kind, samples = cast("OutputKind", str(arrays["kind"])), arrays.get("samples")
                 return cls(kind, arrays["outputs"], arrays["target"], samples)
         except (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, *ZIP_ERRORS) as error:
-            raise UserError(f"{path} is damaged or contains no predictions of Stormproof: evaluate again") from error
+            raise DamagedFileError(
+                f"{path} is damaged or contains no predictions of Stormproof: evaluate again"
+            ) from error

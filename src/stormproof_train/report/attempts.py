@@ -51,7 +51,8 @@ def summarize_attempts(record: RunRecord, logged: Mapping[str, Series]) -> list[
         record: Content of ``run.json``.
         logged: All logged series by name.
     """
-    resume_seconds = _values_by_attempt(logged.get("recovery/seconds"))
+    series = logged.get("recovery/seconds")
+    resume_seconds = {} if series is None else dict(zip(series.attempts.tolist(), series.values.tolist(), strict=True))
     return [
         {
             "number": attempt.get("number"),
@@ -82,7 +83,3 @@ def _elapsed_seconds(start: str | None, end: str | None) -> float | None:
     if start is None or end is None:
         return None
     return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
-
-
-def _values_by_attempt(series: Series | None) -> dict[int, float]:
-    return {} if series is None else dict(zip(series.attempts.tolist(), series.values.tolist(), strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from stormproof_train.errors import UserError
+from stormproof_train.errors import DamagedFileError
 from stormproof_train.run.metrics_rows import COLUMNS, read_complete_lines
 
 CHUNK_ROWS = 200_000
 """Number of rows that are parsed at once."""
+_ROW = re.compile(rb"""^\d+,\d*,\d*,[\d.]+,(?:"[^"\n]*"|[^,"\n]*),[-+\w.]+$""", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -41,25 +43,25 @@ class Series:
 def read_series(path: Path) -> dict[str, Series]:
     """Reads the series of each name in a ``metrics.csv``, in order of first occurrence. Empty if the file is missing.
 
-    Truncated rows are skipped, as in :func:`stormproof_train.run.metrics_rows.read_metrics`, which is slower.
+    Damaged rows are skipped.
 
     Args:
         path: Path of a ``metrics.csv``. The run may still be writing it.
 
     Raises:
-        UserError: If the file is not a ``metrics.csv``.
+        DamagedFileError: If the file is not a ``metrics.csv``.
     """
     try:
         content = read_complete_lines(path)
         try:
             columns = _read_columns(content, CHUNK_ROWS)
-        except ValueError:  # pandas 2.2 does not skip a row with too many fields at the start of a chunk
-            columns = _read_columns(content, max(len(content), 1))
+        except ValueError:  # damaged rows, or too many fields at the start of a chunk, which pandas 2.2 does not skip
+            columns = _read_columns(b"\n".join(_ROW.findall(content)), CHUNK_ROWS)
         return _split_by_name(*columns)
     except FileNotFoundError:
         return {}
     except (ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read as the metrics of a run: {error}") from error
+        raise DamagedFileError(f"{path} cannot be read as the metrics of a run: {error}") from error
 
 
 def _read_columns(content: bytes, chunk_rows: int) -> tuple[list[str], list[NDArray[Any]]]:

@@ -34,6 +34,7 @@ def verdict(run: RunFiles) -> Verdict:
         _status_sentence(run),
         _findings_sentence(active, _has_training_health(run.settings)),
         *missing_sentences,
+        *(f"{problem}." for problem in run.problems),
         *comparisons,
     ]
     non_finite = _non_finite_metrics(run.summary)
@@ -84,6 +85,7 @@ def _status_sentence(run: RunFiles) -> str:
     resume_sentence = "" if RESUME_TEXT in reason else ". The same command resumes the run"
     sentence = {
         "preempted": f"It was stopped at step {step:,}{reason}{resume_sentence}",
+        "interrupted": f"It was interrupted at step {step:,}{reason}{resume_sentence}",
         "failed": f"It failed at step {step:,}{reason}",
         "finished": f"It finished at step {step:,}, but its summary.json is missing",
         "running": f"It is running, at step {step:,}",

@@ -58,5 +58,5 @@ def _select_run_folders(folders: Sequence[Path]) -> list[Path]:
                 f"{folder} is a search. Its page is {folder / REPORT_FILE}, and its trials are {folder / 'trials'}/*."
             )
     return [
-        folder for folder in unique_folders if folder.name != "sweeps" or (folder / "run.json").exists()
+        folder for folder in unique_folders if folder.name != "sweeps" or (folder / "config.yaml").exists()
     ] or unique_folders

@@ -8,30 +8,32 @@ from pathlib import Path
 
 from stormproof.finding import Finding, Severity
 from stormproof_train.errors import UserError
+from stormproof_train.mapping_file import warn_once
 
 
 def read_findings(path: Path) -> list[Finding]:
     """Returns the findings in a ``findings.jsonl``.
 
     Only the last line of a finding counts. Findings are in the order of these lines. Without a file the list is empty.
+    Damaged lines are skipped with a warning.
 
     Raises:
-        UserError: If the file cannot be read, or a line is not a finding.
+        UserError: If the file cannot be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise UserError(f"{path} cannot be read ({error}). Restore it from a copy, or remove it.") from error
     findings_by_key: dict[tuple[str, bool], Finding] = {}
     for number, line in enumerate(lines, start=1):
         try:
             finding = Finding.from_dict(json.loads(line))
-        except json.JSONDecodeError:  # the process was killed while writing
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            if not isinstance(error, json.JSONDecodeError) or not line.startswith("{"):  # not truncated by a kill
+                warn_once(f"{path}, line {number} is not a valid finding ({error!r}) and is ignored")
             continue
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}, line {number} is not a valid finding ({error!r}). Remove the line.") from error
         key = finding.problem, finding.severity == Severity.INFO
         findings_by_key.pop(key, None)  # moves it to the end
         findings_by_key[key] = finding

@@ -14,14 +14,15 @@ from typing import Any, cast
 
 import yaml
 
-from stormproof.checkpoint import Lease, atomic_write
+from stormproof.checkpoint import Lease, Store, atomic_write
 from stormproof.checkpoint.progress_file import PROGRESS_FILE_NAME, read_progress
 from stormproof_train.broken_links import describe_path_error
-from stormproof_train.config.identity import RunSpec, SettingRecord, list_differences
+from stormproof_train.config.identity import RunSpec, SettingRecord, compute_identity, list_differences
 from stormproof_train.config.redaction import redact_text
 from stormproof_train.config.settings import Resume
 from stormproof_train.errors import STORAGE_FAULTS, ExitCode, UserError
-from stormproof_train.mapping_file import read_mapping
+from stormproof_train.evaluation.predictions import Predictions
+from stormproof_train.mapping_file import read_mapping, read_unless_damaged, warn_once
 from stormproof_train.run.records import AttemptRecord, RunRecord, RunSummary
 
 _JOB_IDS = (
@@ -30,18 +31,13 @@ _JOB_IDS = (
 )  # fmt: skip
 
 RESTORE_FIX = "restore a copy, or start a new run with name=…"
-# keys that are read from the summary of a finished run
-_SUMMARY_KEYS = (
-    "name",
-    "test",
-    "validation",
-    "headline",
-    "higher_is_better",
-    "parameters",
-    "steps",
-    "attempts",
-    "seconds",
-)
+_RECORD_KEYS = {"status": str, "id": str, "identity": str, "attempts": list}
+SUMMARY_KEYS = {
+    "name": str, "test": dict, "validation": dict, "headline": str, "higher_is_better": bool, "parameters": int,
+    "steps": int, "attempts": int, "seconds": float | int,
+}  # fmt: skip
+_SETTINGS_KEYS = {"seed": int, "runs_dir": str, "trainer": dict}
+EVALUATION_KEYS = {"samples": int, "headline": dict}
 
 
 class RunFolder:
@@ -61,6 +57,7 @@ class RunFolder:
         self.name = name
         self.path = runs_dir / name
         self._lease: Lease | None = None
+        self._is_reopened = False
         self._record: RunRecord  # set by begin_attempt
 
     @property
@@ -82,7 +79,9 @@ class RunFolder:
     def has_trained(self) -> bool:
         """True if an earlier attempt started training, so that there is progress to lose."""
         record = self.read_record()
-        return record is not None and any(map(_has_trained, record["attempts"]))
+        return record is not None and any(  # the last step of a killed attempt is unknown
+            attempt["first_step"] not in {None, attempt["last_step"]} for attempt in record["attempts"]
+        )
 
     @property
     def previous_seconds(self) -> float:
@@ -91,21 +90,38 @@ class RunFolder:
         return sum((_parse_time(end) - _parse_time(start)).total_seconds() for start, end in spans if end is not None)
 
     def read_record(self) -> RunRecord | None:
-        """Returns the content of ``run.json``, or None before the first attempt."""
-        record = read_mapping(self.path / "run.json", ("status", "id", "identity", "attempts"), RESTORE_FIX)
-        return cast("RunRecord | None", record)
+        """Returns the record of the run."""
+        return read_record(self.path)
 
     def read_summary(self) -> RunSummary | None:
-        """Returns the summary of a finished run, else None."""
+        """Returns the summary of a finished run. None if the run has not finished, or its summary is lost."""
         record = self.read_record()
-        if record is None or record["status"] != "finished":
+        if self._is_reopened or record is None or record["status"] != "finished":
             return None
-        summary = read_mapping(self.path / "summary.json", _SUMMARY_KEYS, RESTORE_FIX)
+        summary = _read_json(self.path / "summary.json", SUMMARY_KEYS)
         if summary is None:
-            raise UserError(
-                f"{self.path} has finished but has no summary.json. Start a new run with another name (name=…)."
-            )
-        return cast("RunSummary", summary)
+            warn_once(f"{self.path / 'summary.json'} is missing or damaged. The command of the run writes it again.")
+        # a copied folder has another name
+        return None if summary is None else cast("RunSummary", {**summary, "name": self.name})
+
+    def reopen_if_incomplete(self, summary: RunSummary) -> bool:
+        """Lets a finished run be evaluated again if it has lost a file and has checkpoints. Returns whether it does."""
+        required = {"run.json": _RECORD_KEYS, "config.yaml": _SETTINGS_KEYS, "evaluation.json": EVALUATION_KEYS}
+        lost = [name for name, keys in required.items() if _read_json(self.path / name, keys) is None]
+        if read_unless_damaged(lambda: Predictions.load(self.path / "predictions.npz")) is None:
+            lost.append("predictions.npz")
+        if not summary.get("intervals"):  # the test has written no results
+            lost = [name for name in lost if name not in {"evaluation.json", "predictions.npz"}]
+        self._is_reopened = bool(lost) and bool(Store(self.checkpoints).read_checkpoints())
+        if lost:
+            action = "The run is evaluated again" if self._is_reopened else "Without checkpoints it cannot be restored"
+            warn_once(f"{self.path} has finished, but {', '.join(lost)} is missing or damaged. {action}.")
+        return self._is_reopened
+
+    def remove_temporary_files(self) -> None:
+        """Removes files that a killed process did not complete."""
+        for file in self.path.glob(".[!l]*.tmp"):  # the lease has its own
+            file.unlink(missing_ok=True)
 
     def check_startable(self, spec: RunSpec, resume: Resume) -> None:
         """Raises an error if the run cannot be started in this folder.
@@ -122,8 +138,9 @@ class RunFolder:
             if self.path.exists() and any(self.path.iterdir()) and not self._has_only_own_files():
                 raise UserError(f"{self.path} exists and is not a run folder. Choose another name (name=…).")
             return
-        is_unfinished = record["status"] != "finished" and not self._is_running()
-        if is_unfinished and not self.has_trained and resume != "must":
+        # only acquiring the lease shows for certain whether another attempt owns the folder
+        is_running = self._lease is None and Lease.is_active(self.path)
+        if record["status"] != "finished" and not is_running and not self.has_trained and resume != "must":
             return  # there is no progress to lose
         if record["identity"] != spec.identity:
             changes = list_differences(self.read_settings(), spec.settings)
@@ -152,6 +169,7 @@ class RunFolder:
             ) from error
         self._lease = Lease(self.path)
         try:
+            self.remove_temporary_files()
             self._write_attempt(spec, resume)
         except BaseException:
             self._lease.release()
@@ -175,22 +193,7 @@ class RunFolder:
         if self._record["attempts"]:
             self._complete_attempt(self._record["attempts"][-1])
         _write_file(self.path / "config.yaml", yaml.safe_dump(dict(spec.settings), sort_keys=False))
-        self._record["attempts"].append(
-            {
-                "number": len(self._record["attempts"]) + 1,
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "ranks": None,
-                "accumulated": None,
-                "jobs": {key: os.environ[key] for key in _JOB_IDS if key in os.environ},
-                "start": _format_time(),
-                "end": None,
-                "first_step": None,
-                "last_step": None,
-                "reason": None,
-                "code": None,
-            }
-        )
+        self._record["attempts"].append(_new_attempt(len(self._record["attempts"]) + 1))
         self._commit_record()
 
     def _complete_attempt(self, attempt: AttemptRecord) -> None:
@@ -256,21 +259,14 @@ class RunFolder:
         if changed is not None:
             self._record["changed"] = changed
         _write_file(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
-        self._end_attempt("finished", last_step, None, ExitCode.FINISHED)
-
-    def record_failure(self, reason: str, code: ExitCode, last_step: int | None) -> None:
-        """Records why the attempt ended, and releases the folder."""
-        self._end_attempt("failed", last_step, reason, code)
-
-    def record_preemption(self, reason: str, code: ExitCode, last_step: int | None) -> None:
-        """Records that the attempt was preempted and can resume, and releases the folder."""
-        self._end_attempt("preempted", last_step, reason, code)
+        self.record_end("finished", None, ExitCode.FINISHED, last_step)
 
     def record_hang(self, reason: str, last_step: int) -> None:
         """Records that the attempt hangs and is about to be ended, and releases the folder."""
-        self._end_attempt("failed", last_step, reason, ExitCode.HANG)
+        self.record_end("failed", reason, ExitCode.HANG, last_step)
 
-    def _end_attempt(self, status: str, last_step: int | None, reason: str | None, code: ExitCode) -> None:
+    def record_end(self, status: str, reason: str | None, code: ExitCode, last_step: int | None) -> None:
+        """Records the status of the run and why the attempt ended, and releases the folder."""
         assert self._lease is not None
         self._record["status"] = status
         attempt = self._record["attempts"][-1]
@@ -302,10 +298,6 @@ class RunFolder:
             raise UserError(f"{path}, which contains the settings of the run, is missing: {RESTORE_FIX}")
         return content
 
-    def _is_running(self) -> bool:
-        """Returns True if another attempt seems to own the folder. Only acquiring the lease is conclusive."""
-        return self._lease is None and Lease.is_active(self.path)
-
     def _has_only_own_files(self) -> bool:
         """Returns True if the folder contains only files of an attempt that was killed before it wrote run.json."""
         return all(
@@ -314,9 +306,65 @@ class RunFolder:
         )
 
 
-def _has_trained(attempt: AttemptRecord) -> bool:
-    """Returns True if there may be progress to lose. The last step of a killed attempt is unknown."""
-    return attempt["first_step"] is not None and attempt["last_step"] != attempt["first_step"]
+def read_record(path: Path) -> RunRecord | None:
+    """Returns the content of a ``run.json``, or None before the first attempt.
+
+    If the file is missing or damaged, the record is derived from checkpoints, config and summary.
+    """
+    record = _read_json(path / "run.json", _RECORD_KEYS)
+    return cast("RunRecord | None", record) or _derive_record(path)
+
+
+def _derive_record(path: Path) -> RunRecord | None:
+    """Returns the record of a run that has lost its ``run.json``. None if ``path`` is not the folder of a run."""
+    checkpoints = Store(path / "checkpoints").read_checkpoints() if (path / "checkpoints").is_dir() else []
+    settings = _read_json(path / "config.yaml", _SETTINGS_KEYS)
+    summary = _read_json(path / "summary.json", SUMMARY_KEYS)
+    if not checkpoints and settings is None and summary is None:
+        return None
+    has_trained = any(checkpoint.step for checkpoint in checkpoints)
+    if has_trained or summary:  # otherwise the first attempt was killed before it wrote the file
+        warn_once(f"{path / 'run.json'} is missing or damaged. Other files replace it, without the list of attempts.")
+    identities = [checkpoint.identity for checkpoint in checkpoints if checkpoint.identity is not None]
+    wandb_ids = sorted(entry.name.rpartition("-")[2] for entry in path.glob("wandb/*run-*"))
+    attempt: AttemptRecord = {**_new_attempt(1), "host": "", "pid": 0, "jobs": {}, "reason": "run.json was lost"}
+    attempt["accumulated"] = (settings or {"trainer": {}})["trainer"].get("accumulate_grad_batches", 1)
+    if checkpoints:
+        attempt["ranks"] = checkpoints[0].world_size or None
+        attempt["start"], attempt["end"] = (_format_time(checkpoints[index].time) for index in (0, -1))
+    if has_trained:
+        attempt["first_step"], attempt["last_step"] = 0, checkpoints[-1].step
+    return {
+        "name": path.name,
+        "id": wandb_ids[-1] if wandb_ids else secrets.token_hex(4),
+        "attempts": [attempt],
+        "identity": identities[-1] if identities else compute_identity(settings) if settings else "",
+        "status": "running" if summary is None else "finished",
+    }
+
+
+def read_with_copy(path: Path, keys: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns what :func:`write_with_copy` wrote. None if both files are missing or damaged."""
+    return _read_json(path, keys) or _read_json(path.with_name(f".{path.name}.copy"), keys)
+
+
+def write_with_copy(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file and a hidden copy, for content that no other file contains."""
+    for file in (path.with_name(f".{path.name}.copy"), path):
+        _write_file(file, f"{json.dumps(content, indent=1)}\n")
+
+
+def _new_attempt(number: int) -> AttemptRecord:
+    return {
+        "number": number, "host": socket.gethostname(), "pid": os.getpid(), "ranks": None, "accumulated": None,
+        "jobs": {key: os.environ[key] for key in _JOB_IDS if key in os.environ}, "start": _format_time(), "end": None,
+        "first_step": None, "last_step": None, "reason": None, "code": None,
+    }  # fmt: skip
+
+
+def _read_json(path: Path, keys: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns the content of a file that a run can do without. None if it is missing or damaged."""
+    return read_unless_damaged(lambda: read_mapping(path, keys))
 
 
 def _write_file(path: Path, text: str) -> None:

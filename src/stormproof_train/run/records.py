@@ -51,7 +51,8 @@ class RunRecord(TypedDict):
         id: Random ID: 8 hex digits.
         attempts: Attempts, oldest first.
         identity: Hash of the settings that change the result.
-        status: ``running``, ``finished``, ``failed`` or ``preempted``.
+        status: ``running``, ``finished``, ``failed``, ``preempted``, or ``interrupted``
+            (stopped without saving).
         changed: Settings that differ from the defaults. Missing until the run has finished, and without a report.
     """
 

@@ -24,7 +24,7 @@ from stormproof_train.config.plan import FINGERPRINT_KEY, Plan, read_plan
 from stormproof_train.config.redaction import contains_placeholder, redact_settings
 from stormproof_train.config.signature_binding import bind
 from stormproof_train.errors import UserError
-from stormproof_train.run.folder import RunFolder
+from stormproof_train.run.folder import RunFolder, read_record
 
 _NETWORK_GROUPS = ("model", "activation", "loss")
 _RUN_GROUPS = ("data", *_NETWORK_GROUPS)
@@ -62,13 +62,14 @@ def resolve_weights(path: Path) -> TrainedWeights:
         UserError: If there are no weights.
         DamagedError: If the checkpoint, or every checkpoint of the run, is damaged.
     """
-    if (path / "run.json").is_file():
+    is_checkpoint = path.is_file() or path.suffix == ".ckpt"
+    if not is_checkpoint and read_record(path) is not None:
         run = path if path.name else path.resolve()
         return TrainedWeights(run, _resolve_checkpoint(run))
-    if not path.exists() or (path.is_dir() and path.suffix != ".ckpt"):
+    if not path.exists() or not is_checkpoint:
         raise UserError(f"{path} is neither the folder of a run nor a checkpoint")
     run = path.absolute().parent.parent
-    if not (run / "run.json").is_file():
+    if read_record(run) is None:
         raise UserError(f"{path} is not in the folder of a run, whose config.yaml describes the network")
     _check_undamaged(path)
     return TrainedWeights(run, path)

@@ -11,16 +11,16 @@ from typing import Any
 
 import filelock
 
-from stormproof.checkpoint import atomic_write
 from stormproof_train.broken_links import describe_path_error
 from stormproof_train.config.identity import result_settings
 from stormproof_train.config.plan import Plan
 from stormproof_train.config.redaction import redact_settings, redact_text
 from stormproof_train.errors import STORAGE_FAULTS, UserError
-from stormproof_train.mapping_file import read_mapping
+from stormproof_train.run.folder import read_with_copy, write_with_copy
 from stormproof_train.search.arguments import Arguments
 
 SEARCH_FILE = "search.json"
+_SEARCH_KEYS = {"id": str, "identity": str, "storage": object, "definition": dict}
 LOCK_SECONDS = 300.0
 """Seconds to wait for the lock while another worker selects or decides on a trial."""
 
@@ -67,16 +67,16 @@ class SearchFolder:
                 f"{describe_path_error(self.path, error)}"
             ) from error
         with self.lock():
-            stored_search = read_mapping(self.path / SEARCH_FILE, ("id", "identity", "storage", "definition"))
+            stored_search = read_with_copy(self.path / SEARCH_FILE, _SEARCH_KEYS)
             is_different = stored_search is not None and self._is_different(stored_search)
             if stored_search is None or (
                 is_different and not any(self.trials_dir.iterdir())
             ):  # no trial has started, so nothing is lost
                 content = {"name": self.name, "id": secrets.token_hex(4), "identity": self.identity}
                 content |= {"storage": _storage_location(self._storage), "definition": self._definition}
-                with atomic_write(self.path / SEARCH_FILE) as file:
-                    file.write(f"{json.dumps(content, indent=1)}\n".encode())
+                write_with_copy(self.path / SEARCH_FILE, content)
                 return
+            write_with_copy(self.path / SEARCH_FILE, stored_search)  # either may be missing or damaged
         if stored_search["identity"] != self.identity:
             differences = "; ".join(_format_differences(stored_search["definition"], self._definition))
             raise UserError(
@@ -101,7 +101,7 @@ class SearchFolder:
     @property
     def study_name(self) -> str:
         """Name of the study, unique among all searches in a shared storage."""
-        stored_search = read_mapping(self.path / SEARCH_FILE, ("id",))
+        stored_search = read_with_copy(self.path / SEARCH_FILE, _SEARCH_KEYS)
         assert stored_search is not None
         return f"{self.name}-{stored_search['id']}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import threading
 from collections.abc import Callable
@@ -171,10 +172,15 @@ def test_a_full_disk_with_nothing_to_let_go_is_outlived(tmp_path: Path):
 def test_a_newest_that_is_damaged_is_not_what_makes_room(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=1)
     faults = FaultInjector().bit_flip(at="pruned", step=3).fail(raise_disk_full(), at="checkpoint synced", step=4)
-    with pytest.raises(Exception, match="was just committed but is bad: its content has changed"):
+    held_steps: list[list[int]] = []
+    with (
+        pytest.warns(UserWarning, match="was just committed but is bad: its content has changed"),
+        call_at_point(recovery, "commit begins", lambda step: held_steps.append(checkpoint_steps(tmp_path))),
+    ):
         fit(recovery, faults)
-    assert checkpoint_steps(tmp_path) == [2, 3]
-    assert CheckpointRecovery(tmp_path).latest_checkpoint() == str(tmp_path / "000003-step-2.ckpt")
+    assert held_steps[-2][0] == 2  # the good one stays until the next one is committed
+    assert checkpoint_steps(tmp_path) == [5, 6]
+    assert (tmp_path / "quarantine" / "000004-step-3.ckpt").exists()
 
 
 def test_once_nothing_can_be_saved_for_too_long_training_stops_with_its_code(tmp_path: Path):
@@ -383,9 +389,14 @@ def test_a_folder_that_is_removed_is_told_of(tmp_path: Path):
 
 def test_a_folder_that_another_took_over_ends_the_training(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2)
-    lose = BatchEndCallback(lambda step: (tmp_path / "lease.json").unlink() if step == 3 else None)
+
+    def take_over(step: int) -> None:
+        if step == 3:
+            path = tmp_path / "lease.json"
+            path.write_text(json.dumps({**json.loads(path.read_text()), "token": "another"}))
+
     with pytest.raises(FolderLostError):
-        fit(recovery, lose, steps=12)
+        fit(recovery, BatchEndCallback(take_over), steps=12)
 
 
 @pytest.mark.parametrize("patience", [0.0, -1.0, float("nan")])

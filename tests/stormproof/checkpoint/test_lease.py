@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import filelock
 import pytest
 
-from stormproof.checkpoint import lease
+from stormproof.checkpoint import Store, lease
 from stormproof.checkpoint.lease import STALE_SECONDS, Lease, LeaseError, Owner
 from stormproof.errors import FolderLostError, FolderTakenError
 
@@ -246,11 +247,28 @@ def test_a_heart_stops_beating_for_a_lease_that_was_taken_over(tmp_path: Path, m
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"host": "a"}', '{"pid": 1, "colour": "red"}'])
-def test_a_lease_file_of_somebody_else_is_a_sentence(content: str, tmp_path: Path):
+def test_a_damaged_lease_expires(content: str, tmp_path: Path):
     (tmp_path / "lease.json").write_text(content)
-    with pytest.raises(LeaseError, match="is not a valid lease"):
+    with pytest.raises(FolderTakenError, match="on an unknown host"):
         Lease(tmp_path)
     assert (tmp_path / "lease.json").read_text() == content
+    set_age(tmp_path, STALE_SECONDS + 10)
+    owned_lease = Lease(tmp_path)
+    owned_lease.check()
+    owned_lease.release()
+
+
+@pytest.mark.parametrize("is_renewed", [False, True])
+def test_a_start_waits_for_the_lease_of_a_lost_node(is_renewed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(lease, "POLL_SECONDS", 0.01)
+    _write(tmp_path, replace(Owner.from_this_process(), host="elsewhere", pid=17))
+    action = partial(set_age, tmp_path, 1) if is_renewed else partial(monkeypatch.setattr, lease, "STALE_SECONDS", -1.0)
+    threading.Timer(0.2, action).start()
+    if is_renewed:
+        with pytest.raises(FolderTakenError, match="by process 17 on elsewhere"):
+            Store(tmp_path).acquire_lease()
+    else:
+        Store(tmp_path).acquire_lease().release()
 
 
 def test_a_folder_that_stays_locked_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -16,6 +16,7 @@ import pytest
 
 from stormproof import CheckpointRecovery
 from stormproof.checkpoint import Checkpoint, Retention, Store
+from stormproof.checkpoint import lease as lease_module
 from stormproof.checkpoint.backends import object_lease
 from stormproof.checkpoint.backends.claims import claim_sequence
 from stormproof.checkpoint.backends.object_lease import ObjectLease
@@ -144,6 +145,17 @@ def test_a_damaged_copy_is_skipped(storage: ObjectStorage, tmp_path: Path):
     assert downloaded.step == 10
     assert file_names(tmp_path) >= {"000001-step-10.ckpt"}
     assert not any(name.startswith("000002") for name in file_names(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".json"])
+def test_a_damaged_copy_of_the_newest_checkpoint_is_copied_again(suffix: str, local: Store, storage: ObjectStorage):
+    Mirror(local, storage, Retention()).close(30)
+    flip_object_bit(storage, f"000003-step-30{suffix}")
+    Mirror(local, storage, Retention()).close(30)
+    resolution = Store(storage).resolve(verify_all=True)
+    assert resolution.chosen_checkpoint is not None
+    assert resolution.chosen_checkpoint.step == 30
+    assert ([*resolution.bad_checkpoints], [*resolution.lost_names]) == ([], [])
 
 
 def test_a_damaged_checkpoint_is_not_uploaded(local: Store, storage: ObjectStorage):
@@ -284,7 +296,7 @@ def test_a_mirror_recognizes_its_lease_after_a_lost_response(
 def test_a_mirror_that_fails_at_the_start_waits_for_the_lease_of_a_lost_node(
     local: Store, s3_server: S3Server, s3_url: str, monkeypatch: pytest.MonkeyPatch, short_delays: None
 ):
-    monkeypatch.setattr(object_lease, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(lease_module, "POLL_SECONDS", 0.05)
     lost = ObjectLease(ObjectStorage(s3_url))
     lost._stop_event.set()  # no renewal
     monkeypatch.setattr(Owner, "is_running", lambda self: None)  # on another machine
@@ -294,7 +306,7 @@ def test_a_mirror_that_fails_at_the_start_waits_for_the_lease_of_a_lost_node(
             copies = Mirror(local, ObjectStorage(s3_url, retry_seconds=0.01), Retention())
         wait_for(lambda: any(".lease." in path for _, path in proxy.requests))  # checks the age of the lease
         assert not copies.wait_until_uploaded(0)
-        monkeypatch.setattr(object_lease, "STALE_SECONDS", 0.0)
+        monkeypatch.setattr(lease_module, "STALE_SECONDS", 0.0)
         assert copies.wait_until_uploaded(30)
         copies.close(30)
 

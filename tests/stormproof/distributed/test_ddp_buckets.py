@@ -6,6 +6,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState
 from torch.distributed.elastic.utils.distributed import get_free_port
 
 from stormproof import CheckpointRecovery, resumable
@@ -75,3 +76,32 @@ def on_a_rank(rank: int, folder: str, port: int, strategy: str) -> None:
 @pytest.mark.parametrize("strategy", ["ddp", "ddp_find_unused_parameters_true"])
 def test_three_ranks_resume_bit_for_bit_because_buckets_are_rebuilt_in_the_saved_order(strategy: str, tmp_path: Path):
     call_on_ranks(3, on_a_rank, str(tmp_path), get_free_port(), strategy)
+
+
+def average(state: Any, bucket: Any) -> Any:
+    return bucket
+
+
+class Compressor:
+    def compress(self, state: Any, bucket: Any) -> Any:
+        return bucket
+
+
+@pytest.mark.parametrize(
+    ("hook", "state", "is_announced"),
+    [
+        (average, None, False),
+        (average, torch.distributed.ProcessGroup(0, 1), False),
+        (average, PowerSGDState(None), True),
+        (Compressor().compress, None, True),
+    ],
+    ids=["no state", "process group", "PowerSGD", "bound method"],
+)
+def test_a_stateful_communication_hook_is_announced_with_fewer_than_three_ranks(
+    hook: Any, state: Any, is_announced: bool
+):
+    model = nn.parallel.DistributedDataParallel.__new__(nn.parallel.DistributedDataParallel)
+    nn.Module.__init__(model)
+    model._comm_hooks = [(hook, state)]
+    problem = ddp_buckets.find_order_problem(model)
+    assert (problem or "").startswith("the state of DDP's communication hook") == is_announced

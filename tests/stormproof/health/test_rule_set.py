@@ -172,11 +172,11 @@ def test_a_page_of_the_finding_or_of_the_rule_is_linked():
         ([make_rule("plateau")], {"disable": ["PLATAEU"]}, "`disable` contains the unknown problem 'PLATAEU'. Did you"),
         ([], {"severity": {"ABC": "info"}}, "`severity` contains the unknown problem 'ABC'. stormproof.Problem lists"),
         ([], {"severity": {"PLATEAU": "high"}}, "'info', 'warning' or 'critical' .* got 'high'"),
-        ([], {"disable": "PLATEAU"}, "must be a set or a list of problems, got the string 'PLATEAU'"),
-        ([make_rule("plateau")], {"disable": None}, "`disable` must be a set or a list of problems, got None"),
-        ([], {"severity": "info"}, "`severity` must map problems to severities, got 'info'"),
+        ([], {"disable": "PLATEAU"}, "`disable` must be a set or a list, got 'PLATEAU'"),
+        ([make_rule("plateau")], {"disable": None}, "`disable` must be a set or a list, got None"),
+        ([], {"severity": "info"}, "`severity` must be a mapping or None, got 'info'"),
         ([fail], {}, "`rules` must contain objects of the class stormproof.Rule, got <function"),
-        (default_rules, {}, "`rules` must be a list of rules, got <function"),
+        (default_rules, {}, "`rules` must be a list, got <function"),
     ],
 )
 def test_contradictory_rules_and_unknown_names_are_refused(rules: Any, settings: Any, message: str):

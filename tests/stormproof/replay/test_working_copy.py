@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,27 @@ def test_only_an_earlier_output_folder_is_overwritten(tmp_path: Path):
 def test_paths_of_the_folder_become_paths_of_the_copy(source: Path):
     text = f"{source}/train.py:{source}:{source}2/other"
     assert move_paths(text, source, Path("/copy")) == f"/copy/train.py:/copy:{source}2/other"
+
+
+@pytest.mark.parametrize(
+    ("environment", "marker"), [(".venv", "pyvenv.cfg"), (".tox/py311", "pyvenv.cfg"), ("env", "conda-meta/history")]
+)
+def test_the_copy_links_to_environments_with_links_to_other_places(
+    environment: str, marker: str, source: Path, tmp_path: Path
+):
+    interpreter = source / environment / "bin" / "python"
+    interpreter.parent.mkdir(parents=True)
+    interpreter.symlink_to(sys.executable)
+    (source / environment / marker).parent.mkdir(exist_ok=True)
+    (source / environment / marker).touch()
+    copy_working_folder(source, tmp_path / "work", output=tmp_path / "out")
+    assert (tmp_path / "work" / environment).resolve() == source / environment
+    assert (tmp_path / "work" / environment / "bin" / "python").exists()
+
+
+def test_a_link_to_a_missing_place_outside_is_left_out(source: Path, tmp_path: Path):
+    (source / "gone").symlink_to(tmp_path / "missing" / "data")
+    (source / "data" / "inside").symlink_to(source / "missing")
+    copy_working_folder(source, tmp_path / "work", output=tmp_path / "out")
+    assert {path.name for path in (tmp_path / "work").iterdir()} == {"data", "train.py", "alias.py"}
+    assert (tmp_path / "work" / "data" / "inside").is_symlink()

@@ -170,8 +170,8 @@ def test_its_state_is_plain_in_the_middle_of_an_epoch():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"every_n_steps": 0}, "`every_n_steps` must be an integer of at least 1, got 0"),
-        ({"reinit_every_n_steps": 0}, "`reinit_every_n_steps` must be an integer of at least 1, got 0"),
+        ({"every_n_steps": 0}, "`every_n_steps` must be at least 1 or None, got 0"),
+        ({"reinit_every_n_steps": 0}, "`reinit_every_n_steps` must be at least 1 or None, got 0"),
         ({"dormant_threshold": -0.1}, "`dormant_threshold` must be at least 0, got -0.1"),
         ({"dormant_threshold": float("nan")}, "`dormant_threshold` must be at least 0, got nan"),
     ],

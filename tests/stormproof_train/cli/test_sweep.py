@@ -1,10 +1,13 @@
+import json
 import math
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
-from stormproof_train.cli.sweep import forward_preemption_to_launcher, print_results
+from stormproof_train.cli.sweep import SweepTable, forward_preemption_to_launcher, print_results
 from stormproof_train.errors import PreemptedError
 
 HIGHER = {"accuracy": True, "rmse": False}
@@ -87,3 +90,14 @@ def test_a_launcher_that_answers_a_signal_is_told_of_it_once_the_run_has_left():
 def test_where_no_launcher_answers_the_run_just_leaves(number: signal.Signals):
     with pytest.raises(PreemptedError), forward_preemption_to_launcher():
         raise PreemptedError(f"stopped by {number.name} at step 7", number)
+
+
+def test_the_table_leaves_out_jobs_whose_result_is_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    result = {**_finished("x=1", "accuracy", 0.5), "code": 0}
+    for number, content in enumerate((json.dumps(result), "", "[1]", json.dumps(result)[:40])):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "result.json").write_text(content)
+    SweepTable().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+    output = capsys.readouterr().out
+    assert "1 run, best on validation first" in output
+    assert output.count("result.json is damaged, so the table lacks job") == 3

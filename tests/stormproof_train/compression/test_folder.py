@@ -43,8 +43,15 @@ def test_one_that_is_taught_joins_none_that_is_not(original: Any, tmp_path: Path
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"checkpoint": "a"}'])
-def test_a_folder_whose_file_is_damaged_is_refused_with_the_way_out(content: str, original: Any, tmp_path: Path):
+def test_a_copy_replaces_a_damaged_file(content: str, original: Any, tmp_path: Path):
     _begin_folder(original, tmp_path)
-    (tmp_path / "compressed" / "run" / "compress.json").write_text(content)
-    with pytest.raises(UserError, match=r"is damaged .*: delete that folder, or give another name \(name=…\)"):
+    folder = tmp_path / "compressed" / "run"
+    expected = (folder / "compress.json").read_text()
+    (folder / "compress.json").write_text(content)
+    _begin_folder(original, tmp_path)
+    assert (folder / "compress.json").read_text() == expected
+    (folder / "artifacts" / "pruned-2x").mkdir()
+    for name in ("compress.json", ".compress.json.copy"):
+        (folder / name).write_text(content)
+    with pytest.raises(UserError, match=r"is missing or damaged\. Delete the folder, or give another name \(name=…\)"):
         _begin_folder(original, tmp_path)

@@ -29,7 +29,7 @@ WORDS = {
     "a value with letters that Hydra lacks": ("data.path=bücher/a b.csv", "++data.path='bücher/a b.csv'"),
     "several such values": ("name=läuft,runs,日本", "name='läuft',runs,'日本'"),
     "a quoted value": ("name='läuft'", "name='läuft'"),
-    "a list with such a value": ("data.features=[größe]", "++data.features=[größe]"),
+    "a list with such a value": ("data.features=[größe]", "++data.features=['größe']"),
     "a flag": ("-m", "-m"),
     "a long flag with a value": ("--config-dir=my.configs/here", "--config-dir=my.configs/here"),
     "a word": ("train", "train"),

@@ -37,10 +37,18 @@ def test_a_sketch_has_at_most_64_files_and_survives_unreadable_ones(tmp_path: Pa
     assert compute_content_sketch(files) == [0] * MAX_FILES
 
 
+@pytest.mark.parametrize("content", [None, "", "{}", '{"sketch": [1]}'])
+def test_a_lost_sketch_is_a_warning(content: str | None, tmp_path: Path):
+    if content is not None:
+        (tmp_path / "files.json").write_text(content)
+    with pytest.warns(UserWarning, match=r"files.json is missing or damaged\. Whether the images have changed is not"):
+        check_files_unchanged(tmp_path, ImageFolder(str(write_pets(tmp_path / "pets", 10))))
+
+
 def test_a_run_that_never_trained_is_not_compared(tmp_path: Path):
     run = RunFolder(tmp_path / "runs", "mine")
     run.begin_attempt(RunSpec({"data": {"_target_": "a"}}, "", "mine"), "auto")
     save_sketch(run.path, ImageFolder(str(write_pets(tmp_path / "few", 10))))
-    run.record_failure("out of memory", ExitCode.FAILED, None)
+    run.record_end("failed", "out of memory", ExitCode.FAILED, None)
     other_folder = ImageFolder(str(write_pets(tmp_path / "many", 20)))
     _check_run_matches(RunFolder(tmp_path / "runs", "mine"), {"data": {"_target_": "b"}}, "auto", other_folder)

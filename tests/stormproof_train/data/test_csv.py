@@ -1,4 +1,6 @@
 import dataclasses
+import gzip
+import hashlib
 from collections import Counter
 from pathlib import Path
 
@@ -124,6 +126,15 @@ TASKS = {
     "truth": (["True", "False", "True"], ["False", "True"]),
     "few whole numbers": (["10", "9", "2"], ["2", "9", "10"]),
     "whole numbers with a point": (["1.0", "0", "1"], ["0", "1"]),
+    "whole numbers with signs": (["+1", "-0", "1.", "0", "-2.00"], ["-2", "0", "1"]),
+    "whole numbers that float64 merges": (
+        ["9007199254740993", "9007199254740992"],
+        ["9007199254740992", "9007199254740993"],
+    ),
+    "leading zeros": (["7", "007", "08"], ["007", "7", "08"]),
+    "scientific notation": (["1e3", "1000"], ["1000", "1e3"]),
+    "dates": (["2024-01-01", "2023-12-31"], ["2023-12-31", "2024-01-01"]),
+    "numbers of both kinds and a word": (["1", "1.0", "x"], ["1", "1.0", "x"]),
     "numbers and a word": (["1", "2", "many"], ["1", "2", "many"]),
     "many whole numbers": ([str(number) for number in range(21)], []),
     "fractions": (["0.5", "1", "0.5"], []),
@@ -137,6 +148,20 @@ def test_the_target_decides_the_task_and_classes_are_sorted(values: list[str], c
     assert data.classes == classes
     assert data.spec.num_classes == (len(classes) or None)
     assert data.spec.num_outputs == (len(classes) or 1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "keeps"), [(["2", "1.0", "1"], True), (["b", "a"], True), (["7", "8", "007"], False)]
+)
+def test_only_runs_whose_labels_were_merged_become_other_runs(labels: list[str], keeps: bool, tmp_path: Path):
+    data = make_csv(tmp_path, "\n".join(["x,y", *(f"{row},{labels[row % len(labels)]}" for row in range(40))]))
+    digest = hashlib.sha256((tmp_path / "table.csv").read_bytes()).hexdigest()
+    assert (data.fingerprint == hashlib.sha256(f"path {digest}\n".encode()).hexdigest()[:16]) is keeps
+
+
+def test_a_table_compressed_with_gzip_is_read(tmp_path: Path):
+    (tmp_path / "table.csv.gz").write_bytes(gzip.compress(people_csv().encode()))
+    assert CSV(str(tmp_path / "table.csv.gz"), "y").input_names == make_csv(tmp_path, people_csv()).input_names
 
 
 def test_the_task_can_be_said(tmp_path: Path):

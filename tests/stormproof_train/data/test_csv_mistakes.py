@@ -1,3 +1,4 @@
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ NAMES = "name,y\n" + "".join(f"person {row},{row % 2}\n" for row in range(40))
 
 MISTAKES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     "no text": (b"x,y\n1,\xff\n", {}, "is not text in utf-8 (line 2). Set data.encoding (cp1252"),
+    "an Excel file": (b"PK\x03\x04\x14\0\0", {}, "is a ZIP archive or an Excel workbook, not a text file"),
+    "a truncated gzip file": (gzip.compress(NUMBERS.encode())[:-9], {}, "is a damaged gzip file"),
     "an empty file": ("", {}, "table.csv is empty"),
     "only blank lines": ("\n  \n\n", {}, "table.csv is empty"),
     "names alone": ("x,y\n", {}, "has column names but no rows"),

@@ -64,7 +64,21 @@ def test_a_run_that_logged_nothing_has_no_series(tmp_path: Path):
     assert read_series(tmp_path / "empty.csv") == read_series(tmp_path / "missing.csv") == {}
 
 
+def test_damaged_rows_are_left_out(tmp_path: Path):
+    rows = [
+        "one,9,0,5.0,loss,0.5",
+        "1,8,0,5.0,loss,0.25",
+        "1,9,0,5.0",
+        '1,9,0,5.0,"a, b",-1e-05',
+        "\ufffd",
+        "1,9,0,5.0,loss,nan",
+    ]
+    (tmp_path / "metrics.csv").write_text(HEADING + "\n".join(rows) + "\n")
+    series = read_series(tmp_path / "metrics.csv")
+    assert {name: len(values) for name, values in series.items()} == {"loss": 2, "a, b": 1}
+
+
 def test_what_is_no_file_of_metrics_is_named(tmp_path: Path):
-    (tmp_path / "metrics.csv").write_text(HEADING + "one,9,0,5.0,loss,0.5\n")
+    (tmp_path / "metrics.csv").write_bytes(b"\xff" * 40)
     with pytest.raises(UserError, match=r"metrics.csv cannot be read as the metrics of a run"):
         read_series(tmp_path / "metrics.csv")

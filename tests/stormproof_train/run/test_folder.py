@@ -142,7 +142,7 @@ def test_of_many_differences_five_are_shown(tmp_path: Path):
 def test_a_failed_run_says_why_and_goes_on_as_the_same_run(tmp_path: Path):
     folder = _begin_run(tmp_path)
     run_id = folder.run_id
-    folder.record_failure("stopped by SIGTERM at step 7", ExitCode.FAILED, last_step=7)
+    folder.record_end("failed", "stopped by SIGTERM at step 7", ExitCode.FAILED, last_step=7)
     assert _record(folder)["status"] == "failed"
     assert not Lease.is_active(folder.path)
     second_folder = RunFolder(tmp_path, "mine")
@@ -151,14 +151,14 @@ def test_a_failed_run_says_why_and_goes_on_as_the_same_run(tmp_path: Path):
     assert (second_folder.attempt, second_folder.run_id) == (2, run_id)
     first = _record(second_folder)["attempts"][0]
     assert (first["last_step"], first["reason"]) == (7, "stopped by SIGTERM at step 7")
-    second_folder.record_failure("enough", ExitCode.FAILED, last_step=None)
+    second_folder.record_end("failed", "enough", ExitCode.FAILED, last_step=None)
 
 
 def test_two_runs_have_two_ids(tmp_path: Path):
     first, second = RunFolder(tmp_path, "one"), RunFolder(tmp_path, "two")
     for folder in (first, second):
         folder.begin_attempt(SPEC, "auto")
-        folder.record_failure("enough", ExitCode.FAILED, last_step=None)
+        folder.record_end("failed", "enough", ExitCode.FAILED, last_step=None)
     assert len(first.run_id) == len(second.run_id) == 8
     assert first.run_id != second.run_id
 
@@ -179,7 +179,7 @@ def test_of_a_killed_attempt_the_next_writes_down_how_far_it_came(
     assert (first["last_step"], first["reason"]) == (last_step, "it was killed")
     assert datetime.fromisoformat(first["end"]) >= datetime.fromisoformat(first["start"])
     assert 0 <= second_folder.previous_seconds < 60
-    second_folder.record_failure("enough", ExitCode.FAILED, last_step=None)
+    second_folder.record_end("failed", "enough", ExitCode.FAILED, last_step=None)
 
 
 def test_an_attempt_whose_rank_zero_was_stopped_has_the_reason_that_another_rank_wrote(tmp_path: Path):
@@ -189,13 +189,13 @@ def test_an_attempt_whose_rank_zero_was_stopped_has_the_reason_that_another_rank
     folder.begin_attempt(SPEC, "auto")
     first = _record(folder)["attempts"][0]
     assert (first["reason"], first["code"]) == ("hang: rank 2 of 3 stood still", 78)
-    folder.record_failure("enough", ExitCode.FAILED, last_step=None)
+    folder.record_end("failed", "enough", ExitCode.FAILED, last_step=None)
     _kill_run(tmp_path)
     os.utime(folder.path / "hang-rank2.txt", (0, 0))  # of an attempt long before
     second_folder = RunFolder(tmp_path, "mine")
     second_folder.begin_attempt(SPEC, "auto")
     assert _record(folder)["attempts"][2]["reason"] == "it was killed"
-    second_folder.record_failure("enough", ExitCode.FAILED, last_step=None)
+    second_folder.record_end("failed", "enough", ExitCode.FAILED, last_step=None)
 
 
 def test_an_attempt_that_hangs_says_so(tmp_path: Path):
@@ -214,7 +214,7 @@ def test_an_attempt_that_trained_nothing_does_not_block_the_next(how: str, tmp_p
         _kill_run(tmp_path, training=False)
     else:
         folder = _begin_run(tmp_path, training=how == "before the first step")
-        folder.record_failure("UserError: a mistake", ExitCode.FAILED, last_step=0)
+        folder.record_end("failed", "UserError: a mistake", ExitCode.FAILED, last_step=0)
     second = RunFolder(tmp_path, "mine")
     assert not second.has_trained
     second.begin_attempt(SPEC, "auto")
@@ -234,7 +234,7 @@ def test_an_untrained_run_can_be_replaced_unless_its_process_is_running(tmp_path
             RunFolder(tmp_path / "running", "mine").check_startable(_spec(OTHER), "auto")
         RunFolder(tmp_path / "killed", "mine").check_startable(_spec(OTHER), "auto")
     finally:
-        running.record_failure("stopped", ExitCode.FAILED, last_step=0)
+        running.record_end("failed", "stopped", ExitCode.FAILED, last_step=0)
 
 
 def test_a_living_run_is_refused_with_its_process(tmp_path: Path):
@@ -256,7 +256,7 @@ def test_an_attempt_whose_folder_was_taken_over_writes_no_more(tmp_path: Path):
     with pytest.raises(FolderLostError, match=r"because process 17 on .* took it over"):
         folder.record_finish(SUMMARY, last_step=12, changed=[])
     with pytest.raises(FolderLostError, match=r"because process 17 on .* took it over"):
-        folder.record_failure("reason", ExitCode.FAILED, last_step=12)
+        folder.record_end("failed", "reason", ExitCode.FAILED, last_step=12)
     assert _record(folder) == before
     assert not (folder.path / "summary.json").exists()
     assert json.loads(lease.read_text())["pid"] == 17
@@ -276,7 +276,7 @@ def test_any_other_name_will_do(name: str, tmp_path: Path):
     folder = RunFolder(tmp_path, name)
     assert folder.read_record() is None
     folder.begin_attempt(SPEC, "auto")
-    folder.record_failure("enough", ExitCode.FAILED, last_step=None)
+    folder.record_end("failed", "enough", ExitCode.FAILED, last_step=None)
     assert (tmp_path / name / "run.json").exists()
 
 
@@ -299,40 +299,13 @@ def test_what_a_kill_leaves_before_the_record_does_not_block(left: list[str], tm
     folder = RunFolder(tmp_path, "mine")
     folder.begin_attempt(SPEC, "auto")
     assert yaml.safe_load((folder.path / "config.yaml").read_text()) == SETTINGS
-    folder.record_failure("enough", ExitCode.FAILED, last_step=None)
+    folder.record_end("failed", "enough", ExitCode.FAILED, last_step=None)
 
 
-def _break(file: str, content: str | None) -> Any:
-    def apply(folder: Path) -> None:
-        if content is None:
-            (folder / file).unlink()
-        else:
-            (folder / file).write_text(content)
-
-    return apply
-
-
-DAMAGES = {
-    "a torn record": (_break("run.json", '{"name": "mi'), "run.json is damaged"),
-    "an empty record": (_break("run.json", ""), "run.json is damaged"),
-    "a lost summary": (_break("summary.json", None), "has no summary.json"),
-    "a torn summary": (_break("summary.json", "{"), "summary.json is damaged"),
-    "a lost config": (_break("config.yaml", None), "config.yaml"),
-}
-
-
-@pytest.mark.parametrize(("damage", "sentence"), DAMAGES.values(), ids=DAMAGES.keys())
-def test_a_damaged_run_is_a_sentence_that_names_the_file(damage: Any, sentence: str, tmp_path: Path):
-    damage(_finish_run(tmp_path).path)
-    second_folder = RunFolder(tmp_path, "mine")
-
-    def ask() -> None:
-        second_folder.read_summary()
-        second_folder.check_startable(_spec(OTHER), "auto")
-
-    with pytest.raises(UserError) as excinfo:
-        ask()
-    assert sentence in str(excinfo.value)
+def test_another_run_without_its_config_is_refused(tmp_path: Path):
+    (_finish_run(tmp_path).path / "config.yaml").unlink()
+    with pytest.raises(UserError, match=r"config\.yaml, which contains the settings of the run, is missing"):
+        RunFolder(tmp_path, "mine").check_startable(_spec(OTHER), "auto")
 
 
 @pytest.mark.parametrize("place", ["the runs", "the run"])

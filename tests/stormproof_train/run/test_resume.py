@@ -72,7 +72,7 @@ def test_never_requires_a_mirror_that_can_be_read(s3_url: str, tmp_path: Path, m
 def test_other_ranks_do_not_count_the_attempt_that_rank_zero_may_have_started(
     rank_zero: bool, counted: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    begin_run(tmp_path).record_failure("killed", 1, last_step=9)
+    begin_run(tmp_path).record_end("failed", "killed", 1, last_step=9)
     folder = begin_run(tmp_path)
     make_store(folder.checkpoints)
     calls: list[Any] = []

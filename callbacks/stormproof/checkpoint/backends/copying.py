@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from functools import partial
 from typing import BinaryIO
 
-from stormproof.checkpoint.digest import ALGORITHMS
+from stormproof.checkpoint.digest import ALGORITHMS, drop_cached_pages
 from stormproof.checkpoint.hashing_file import put_hashed
 from stormproof.checkpoint.manifest import Checkpoint, StoredFile
-from stormproof.checkpoint.storage import Storage
+from stormproof.checkpoint.read_retry import read_twice
+from stormproof.checkpoint.storage import Storage, is_url
 from stormproof.checkpoint.verification import CHANGED
 from stormproof.errors import DamagedError
 
@@ -33,6 +34,8 @@ def copy_verified(source: Storage, name: str, file: StoredFile, target: BinaryIO
         if target is not None:
             target.write(chunk)
     if f"{file.algorithm}:{content_hash.hexdigest()}" != file.digest:
+        if not is_url(source.location):
+            drop_cached_pages(source.locate(name))
         raise DamagedError(f"{source.locate(name)} has changed since it was committed. It is not copied.")
 
 
@@ -71,5 +74,5 @@ def copy_shards(source: Storage, checkpoint: Checkpoint, target: Storage, folder
     copied_files = {}
     for name, file in (checkpoint.files or {}).items():
         write = partial(copy_verified, source, f"{checkpoint.path.name}/{name}", file)
-        copied_files[name] = put_hashed(target, f"{folder}/{name}", write)
+        copied_files[name] = read_twice(partial(put_hashed, target, f"{folder}/{name}", write))
     return copied_files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,13 +13,17 @@ from stormproof.checkpoint import commit_log
 from stormproof.checkpoint.atomic import fsync_folder, make_folder
 from stormproof.checkpoint.backends.quarantine import list_quarantined_files, move_to_quarantine
 from stormproof.checkpoint.commit_log import FileLog
-from stormproof.checkpoint.file_names import LOG_FILE_NAME
-from stormproof.checkpoint.lease import Lease, Owner
+from stormproof.checkpoint.file_names import LOG_FILE_NAME, QUARANTINE_FOLDER_NAME
+from stormproof.checkpoint.lease import LEASE_NAME, Lease, Owner, wait_until_expired
 from stormproof.checkpoint.manifest import Checkpoint, LogPrefix
+from stormproof.checkpoint.progress_file import PROGRESS_FILE_NAME
 from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.shared_verification import verify_once_per_node
 from stormproof.checkpoint.storage import Entry, Fence, PosixStorage
 from stormproof.checkpoint.verification import ContentCheck, find_damage, find_size_problem, read_manifest
+from stormproof.long_waits import long_wait
+
+LOCK_NAMES = (".lease.lock", ".mirror.lock", ".swap.lock")
 
 
 class FolderBackend:
@@ -42,13 +47,22 @@ class FolderBackend:
         self.log = FileLog(folder / LOG_FILE_NAME)
 
     def prepare(self) -> None:
-        """Creates the folder if it does not exist."""
+        """Creates the folder if it does not exist. Renames folders with the name of a file that is written."""
         make_folder(self.folder)
+        for name in (LEASE_NAME, LOG_FILE_NAME, PROGRESS_FILE_NAME, *LOCK_NAMES, QUARANTINE_FOLDER_NAME):
+            path = self.folder / name
+            if os.path.lexists(path) and path.is_dir() != (name == QUARANTINE_FOLDER_NAME):
+                path.rename(path.with_name(f"{name}.{secrets.token_hex(4)}.moved"))
 
     def acquire_lease(self) -> Lease:
-        """Acquires the lease of the folder, which is created if it does not exist."""
+        """Acquires the lease of the folder, which is created if it does not exist. Waits like an object store."""
         self.prepare()
-        return Lease(self.folder)
+
+        def read() -> tuple[Owner | None, object]:
+            return self.read_owner(), [entry.version for entry in self.list_entries() if entry.name == LEASE_NAME]
+
+        with long_wait("a lease"):  # has its own timeout
+            return wait_until_expired(lambda: Lease(self.folder), read, self.storage.location)
 
     def read_owner(self) -> Owner | None:
         """Returns the owner of the lease, which may have expired. None without a lease."""

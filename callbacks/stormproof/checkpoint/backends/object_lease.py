@@ -13,20 +13,17 @@ from typing import Any
 from stormproof.checkpoint.lease import (
     HEARTBEAT_JOIN_SECONDS,
     HEARTBEAT_SECONDS,
-    STALE_SECONDS,
-    LeaseError,
+    LEASE_NAME,
     Owner,
     check_owner,
+    is_lease_valid,
+    make_taken_error,
     parse_owner,
+    wait_until_expired,
 )
 from stormproof.checkpoint.progress_file import Progress, parse_progress
 from stormproof.checkpoint.storage import ObjectStorage
 from stormproof.checkpoint.storage.conditions import check_conditions
-from stormproof.errors import FolderTakenError
-from stormproof.event_log import log_event
-
-LEASE_NAME = "lease.json"
-POLL_SECONDS = 1.0
 
 
 class LeaseProgress:
@@ -65,7 +62,6 @@ class ObjectLease:
 
     Raises:
         FolderTakenError: If another running process owns the prefix.
-        LeaseError: If the lease cannot be read.
         OSError: If the object store fails.
 
     Example:
@@ -84,14 +80,14 @@ class ObjectLease:
         self._renewals = 0
         self._lock = threading.Lock()  # of the version, which the heartbeat and a release change
         content, version = _read_content(storage)
-        current_owner = _parse_owner(content, storage)
+        current_owner = _parse_owner(content)
         is_owned = current_owner is not None and current_owner.token == self.owner.token
-        if current_owner is not None and not is_owned and _is_valid(storage, current_owner):
-            raise _make_taken_error(storage, current_owner)
+        if current_owner is not None and not is_owned and is_lease_valid(storage, current_owner):
+            raise make_taken_error(storage.location, current_owner, "prefix")
         self._progress = LeaseProgress(_parse_progress(content))
         self._version = storage.compare_and_swap(LEASE_NAME, self._encode(self._describe()), version)
         if self._version is None:
-            raise _make_taken_error(storage, self.read_owner(storage))
+            raise make_taken_error(storage.location, self.read_owner(storage), "prefix")
         self._stop_event = threading.Event()
         self._heartbeat_thread = threading.Thread(target=self._run_heartbeat, name="lease-heartbeat", daemon=True)
         self._heartbeat_thread.start()
@@ -126,15 +122,11 @@ class ObjectLease:
     def is_active(storage: ObjectStorage) -> bool:
         """Returns whether the prefix has a valid lease. Writes a probe if the owner is on another machine."""
         owner = ObjectLease.read_owner(storage)
-        return owner is not None and _is_valid(storage, owner)
+        return owner is not None and is_lease_valid(storage, owner)
 
     @staticmethod
     def read_owner(storage: ObjectStorage) -> Owner | None:
-        """Returns the owner of the lease, which may have expired. None if the prefix is free.
-
-        Raises:
-            LeaseError: If the lease cannot be read.
-        """
+        """Returns the owner of the lease, which may have expired. None if the prefix is free."""
         return _read_lease(storage)[0]
 
     def _run_heartbeat(self) -> None:
@@ -143,7 +135,7 @@ class ObjectLease:
                 with self._lock:
                     if not self._renew():
                         return  # another process took over the lease
-            except (OSError, LeaseError):  # the object store is unavailable; other hosts notice the missed heartbeat
+            except OSError:  # the object store is unavailable; other hosts notice the missed heartbeat
                 continue
 
     def _renew(self) -> bool:
@@ -168,40 +160,16 @@ class ObjectLease:
 
 
 def acquire_when_expired(storage: ObjectStorage, owner: Owner | None = None) -> ObjectLease:
-    """Acquires the lease. If its owner is on another machine and no longer renews it, waits until it expires.
+    """Acquires the lease like :func:`wait_until_expired`.
 
-    After a node is lost, its lease stays valid for up to 60 s. Also checks that the object store supports
-    conditional writes, without which a lease does not exclude other processes.
-
-    Args:
-        storage: Object store.
-        owner: Owner of the lease. This process if None.
+    Also checks that the object store supports conditional writes, without which a lease does not exclude other
+    processes.
 
     Raises:
         FolderTakenError: If the owner renews the lease, or runs on this machine.
         UnsupportedStoreError: If the object store does not support conditional writes.
     """
-    _, version = _read_lease(storage)
-    deadline = time.monotonic() + STALE_SECONDS + HEARTBEAT_SECONDS
-    has_announced = False
-    while True:
-        try:
-            lease = ObjectLease(storage, owner)
-        except FolderTakenError:
-            current_owner, current_version = _read_lease(storage)
-            is_renewed = current_version != version
-            if current_owner is None or current_owner.is_running() or is_renewed or time.monotonic() > deadline:
-                raise
-            if not has_announced:
-                has_announced = True
-                log_event(
-                    __name__,
-                    f"waiting up to {STALE_SECONDS:.0f} s until the lease of process {current_owner.pid} on "
-                    f"{current_owner.host} for {storage.location} expires, or is renewed",
-                )
-            time.sleep(POLL_SECONDS)
-        else:
-            break
+    lease = wait_until_expired(lambda: ObjectLease(storage, owner), lambda: _read_lease(storage), storage.location)
     try:
         check_conditions(storage)
     except BaseException:
@@ -211,13 +179,9 @@ def acquire_when_expired(storage: ObjectStorage, owner: Owner | None = None) -> 
 
 
 def _read_lease(storage: ObjectStorage) -> tuple[Owner | None, str | None]:
-    """Returns the owner (None if the prefix is free) and the version of the lease (None without a lease).
-
-    Raises:
-        LeaseError: If the lease cannot be read.
-    """
+    """Returns the owner (None if the prefix is free) and the version of the lease (None without a lease)."""
     content, version = _read_content(storage)
-    return _parse_owner(content, storage), version
+    return _parse_owner(content), version
 
 
 def _read_content(storage: ObjectStorage) -> tuple[dict[str, Any], str | None]:
@@ -228,16 +192,13 @@ def _read_content(storage: ObjectStorage) -> tuple[dict[str, Any], str | None]:
         return {}, None
     try:
         return {**json.loads(content)}, version
-    except (ValueError, TypeError) as error:
-        raise LeaseError(
-            f"{storage.locate(LEASE_NAME)} is not a valid lease ({error}). Remove it if no other process writes to the "
-            "prefix."
-        ) from error
+    except (ValueError, TypeError, RecursionError):
+        return {"is_damaged": True}, version
 
 
-def _parse_owner(content: Mapping[str, Any], storage: ObjectStorage) -> Owner | None:
+def _parse_owner(content: Mapping[str, Any]) -> Owner | None:
     is_free = not content or content.get("released")
-    return None if is_free else parse_owner(json.dumps(content).encode(), storage.locate(LEASE_NAME))
+    return None if is_free else parse_owner(json.dumps(content).encode())
 
 
 def _parse_progress(content: Mapping[str, Any]) -> Progress | None:
@@ -245,24 +206,3 @@ def _parse_progress(content: Mapping[str, Any]) -> Progress | None:
         return parse_progress(content["progress"]["step"], content["progress"]["time"])
     except (KeyError, TypeError):  # no step was done, or an earlier version of stormproof wrote the lease
         return None
-
-
-def _is_valid(storage: ObjectStorage, owner: Owner) -> bool:
-    is_running = owner.is_running()
-    if is_running is not None:
-        return is_running
-    probe = f".lease.{secrets.token_hex(8)}.tmp"  # its time of modification is the current time of the object store
-    storage.put_if_absent(probe, owner.token.encode())
-    try:
-        return abs(storage.head(probe).modified - storage.head(LEASE_NAME).modified) < STALE_SECONDS
-    except FileNotFoundError:  # the lease was removed
-        return False
-    finally:
-        storage.delete([probe])
-
-
-def _make_taken_error(storage: ObjectStorage, owner: Owner | None) -> FolderTakenError:
-    description = f"process {owner.pid} on {owner.host}" if owner else "another process"
-    return FolderTakenError(
-        f"{storage.location} is in use by {description}. Stop that process, wait for it to end, or use another prefix."
-    )

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, cast
 
 from stormproof.checkpoint import commit_log
 from stormproof.checkpoint.backends.claims import (
+    CLAIMS_FOLDER_NAME,
     abort_pending_commits,
     claim_sequence,
     list_claimed_sequences,
@@ -26,6 +27,7 @@ from stormproof.checkpoint.backends.range_reader import RangeReader
 from stormproof.checkpoint.file_names import QUARANTINE_FOLDER_NAME, parse_file_name, parse_sequence
 from stormproof.checkpoint.lease import Owner
 from stormproof.checkpoint.manifest import Checkpoint, LogPrefix, StoredFile, decode_manifest
+from stormproof.checkpoint.read_retry import confirm_damage
 from stormproof.checkpoint.storage import Entry, Fence, ObjectStorage
 from stormproof.checkpoint.verification import ContentCheck, compare_size, find_load_problem
 from stormproof.errors import DamagedError
@@ -149,10 +151,8 @@ class ObjectBackend:
         Raises:
             OSError: If the object cannot be read.
         """
-        try:
-            return self._find_content_problem(checkpoint, check_content or partial(find_content_problem, self.storage))
-        except FileNotFoundError:
-            return "its file is missing"
+        check_content = check_content or partial(find_content_problem, self.storage)
+        return confirm_damage(lambda: self._find_content_problem(checkpoint, check_content))
 
     def find_damage_once_per_node(self, checkpoint: Checkpoint, *, fetch: bool = False) -> str | None:
         """Returns the same as :meth:`find_damage`. With ``fetch``, only one process per node reads the object.
@@ -167,10 +167,7 @@ class ObjectBackend:
         """
         if not fetch or not checkpoint.finite:
             return self.find_damage(checkpoint)
-        try:
-            return self.find_size_problem(checkpoint) or self._copies.find_damage(checkpoint)
-        except FileNotFoundError:
-            return "its file is missing"
+        return confirm_damage(lambda: self.find_size_problem(checkpoint) or self._copies.find_damage(checkpoint))
 
     def fetch(self, checkpoint: Checkpoint) -> Path:
         """Returns the path of a good local copy.
@@ -196,6 +193,14 @@ class ObjectBackend:
         for name in names:
             content = json.dumps({"name": name, "token": secrets.token_hex(8)}).encode()
             self.storage.put_if_absent(f"{QUARANTINE_FOLDER_NAME}/{name}.json", content)
+
+    def remove_quarantined(self, names: Collection[str]) -> set[str]:
+        """Deletes the quarantined checkpoints among ``names``, which can be copied again then, and returns them."""
+        removed_names = {file.removesuffix(".json") for file in self.list_quarantined_files()} & {*names}
+        for name in removed_names:
+            claim = f"{CLAIMS_FOLDER_NAME}/{parse_sequence(f'{name}.json'):06d}.json"
+            self.delete([f"{name}.json", f"{name}.ckpt", claim, f"{QUARANTINE_FOLDER_NAME}/{name}.json"])
+        return removed_names
 
     def list_quarantined_files(self) -> list[str]:
         """Returns the sorted names of the marks in ``quarantine/``."""

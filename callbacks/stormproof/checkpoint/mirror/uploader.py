@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
+from stormproof.checkpoint.backends import ObjectBackend
 from stormproof.checkpoint.backends.object_lease import ObjectLease, acquire_when_expired
 from stormproof.checkpoint.checkpoint_copy import copy_checkpoint
 from stormproof.checkpoint.lease import LeaseError, Owner
@@ -61,6 +62,7 @@ class Mirror:
         self._attempt: int | None = None
         self._owner = Owner.from_this_process()
         self._skipped_names: set[str] = set()  # copies that cannot be made
+        self._replaced_names: set[str] = set()
         self._problem: str | None = None
         self._has_warned = False
         self._is_closing = self._has_finished = self._has_waited_for_all = False
@@ -209,7 +211,11 @@ class Mirror:
         if self._attempt is None:
             self._lease.check()
             self._attempt = self._store.begin_attempt(self._store.resolve())
-            # checkpoints with the names of damaged or unfinished copies cannot be copied
+            names = {checkpoint.name for checkpoint in self._local.read_checkpoints()} - self._replaced_names
+            assert isinstance(self._store.backend, ObjectBackend)
+            self._replaced_names |= self._store.backend.remove_quarantined(names)  # damaged copies, copied again once
+            self.mirrored_sequence = 0
+            # checkpoints with the names of unfinished copies cannot be copied
             self._local.reserve_sequences(self._store.next_sequence())
 
     def _upload_pending(self) -> None:

@@ -20,6 +20,7 @@ from stormproof.checkpoint.backends.copying import find_content_problem
 from stormproof.checkpoint.background_thread import BackgroundJob
 from stormproof.checkpoint.finite_check import NonFiniteError, is_finite
 from stormproof.checkpoint.host_staging import HostStager
+from stormproof.checkpoint.lease import Owner
 from stormproof.checkpoint.loadable import check_loadable
 from stormproof.checkpoint.manifest import StoredFile
 from stormproof.checkpoint.read_retry import retry_read
@@ -29,7 +30,7 @@ from stormproof.checkpoint.sharding.shard_files import ShardFiles
 from stormproof.checkpoint.sharding.shard_messages import ReadRequest, Report, WriteRequest, make_picklable, raise_error
 from stormproof.checkpoint.sharding.shard_plan import PlannedValue, ShardPlan, ShardPlanner
 from stormproof.checkpoint.storage import Storage
-from stormproof.distributed.collectives import world_size
+from stormproof.distributed.collectives import all_gather, world_size
 
 POLL_SECONDS, IDLE_POLL_SECONDS = 0.02, 0.5
 """Time between two checks for a message, in seconds: if one is expected, and otherwise."""
@@ -84,6 +85,7 @@ class ShardWriter:
         self._write_lock = threading.Lock()
         self._condition = threading.Condition()
         self._channel = RankChannel() if self._world_size > 1 else None
+        self._processes = all_gather(Owner.from_this_process())
         self._thread = None if rank == 0 else BackgroundJob(self._serve, "shard-writer")
 
     @property
@@ -323,9 +325,13 @@ class ShardWriter:
         return not self._should_stop()
 
     def _pause_for(self, rank: int, deadline: float) -> bool:
-        """Waits like :meth:`_pause`. Also returns False after ``deadline``, or if the thread of ``rank`` has ended."""
+        """Waits like :meth:`_pause`. Also returns False after ``deadline``, or if ``rank`` or its thread has ended.
+
+        A process on another node cannot be queried.
+        """
         assert self._channel is not None
-        return self._pause() and time.monotonic() < deadline and not self._channel.has(f"ended/{rank}")
+        has_ended = self._channel.has(f"ended/{rank}") or self._processes[rank].is_running() is False
+        return self._pause() and time.monotonic() < deadline and not has_ended
 
     def _should_stop(self) -> bool:
         return time.monotonic() >= self._deadline

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar, cast
 from urllib.parse import quote
 
 from stormproof.checkpoint.storage.credentials import collect_options
-from stormproof.checkpoint.storage.obstore_errors import PERMANENT_ERRNOS, summarize_error
+from stormproof.checkpoint.storage.obstore_errors import Answer, interpret_error
 from stormproof.checkpoint.storage.protocol import Entry, OutcomeUnknownError, StageCallback
 from stormproof.checkpoint.storage.url import normalize_url
 from stormproof.errors import StorageError, StormproofError
@@ -39,6 +39,8 @@ _WRITE_BYTES = 8 << 20  # obstore copies what one call writes
 _process_ids: set[int] = set()
 """Processes that made requests: this one, and those from which it was forked. Threads of obstore end in a fork."""
 _FIRST_DELAY_SECONDS, _MAX_DELAY_SECONDS = 0.1, 5.0
+REFUSED_RETRY_SECONDS, ABSENT_ANSWERS = 10.0, 3
+"""Maximum time to repeat a request that is refused, in seconds, and number of answers that count as absence."""
 
 
 class MissingExtraError(StormproofError):
@@ -50,8 +52,9 @@ class MissingExtraError(StormproofError):
 class ObjectStorage:
     """Implements :class:`stormproof.checkpoint.storage.Storage` in S3 and compatible stores, GCS and Azure.
 
-    Requests are retried after server errors, timeouts and failed connections. If the response to
-    a create or a swap is lost, the object is read to find out whether the request succeeded.
+    Requests are retried after server errors, timeouts and failed connections. Because a single answer may be wrong,
+    they are also repeated if an object is absent or access is denied. If the response to a create or a swap is lost,
+    or a condition fails, the object is read to find out whether the request succeeded.
 
     Args:
         url: ``s3://bucket/prefix``, ``gs://bucket/prefix`` or ``az://container/prefix``. Credentials come from the
@@ -108,25 +111,20 @@ class ObjectStorage:
 
     def put(self, name: str, write: Callable[[BinaryIO], object], on_stage: StageCallback | None = None) -> None:
         """Uploads an object in parts. The object appears when the last request completes the upload."""
-        notify = on_stage or _ignore_stage
-        writer = self._obstore.open_writer(
-            self._upload_store, name, buffer_size=PART_BYTES, max_concurrency=MAX_CONCURRENT_PARTS
-        )
-        upload = _Upload(writer, lambda error: self._raise(error, name))
-        try:
-            write(cast("BinaryIO", upload))
-            notify("written")
-            notify("synced")
-        except BaseException as error:
-            with suppress(Exception):  # the parts are not visible, and a lifecycle rule removes them
-                writer.__exit__(type(error), error, error.__traceback__)
-            raise
-        try:
-            writer.close()
-        except Exception as error:  # noqa: BLE001 (obstore's exceptions have no common public base)
-            if not self._has_size(name, upload.length):  # the upload may be complete, and only the response lost
-                self._raise(error, name)
-        notify("renamed")
+        retry = None
+        while True:
+            upload = _Upload(
+                self._obstore.open_writer(
+                    self._upload_store, name, buffer_size=PART_BYTES, max_concurrency=MAX_CONCURRENT_PARTS
+                ),
+                lambda error: self._raise(error, name),
+            )
+            try:
+                return self._upload(name, write, upload, on_stage or _ignore_stage)
+            except Exception:
+                retry = retry or _Retry(self._retry_seconds, upload.time)
+                if upload.failure is None or not retry.wait(interpret_error(upload.failure)[0]):
+                    raise
 
     def put_if_absent(self, name: str, content: bytes, on_stage: StageCallback | None = None) -> bool:
         """Creates an object with ``If-None-Match: *``. Returns whether this call created it."""
@@ -193,41 +191,45 @@ class ObjectStorage:
 
     def _write_conditionally(self, name: str, content: bytes, mode: Any, version: str | None) -> str | None:
         """Returns the version of the written object. None if the condition failed."""
-        deadline, delay = time.monotonic() + self._retry_seconds, _FIRST_DELAY_SECONDS
-        exceptions = self._obstore.exceptions
+        obstore, retry, has_conflict = self._obstore, _Retry(self._retry_seconds), False
         while True:
             try:
-                return _encode_version(self._obstore.put(self._store, name, content, mode=mode, use_multipart=False))
-            except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
-                return self._find_own_write(name, content)
-            except FileNotFoundError as error:
-                self._raise_if_no_bucket(error, name)
-                return None  # If-Match, and the object does not exist
-            except Exception as error:
-                if not self._is_transient(error):
-                    self._raise(error, name)
-                if time.monotonic() > deadline:
-                    number, reason = summarize_error(error)
-                    raise OutcomeUnknownError(number, reason, self.locate(name)) from error
-            time.sleep(delay)
-            delay = min(2 * delay, _MAX_DELAY_SECONDS)
-            with suppress(OSError):
-                stored_version = self._find_own_write(name, content)
-                if stored_version is not None:
-                    return stored_version
+                return _encode_version(obstore.put(self._store, name, content, mode=mode, use_multipart=False))
+            except Exception as error:  # noqa: BLE001 (obstore's exceptions have no common public base)
+                answer, number, reason = interpret_error(error)
+            stored_content, stored_version = (None, version) if answer is Answer.REFUSED else self._read_again(name)
+            if stored_content == content:  # only this process writes this content
+                return stored_version
+            if has_conflict and stored_version != version:
+                return None
+            has_conflict = stored_version != version  # a single read may be wrong
+            if not retry.wait(answer) and not has_conflict:
+                raise OutcomeUnknownError(number, reason, self.locate(name))
 
-    def _find_own_write(self, name: str, content: bytes) -> str | None:
-        """Returns the object's version if it has this content, otherwise None.
-
-        Only this process writes this content.
-        """
+    def _read_again(self, name: str) -> tuple[bytes | None, str | None]:
+        """Returns the content and the version of an object after a failed write. None and None if it is absent."""
         try:
-            stored_content, version = self.read_with_version(name)
+            return self.read_with_version(name)
         except FileNotFoundError:
-            return None
+            return None, None
         except OSError as error:
             raise OutcomeUnknownError(error.errno, error.strerror, self.locate(name)) from error
-        return version if stored_content == content else None
+
+    def _upload(self, name: str, write: Callable[[BinaryIO], object], upload: _Upload, notify: StageCallback) -> None:
+        try:
+            write(cast("BinaryIO", upload))
+            notify("written")
+            notify("synced")
+        except BaseException as error:
+            with suppress(Exception):  # the parts are not visible, and a lifecycle rule removes them
+                upload.writer.__exit__(type(error), error, error.__traceback__)
+            raise
+        try:
+            upload.complete()
+        except OSError:
+            if not self._has_size(name, upload.length):  # the upload may be complete, and only the response lost
+                raise
+        notify("renamed")
 
     def _get_range(self, name: str, start: int, end: int) -> tuple[bytes, int]:
         """Returns bytes of an object, and its size."""
@@ -251,24 +253,18 @@ class ObjectStorage:
             FileNotFoundError: If the object does not exist.
             OSError: If the request fails for longer than ``retry_seconds``, or permanently.
         """
-        deadline, delay = time.monotonic() + self._retry_seconds, _FIRST_DELAY_SECONDS
+        retry = _Retry(self._retry_seconds)
         while True:
             try:
                 return request()
-            except FileNotFoundError as error:
-                self._raise_if_no_bucket(error, name)
-                raise FileNotFoundError(errno.ENOENT, "the object does not exist", self.locate(name)) from error
-            except Exception as error:  # noqa: BLE001 (obstore's exceptions have no common public base)
-                if not self._is_transient(error) or time.monotonic() > deadline:
+            except StormproofError:
+                raise
+            except Exception as error:
+                answer, number, _ = interpret_error(error)
+                if not retry.wait(answer):
+                    if answer is Answer.ABSENT and number != errno.ENXIO:
+                        raise FileNotFoundError(errno.ENOENT, "the object does not exist", self.locate(name)) from error
                     self._raise(error, name)
-            time.sleep(delay)
-            delay = min(2 * delay, _MAX_DELAY_SECONDS)
-
-    def _is_transient(self, error: BaseException) -> bool:
-        return (
-            isinstance(error, self._obstore.exceptions.GenericError)
-            and summarize_error(error)[0] not in PERMANENT_ERRNOS
-        )
 
     def _has_size(self, name: str, size: int) -> bool:
         try:
@@ -276,12 +272,8 @@ class ObjectStorage:
         except Exception:  # noqa: BLE001 (obstore's exceptions have no common public base)
             return False
 
-    def _raise_if_no_bucket(self, error: BaseException, name: str) -> None:
-        if summarize_error(error)[0] == errno.ENXIO:
-            self._raise(error, name)
-
     def _raise(self, error: BaseException, name: str) -> NoReturn:
-        number, reason = summarize_error(error)
+        _, number, reason = interpret_error(error)
         location = self.locate(name) if name and number == errno.EIO else self.location
         raise OSError(number, reason, location) from None  # obstore's message is long
 
@@ -309,17 +301,35 @@ class ObjectStorage:
                 **options,
             )
         except Exception as error:  # noqa: BLE001 (obstore's exceptions have no common public base)
-            number, reason = summarize_error(error)
-            raise OSError(number, reason, self.location) from None
+            self._raise(error, "")
+
+
+class _Retry:
+    """Decides whether to repeat a failed request, until ``seconds`` after ``start`` (by default, now)."""
+
+    def __init__(self, seconds: float, start: float | None = None) -> None:
+        self._seconds, self._start = seconds, time.monotonic() if start is None else start
+        self._delay, self._absent_answers = _FIRST_DELAY_SECONDS, 0
+
+    def wait(self, answer: Answer) -> bool:
+        """Waits before the next try. Returns False if the request is not repeated."""
+        self._absent_answers += answer is Answer.ABSENT
+        seconds = min(self._seconds, REFUSED_RETRY_SECONDS) if answer is Answer.REFUSED else self._seconds
+        if time.monotonic() > self._start + seconds or self._absent_answers >= ABSENT_ANSWERS:
+            return False
+        time.sleep(self._delay)
+        self._delay = min(2 * self._delay, _MAX_DELAY_SECONDS)
+        return True
 
 
 class _Upload(io.RawIOBase):
-    """Writes to obstore's writer in slices and translates its exceptions."""
+    """Writes to obstore's writer in slices and translates its exceptions. ``time`` is the time of the last success."""
 
     def __init__(self, writer: Any, raise_error: Callable[[BaseException], NoReturn]) -> None:
         super().__init__()
-        self._writer, self._raise_error = writer, raise_error
-        self.length = 0
+        self.writer, self._raise_error = writer, raise_error
+        self.length, self.time = 0, time.monotonic()
+        self.failure: Exception | None = None
 
     def writable(self) -> bool:
         return True
@@ -327,15 +337,23 @@ class _Upload(io.RawIOBase):
     def write(self, data: bytes | bytearray | memoryview, /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         view = memoryview(data).cast("B")
         for start in range(0, len(view), _WRITE_BYTES):
-            try:
-                self._writer.write(bytes(view[start : start + _WRITE_BYTES]))
-            except Exception as error:  # noqa: BLE001 (obstore's exceptions have no common public base)
-                self._raise_error(error)
+            self._call(partial(self.writer.write, bytes(view[start : start + _WRITE_BYTES])))
         self.length += len(view)
         return len(view)
 
+    def complete(self) -> None:
+        self._call(self.writer.close)
+
     def flush(self) -> None:
         pass  # the parts are complete when the upload is
+
+    def _call(self, function: Callable[[], object]) -> None:
+        try:
+            function()
+        except Exception as error:  # noqa: BLE001 (obstore's exceptions have no common public base)
+            self.failure = error
+            self._raise_error(error)
+        self.time = time.monotonic()
 
 
 def _describe(meta: Mapping[str, Any]) -> Entry:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from stormproof.checkpoint import Resolution, Store
-from stormproof.checkpoint.lease import LeaseError
+from stormproof.checkpoint.lease import STALE_SECONDS, UNKNOWN_OWNER
 from stormproof.cli.adopt_command import adopt_command
 from stormproof.cli.doctor.risk import Risk
 
@@ -28,13 +28,12 @@ def checkpoint_risks(store: Store) -> list[Risk]:
 def _lease_risks(store: Store) -> tuple[list[Risk], bool]:
     """Returns the risks of the lease, and whether its owner is running."""
     location = store.storage.locate("lease.json")
-    try:
-        owner, is_alive = store.backend.read_owner(), store.backend.has_active_lease()
-    except LeaseError as error:
-        reason = "no run can start in this folder while the file exists"
-        return [Risk("the lease is not readable", location, reason, str(error))], False
+    owner, is_alive = store.backend.read_owner(), store.backend.has_active_lease()
     if owner is None:
         return [], False
+    if owner == UNKNOWN_OWNER:
+        reason = f"the next start waits until the file is {STALE_SECONDS:.0f} s old, in case a run renews it"
+        return [Risk("the lease is not readable", location, reason, "stop all runs in this folder, or wait")], is_alive
     owner_description = f"process {owner.pid} on {owner.host}"
     if is_alive:
         reason = (

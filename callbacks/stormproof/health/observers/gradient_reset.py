@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from stormproof.internal_errors import isolated
+
 MAX_STEPS = 8
 """Number of steps to check of each optimizer."""
 
@@ -33,16 +35,22 @@ class ZeroGradCheck:
         self.stale_steps = self.checked_steps = 0
         self._undo_functions: list[Callable[[], None]] = []
         if self._parameter is not None:
-            self._undo_functions.append(self._parameter.register_hook(self._on_gradient).remove)
+            self._undo_functions.append(
+                self._parameter.register_hook(isolated(self._on_gradient, self._drop_parameter)).remove
+            )
             self._undo_functions.append(
                 self._parameter.register_post_accumulate_grad_hook(self._on_accumulated_gradient).remove
             )
-            self._undo_functions.append(optimizer.register_step_post_hook(self._on_step).remove)
+            on_step = isolated(self._on_step, self._drop_parameter)
+            self._undo_functions.append(optimizer.register_step_post_hook(on_step).remove)
+
+    def _drop_parameter(self, _: Exception) -> None:
+        """Ends the checks after an error, such as a missing function of sparse gradients."""
+        self._parameter = None
 
     def _on_gradient(self, gradient: torch.Tensor) -> None:
         """Compares the accumulated gradient with the one at the last step."""
-        assert self._parameter is not None
-        accumulated = self._parameter.grad
+        accumulated = None if self._parameter is None else self._parameter.grad
         if accumulated is None or not bool(accumulated.any()):
             self._may_be_stale, self._previous_gradient = False, None
         elif self._previous_gradient is not None and torch.equal(accumulated, self._previous_gradient):
@@ -54,9 +62,8 @@ class ZeroGradCheck:
 
     def _on_step(self, *_: Any) -> None:
         """Counts a step and keeps its gradient."""
-        assert self._parameter is not None
         self.has_stepped = True
-        if self._parameter.grad is None or self.checked_steps >= MAX_STEPS:
+        if self._parameter is None or self._parameter.grad is None or self.checked_steps >= MAX_STEPS:
             return
         if self._has_begun:
             self.checked_steps += 1
@@ -68,7 +75,7 @@ class ZeroGradCheck:
     @property
     def is_done(self) -> bool:
         """Returns whether enough steps were checked. Call :meth:`stop` then, but not within an optimizer step."""
-        return self.checked_steps >= MAX_STEPS
+        return self.checked_steps >= MAX_STEPS or self._parameter is None
 
     def stop(self) -> None:
         """Removes the hooks."""

@@ -317,9 +317,8 @@ class TrainingObserver:
         self._step_trace = StepTrace(self._layer_names, list(iter_tensors(self._batch)), self._batch_size)
         self._step_output = None
         context = self._step_trace.origins if self._is_traceable else nullcontext()
-        self._stop_trace = trace_next_step(
-            self._module, "training_step", context, self._set_output, before_step=self._record_weights
-        )
+        self._trace_history.add_weights(self._trainer.global_step, self._module)
+        self._stop_trace = trace_next_step(self._module, "training_step", context, self._set_output)
 
     def _end_trace(self) -> None:
         """Cancels the trace and drops its tensors."""
@@ -328,10 +327,6 @@ class TrainingObserver:
         if self._step_trace is not None:
             self._step_trace.release_tensors()
         self._stop_trace, self._step_trace, self._step_output = None, None, None
-
-    def _record_weights(self) -> None:
-        """Records the weights at the start of a traced step."""
-        self._trace_history.add_weights(self._trainer.global_step, self._module)
 
     def _set_output(self, output: Any) -> None:
         """Keeps the return value of the traced step."""

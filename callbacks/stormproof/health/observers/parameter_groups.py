@@ -135,10 +135,16 @@ def measure_weights(module: nn.Module) -> dict[str, tuple[float, float]]:
                     torch.stack([tensor.sum() for tensor in tensors]).float().sum(),
                 ]
             )
-            for tensors in ([to_local(tensor) for tensor in parameters] for parameters in layers.values())
+            for tensors in ([_real_values(tensor) for tensor in parameters] for parameters in layers.values())
         ]
         norms_and_sums = torch.stack(rows).tolist()
     return {layer: (norm, total) for layer, (norm, total) in zip(layers, norms_and_sums, strict=True)}
+
+
+def _real_values(tensor: torch.Tensor) -> torch.Tensor:
+    """Returns the values of a tensor, or of its shard on this rank, as real numbers."""
+    values = to_local(tensor)
+    return torch.view_as_real(values) if values.is_complex() else values
 
 
 def has_any_gradient(optimizer: Any) -> bool:

@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch.utils.data import DataLoader, dataloader
+from torch.utils.weak import WeakIdKeyDictionary
 
 from stormproof.replay.recorder.hashing import hash_value
 from stormproof.replay.recorder.session import Session, is_loader_worker
@@ -60,8 +60,8 @@ class BatchLog:
         self._session = session
         self._in_training_mode = in_training_mode
         self._pending: list[Batch] = []
-        self._loaders: WeakKeyDictionary[DataLoader[Any], LoaderRecord] = WeakKeyDictionary()
-        self._iterators: WeakKeyDictionary[Any, _IteratorRecord] = WeakKeyDictionary()
+        self._loaders: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._iterators: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
     def take(self) -> list[Batch]:
         """Returns the training batches since the last step. The loader of the last one is a training loader."""

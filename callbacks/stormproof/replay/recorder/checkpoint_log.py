@@ -6,14 +6,15 @@ import io
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 
 from stormproof.replay.recorder.buffered_saves import BufferedSaves, find_size
 from stormproof.replay.recorder.session import Session, is_loader_worker
+from stormproof.user_objects import defines, is_a, read_attributes, to_builtin
 
 _MAX_ITEMS = 64  # of a container that is searched for tensors
 
@@ -136,9 +137,10 @@ def find_path(target: Any) -> str:
         >>> find_path(io.BytesIO())
         ''
     """
-    if not isinstance(target, str | bytes | os.PathLike):
-        target = getattr(target, "name", None)
-    if isinstance(target, str | bytes | os.PathLike) and target:
+    if not is_a(target, str | bytes | os.PathLike):
+        with suppress(Exception):  # code of the user
+            target = target.name
+    if is_a(target, str | bytes | os.PathLike) and target:
         return os.path.realpath(os.fsdecode(target))
     return ""
 
@@ -150,15 +152,16 @@ def has_tensors(value: Any, depth: int = 0) -> bool:
         >>> has_tensors({"step": 3, "state": [torch.zeros(2)]}), has_tensors({"step": 3})
         (True, False)
     """
-    if isinstance(value, torch.Tensor):
+    value = to_builtin(value)
+    if is_a(value, torch.Tensor):
         return True
-    if type(value).__module__ == "numpy" and hasattr(value, "dtype"):
+    if type(value).__module__ == "numpy" and defines(value, "dtype"):
         return value.dtype.kind in "fiu" and value.ndim > 0
-    if depth > 4 or isinstance(value, str | bytes | int | float):
+    if depth > 4 or is_a(value, str | bytes | int | float):
         return False
-    if isinstance(value, Mapping):
+    if is_a(value, dict):
         return any(has_tensors(item, depth + 1) for item in list(value.values())[:_MAX_ITEMS])
-    if isinstance(value, list | tuple):
+    if is_a(value, list | tuple):
         return any(has_tensors(item, depth + 1) for item in value[:_MAX_ITEMS])
-    attributes = getattr(value, "__dict__", None)
-    return isinstance(attributes, dict) and not isinstance(value, type) and has_tensors(attributes, depth + 1)
+    attributes = read_attributes(value)
+    return bool(attributes) and has_tensors(attributes, depth + 1)

@@ -7,9 +7,13 @@ import hashlib
 import importlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from operator import itemgetter
 from typing import Any
 
 import torch
+
+from stormproof.user_objects import defines, is_a, read_attributes, to_builtin
 
 Digest = Any
 """Hash object with ``update`` and ``hexdigest``, as in :mod:`hashlib`."""
@@ -120,37 +124,37 @@ def update_with_value(digest: Digest, value: Any, depth: int = 0) -> None:
     if type(value) in _PLAIN_TYPES:
         digest.update(f"{value!r};".encode("utf-8", "backslashreplace"))  # most values
         return
-    value = to_number(value)
-    if value is None or isinstance(value, bool | int | float | complex | str):
+    value = to_number(to_builtin(value))
+    if value is None or is_a(value, bool | int | float | complex | str):
         digest.update(f"{value!r};".encode("utf-8", "backslashreplace"))
-    elif isinstance(value, torch.Tensor):
+    elif is_a(value, torch.Tensor):
         digest.update(f"tensor{tuple(value.shape)}{value.dtype};".encode())
         update_with_data(digest, value)
-    elif isinstance(value, bytes | bytearray | memoryview):
+    elif is_a(value, bytes | bytearray | memoryview):
         digest.update(value)
-    elif hasattr(value, "__array_interface__"):
+    elif defines(value, "__array_interface__"):
         _update_with_array(digest, value, depth)
     elif depth >= MAX_DEPTH:
         digest.update(type(value).__qualname__.encode())
-    elif isinstance(value, Mapping):
-        _update_with_mapping(digest, value, depth)
-    elif isinstance(value, list | tuple):
+    elif (items := _read_items(value)) is not None:
+        _update_with_items(digest, items, depth)
+    elif is_a(value, list | tuple):
         _update_with_sequence(digest, value, depth)
-    elif isinstance(value, set | frozenset):
-        _update_with_sequence(digest, sorted(map(repr, value)), depth)
+    elif is_a(value, set | frozenset):
+        _update_with_sequence(digest, sorted(_describe_key(item, depth) for item in value), depth)
     else:
         _update_with_object(digest, value, depth)
 
 
 def to_number(value: Any) -> Any:
     """Converts scalar tensors, NumPy scalars and whole floats to numbers of Python. Returns other values unchanged."""
-    if isinstance(value, torch.Tensor):
+    if is_a(value, torch.Tensor):
         if value.ndim or value.device.type == "meta" or getattr(value, "_local_tensor", None) is not None:
             return value
         value = value.item()
     elif type(value).__module__ == "numpy" and getattr(value, "shape", None) == () and hasattr(value, "item"):
         value = value.item()
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return int(value) if is_a(value, float) and value.is_integer() else value
 
 
 def _update_with_array(digest: Digest, array: Any, depth: int) -> None:
@@ -164,11 +168,31 @@ def _update_with_array(digest: Digest, array: Any, depth: int) -> None:
         digest.update(array.tobytes())
 
 
-def _update_with_mapping(digest: Digest, mapping: Mapping[Any, Any], depth: int) -> None:
+def _read_items(value: Any) -> dict[Any, Any] | None:
+    """Returns the items of a mapping. None for another value, and if the user's mapping cannot be read."""
+    if type(value) is dict:
+        return value
+    if is_a(value, Mapping):
+        with suppress(Exception):  # code of the user; the attributes count instead
+            return {key: value[key] for key in value}
+    return None
+
+
+def _describe_key(key: Any, depth: int) -> str:
+    """Returns a text that is equal in all processes. The ``repr`` of an object may contain its address."""
+    if type(key) in _PLAIN_TYPES:
+        return repr(key)
+    digest = new_digest()
+    update_with_value(digest, key, depth + 1)
+    return digest.hexdigest()
+
+
+def _update_with_items(digest: Digest, items: Mapping[Any, Any], depth: int) -> None:
     digest.update(b"{")
-    for key in sorted(mapping, key=repr):
-        digest.update(repr(key).encode("utf-8", "backslashreplace"))
-        update_with_value(digest, mapping[key], depth + 1)
+    described_items = ((_describe_key(key, depth), value) for key, value in items.items())
+    for text, value in sorted(described_items, key=itemgetter(0)):
+        digest.update(text.encode("utf-8", "backslashreplace"))
+        update_with_value(digest, value, depth + 1)
     digest.update(b"}")
 
 
@@ -185,6 +209,5 @@ def _update_with_sequence(digest: Digest, values: list[Any] | tuple[Any, ...], d
 
 def _update_with_object(digest: Digest, value: Any, depth: int) -> None:
     digest.update(type(value).__qualname__.encode())
-    attributes = getattr(value, "__dict__", None)
-    if isinstance(attributes, dict) and not callable(value):
-        _update_with_mapping(digest, attributes, depth)
+    if not callable(value):
+        _update_with_items(digest, read_attributes(value), depth)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from stormproof.replay.recorder.hashing import hash_value, new_digest, to_number, update_with_data, update_with_value
+from stormproof.user_objects import read_attributes
 
 _NOT_HYPERPARAMETERS = {"params", "lr", "initial_lr", "param_names"}
 _SCHEDULER_INTERNALS = {"optimizer", "_get_lr_called_within_step", "_is_initial", "verbose", "_initial_step"}
@@ -57,8 +58,8 @@ def hash_schedulers(optimizer: torch.optim.Optimizer, schedulers: Iterable[Any])
     """Returns ``scheduler/<Class>`` for each scheduler of ``optimizer``. Several of one class have one hash."""
     states: dict[str, list[Any]] = {}
     for scheduler in schedulers:
-        scheduled = getattr(scheduler, "optimizer", None)
-        if scheduled is optimizer or getattr(scheduled, "optimizer", None) is optimizer:  # accelerate wraps it
+        scheduled = read_attributes(scheduler).get("optimizer")
+        if scheduled is optimizer or read_attributes(scheduled).get("optimizer") is optimizer:  # accelerate wraps it
             states.setdefault(type(scheduler).__name__, []).append(_get_scheduler_state(scheduler))
     return {f"scheduler/{name}": hash_value(values) for name, values in states.items()}
 
@@ -66,7 +67,7 @@ def hash_schedulers(optimizer: torch.optim.Optimizer, schedulers: Iterable[Any])
 def _get_scheduler_state(scheduler: Any) -> dict[str, Any]:
     """Returns the attributes that ``state_dict`` would save, without calls of the user's code."""
     state: dict[str, Any] = {}
-    for name, value in vars(scheduler).items():
+    for name, value in read_attributes(scheduler).items():
         if name in _SCHEDULER_INTERNALS or callable(value):
             continue
         state[name] = [_get_item_state(item) for item in value] if isinstance(value, list) else value
@@ -75,9 +76,10 @@ def _get_scheduler_state(scheduler: Any) -> dict[str, Any]:
 
 def _get_item_state(item: Any) -> Any:
     """Returns the state of a scheduler in a SequentialLR, or of a callable object in a LambdaLR."""
-    if hasattr(item, "optimizer"):
+    attributes = read_attributes(item)
+    if "optimizer" in attributes:
         return _get_scheduler_state(item)
-    return getattr(item, "__dict__", None) if callable(item) else item
+    return attributes if callable(item) else item
 
 
 def hash_scalers(scalers: Iterable[Any]) -> str | None:

@@ -17,6 +17,7 @@ from stormproof.replay.recorder.session import Session
 from stormproof.replay.recorder.user_code import UserCode
 from stormproof.replay.recorder.variable_values import describe_value
 from stormproof.replay.recorder.variables import VariableCollector
+from stormproof.user_objects import read_attributes
 
 _WRAPPED = ("dataset", "sampler", "batch_sampler", "base_sampler")
 """Attributes of loaders, data sets and samplers that are data sets and samplers."""
@@ -75,7 +76,7 @@ class ProgramState:
         """Returns the training loaders, their data sets and samplers, and those that they wrap."""
         owners: list[object] = list(self._batches.list_training_loaders())
         for owner in owners:  # grows
-            attributes = getattr(owner, "__dict__", {})
+            attributes = read_attributes(owner)
             wrapped = [attributes[name] for name in _WRAPPED if attributes.get(name) is not None]
             owners.extend(value for value in wrapped if len(owners) < _MAX_OWNERS and _is_new(value, owners))
         return owners
@@ -86,7 +87,7 @@ def _is_new(value: object, owners: list[object]) -> bool:
 
 
 def _list_generators(owners: list[object]) -> list[Any]:
-    values = [value for owner in owners for value in getattr(owner, "__dict__", {}).values()]
+    values = [value for owner in owners for value in read_attributes(owner).values()]
     return [value for value in values if is_generator(value)]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from stormproof.replay.recorder.hashing import hash_value, new_digest
+from stormproof.user_objects import defines, is_a
 
 _MT19937_BYTES = 625 * 4  # 624 words of the state and the position
 
@@ -29,9 +30,9 @@ def hash_global_generators() -> dict[str, str]:
 
 def is_generator(value: object) -> bool:
     """Returns whether ``value`` is a generator of torch, NumPy or Python."""
-    return isinstance(value, torch.Generator | random.Random) or (
+    return is_a(value, torch.Generator | random.Random) or (
         type(value).__module__.startswith("numpy.random")
-        and hasattr(value, "bit_generator" if _is_new(value) else "_bit_generator")
+        and defines(value, "bit_generator" if _is_new(value) else "_bit_generator")
     )
 
 
@@ -50,10 +51,10 @@ def hash_generators(generators: Iterable[Any]) -> dict[str, str]:
 
 def _hash_generator(generator: Any) -> tuple[str, str]:
     """Returns the library and the hash of the state of a generator for which :func:`is_generator` is true."""
-    if isinstance(generator, torch.Generator):
+    if is_a(generator, torch.Generator):
         return "torch", _hash_torch(generator)
-    if isinstance(generator, random.Random):
-        return "python", _hash_python(generator.getstate())
+    if is_a(generator, random.Random):
+        return "python", _hash_python(random.Random.getstate(generator))
     bit_generator = generator.bit_generator if _is_new(generator) else generator._bit_generator
     return "numpy", _hash_bit_generator(bit_generator)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import sys
 import time
-import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
+from torch.utils.weak import WeakIdKeyDictionary
 
 from stormproof.replay.ledger import BEFORE_STEPS
 from stormproof.replay.recorder import losses
@@ -74,8 +74,8 @@ class StepLog:
         self._checkpoints = checkpoints
         self.batches = BatchLog(session, self.is_in_training_mode)
         self._program = ProgramState(session, self.batches)
-        self._records: weakref.WeakKeyDictionary[torch.optim.Optimizer, OptimizerRecord] = weakref.WeakKeyDictionary()
-        self._first_inputs: weakref.WeakKeyDictionary[torch.optim.Optimizer, Components] = weakref.WeakKeyDictionary()
+        self._records: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._first_inputs: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._forward_hook: RemovableHandle | None = None
         self._count = 0
         self._is_initializing = False

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from stormproof.user_objects import read_attributes
+
 _INSTALLED = tuple(
     f"{os.sep}{folder}{os.sep}" for folder in ("site-packages", "dist-packages", "stormproof" + os.sep + "replay")
 )
@@ -53,7 +55,7 @@ class UserCode:
         is_user = self._classes.get(class_)
         if is_user is None:
             module = sys.modules.get(class_.__module__)
-            path = getattr(module, "__file__", None)
+            path = read_attributes(module).get("__file__")
             is_user = self._classes[class_] = isinstance(path, str) and self.is_user_file(path)
         return is_user
 
@@ -63,7 +65,7 @@ class UserCode:
             self._module_count = len(sys.modules)
             self._modules = []
             for name, module in list(sys.modules.items()):
-                path = getattr(module, "__file__", None)
+                path = read_attributes(module).get("__file__")
                 if name != "__mp_main__" and isinstance(path, str) and self.is_user_file(path):
                     short = Path(path).stem if name == "__main__" else name
                     self._modules.append((short, module))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import collections
 import enum
 import os
+from contextlib import suppress
 from typing import Any
 
 import torch
+
+from stormproof.user_objects import defines, is_a, to_builtin
 
 MAX_TEXT = 200
 """Largest length of a text."""
@@ -29,14 +32,15 @@ def is_small_value(value: Any, depth: int = 0) -> bool:
         >>> is_small_value({"best": 0.5, "wait": [1, 2]}), is_small_value("runs/1"), is_small_value(print)
         (True, False, False)
     """
-    if value is None or isinstance(value, bool | int | float | complex | enum.Enum):
+    value = to_builtin(value)
+    if value is None or is_a(value, bool | int | float | complex | enum.Enum):
         return True
-    if isinstance(value, str):
+    if is_a(value, str):
         return len(value) < MAX_TEXT and os.sep not in value
-    if isinstance(value, torch.Tensor):
+    if is_a(value, torch.Tensor):
         return _is_data(value, MAX_ELEMENTS)
-    if isinstance(value, _CONTAINERS):
-        items = (*value, *value.values()) if isinstance(value, dict) else value
+    if is_a(value, _CONTAINERS):
+        items = (*value, *value.values()) if is_a(value, dict) else value
         return depth < _MAX_DEPTH and len(value) <= MAX_ELEMENTS and all(is_small_value(i, depth + 1) for i in items)
     return type(value).__module__ == "numpy" and getattr(value, "size", MAX_ELEMENTS + 1) <= MAX_ELEMENTS
 
@@ -51,17 +55,19 @@ def is_large_value(value: Any) -> bool:
         >>> is_large_value(list(range(1000))), is_large_value((torch.ones(10, 10),)), is_large_value([0.5] * 1000)
         (True, True, False)
     """
-    if isinstance(value, torch.Tensor):
+    value = to_builtin(value)
+    if is_a(value, torch.Tensor):
         return _is_data(value, MAX_LARGE_ELEMENTS)
-    if isinstance(value, list | tuple | collections.deque):
+    if is_a(value, list | tuple | collections.deque):
         if len(value) > MAX_LARGE_ELEMENTS:
             return False
         return {int}.issuperset(map(type, value)) or (
             len(value) <= _MAX_TENSORS
-            and all(isinstance(item, torch.Tensor) and _is_data(item, MAX_LARGE_ELEMENTS) for item in value)
+            and all(is_a(item, torch.Tensor) and _is_data(item, MAX_LARGE_ELEMENTS) for item in value)
         )
-    kind = getattr(getattr(value, "dtype", None), "kind", "")
-    return kind in {"b", "i", "u", "f"} and getattr(value, "size", MAX_LARGE_ELEMENTS + 1) <= MAX_LARGE_ELEMENTS
+    with suppress(Exception):  # code of the user
+        return defines(value, "dtype") and value.dtype.kind in "biuf" and value.size <= MAX_LARGE_ELEMENTS
+    return False
 
 
 def _is_data(tensor: torch.Tensor, max_elements: int) -> bool:
@@ -86,7 +92,10 @@ def describe_value(value: Any) -> str:
         >>> describe_value(torch.arange(2)), describe_value("a" * 99)[-3:]
         ('[0, 1]', 'aa…')
     """
-    if isinstance(value, torch.Tensor) or hasattr(value, "tolist"):
+    value = to_builtin(value)
+    if defines(value, "tolist"):
         value = value.tolist()
-    text = repr(value)
+    text = type(value).__qualname__
+    with suppress(Exception):  # code of the user
+        text = repr(value)
     return text if len(text) <= 60 else f"{text[:59]}…"

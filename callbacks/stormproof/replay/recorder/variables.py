@@ -18,6 +18,7 @@ from stormproof.replay.ledger import CALLBACK
 from stormproof.replay.recorder.random_generators import is_generator
 from stormproof.replay.recorder.user_code import UserCode
 from stormproof.replay.recorder.variable_values import is_large_value, is_skipped_name, is_small_value
+from stormproof.user_objects import is_a, read_attributes, to_builtin
 
 MAX_VARIABLES = 400
 _MAX_DEPTH = 2  # of attributes of attributes
@@ -79,15 +80,16 @@ class VariableCollector:
     def add_modules(self, modules: Iterable[nn.Module]) -> None:
         """Adds attributes of modules of the user's classes, and the states of metrics."""
         for module in modules:
-            if hasattr(module, "_defaults") and hasattr(module, "_update_count"):
+            if _is_metric(module):
                 self._add_metric(module)
             elif self._user_code.is_user_class(type(module)):
                 self._add_attributes(module, _MAX_DEPTH - 1)
 
     def _add_callbacks(self, trainer: Any) -> None:
-        callbacks = getattr(trainer, "callbacks", None)
-        handler = getattr(trainer, "callback_handler", None)  # transformers
-        for callback in callbacks if isinstance(callbacks, list) else getattr(handler, "callbacks", ()):
+        attributes = read_attributes(trainer)
+        handler = read_attributes(attributes.get("callback_handler"))  # transformers
+        callbacks: Any = attributes.get("callbacks", handler.get("callbacks"))
+        for callback in callbacks if is_a(callbacks, list) else ():
             name, is_users = type(callback).__name__, self._user_code.is_user_class(type(callback))
             if not any(word in name for word in ("Progress", "Timer", "Summary", "Printer")):
                 self._add_attributes(callback, _MAX_DEPTH - 1, name if is_users else f"{CALLBACK}{name}")
@@ -97,10 +99,11 @@ class VariableCollector:
             self._add(f"{owner}.{name}", name, value, _MAX_DEPTH)
 
     def _add(self, full_name: str, name: str, value: Any, depth: int) -> None:
+        value = to_builtin(value)
         if type(value) in _SKIPPED_TYPES or name.startswith("__") or len(self.found.values) >= MAX_VARIABLES:
             return
-        if isinstance(value, list | tuple | dict) and _is_tensor_list(value):
-            self.found.tensor_lists.append(list(value.values()) if isinstance(value, dict) else list(value))
+        if is_a(value, list | tuple | dict) and _is_tensor_list(value):
+            self.found.tensor_lists.append(list(value.values()) if is_a(value, dict) else list(value))
         if is_small_value(value):
             self._add_small(full_name, name, value)
         elif is_large_value(value):
@@ -108,9 +111,9 @@ class VariableCollector:
         elif is_generator(value):
             if self._is_new(value):
                 self.found.generators.append(value)
-        elif isinstance(value, list | tuple | dict | set):
+        elif is_a(value, list | tuple | dict | set):
             self._add_container(value, depth)
-        elif hasattr(value, "_defaults") and hasattr(value, "_update_count"):
+        elif _is_metric(value):
             self._add_metric(value)
         elif depth and self._is_plain_object(value):
             self._add_attributes(value, depth - 1)
@@ -127,31 +130,30 @@ class VariableCollector:
         """Adds the attributes of objects in a container."""
         if not depth or len(value) > _MAX_OBJECTS:
             return
-        for item in list(value.values()) if isinstance(value, dict) else list(value):
+        for item in list(value.values()) if is_a(value, dict) else list(value):
             if self._is_plain_object(item):
                 self._add_attributes(item, depth - 1)
             elif is_generator(item) and self._is_new(item):
                 self.found.generators.append(item)
 
     def _add_attributes(self, value: Any, depth: int, owner: str = "") -> None:
-        attributes = getattr(value, "__dict__", None)
-        if not isinstance(attributes, dict) or not self._is_new(value):
+        attributes = read_attributes(value)
+        if not attributes or not self._is_new(value):
             return
         hidden = self._user_code.list_framework_attributes(type(value))
         is_torch = type(value).__module__.startswith("torch.utils.data")  # its samplers have only one state
         names = ("epoch",) if is_torch else tuple(attributes)
         for name in names:
             attribute = attributes.get(name, nn)  # a module is skipped
-            if name not in hidden and not isinstance(attribute, nn.Module):
+            if name not in hidden and not is_a(attribute, nn.Module):
                 self._add(f"{owner or type(value).__name__}.{name}", name, attribute, depth)
 
     def _add_metric(self, metric: Any) -> None:
         if type(metric).__name__ == "_ResultMetric" or not self._is_new(metric):
             return
-        name = type(metric).__name__
-        self._add_value(f"{name}._update_count", metric._update_count, self.found.values)
-        for state in metric._defaults:
-            self._add_value(f"{name}.{state}", getattr(metric, state, None), self.found.values)
+        name, attributes = type(metric).__name__, read_attributes(metric)
+        for state in ("_update_count", *attributes["_defaults"]):
+            self._add_value(f"{name}.{state}", attributes.get(state), self.found.values)
 
     def _add_value(self, name: str, value: Any, values: dict[str, Any]) -> None:
         """Adds a value. Names of several objects of one class get numbers."""
@@ -168,9 +170,9 @@ class VariableCollector:
         return True
 
     def _is_plain_object(self, value: object) -> bool:
-        if isinstance(value, nn.Module | torch.optim.Optimizer | torch.Tensor | random.Random):
+        if is_a(value, nn.Module | torch.optim.Optimizer | torch.Tensor | random.Random):
             return False
-        return isinstance(value, SimpleNamespace | argparse.Namespace) or self._user_code.is_user_class(type(value))
+        return is_a(value, SimpleNamespace | argparse.Namespace) or self._user_code.is_user_class(type(value))
 
 
 def _read_locals(frame: FrameType) -> dict[str, Any]:
@@ -188,4 +190,10 @@ def _read_locals(frame: FrameType) -> dict[str, Any]:
 
 def _is_tensor_list(value: list[Any] | tuple[Any, ...] | dict[Any, Any]) -> bool:
     items = value.values() if isinstance(value, dict) else value
-    return bool(items) and all(isinstance(item, torch.Tensor) for item in items)
+    return bool(items) and all(is_a(item, torch.Tensor) for item in items)
+
+
+def _is_metric(value: object) -> bool:
+    """Returns whether an object has the attributes of a metric of torchmetrics."""
+    attributes = read_attributes(value)
+    return is_a(attributes.get("_defaults"), dict) and is_a(attributes.get("_update_count"), int)

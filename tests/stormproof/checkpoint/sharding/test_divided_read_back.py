@@ -3,6 +3,7 @@
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -113,6 +114,30 @@ def _time_out(rank: int, folder: str, port: int) -> None:
     dist.barrier()
     writer.close()
     dist.destroy_process_group()
+
+
+def _end_suddenly(rank: int, folder: str, port: int) -> None:
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    storage = RecordingStorage(Path(folder))
+    storage.before_read = (lambda: os._exit(0)) if rank == 1 else lambda: None
+    writer, store = ShardWriter(storage, rank), Store(Path(folder))
+    if rank == 0:
+        store.begin_attempt(store.resolve())
+    checkpoint = _commit(store, writer, rank)
+    if checkpoint is None:
+        threading.Event().wait(100)
+    else:
+        start = time.monotonic()
+        store.read_back(checkpoint, writer.check_content)
+        assert sorted(storage.names) == [".metadata", "__0_0.distcp", "__1_0.distcp", "meta.pt"]
+        assert time.monotonic() - start < 30  # without the check of the process: for ever
+        os._exit(0)
+
+
+@pytest.mark.slow
+def test_rank_zero_does_not_wait_for_a_rank_that_was_killed(tmp_path: Path):
+    call_on_two_ranks(_end_suddenly, str(tmp_path), get_free_port(), timeout=90)
 
 
 @pytest.mark.slow

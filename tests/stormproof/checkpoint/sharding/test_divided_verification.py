@@ -61,7 +61,7 @@ def test_every_rank_finds_a_damaged_file(
     for local_rank in range(3):
         monkeypatch.setenv("LOCAL_RANK", str(local_rank))
         assert verify_once_per_node(checkpoint) == "its content has changed since it was committed"
-    assert reads.count(file) == 3
+    assert reads.count(file) == 6  # a single read may be wrong
 
 
 def test_a_file_that_changes_after_its_verification_is_read_again(

@@ -6,9 +6,10 @@ import pytest
 from obstore.store import MemoryStore
 
 from stormproof.checkpoint import Store
+from stormproof.checkpoint import lease as lease_module
 from stormproof.checkpoint.backends import object_lease
 from stormproof.checkpoint.backends.object_lease import ObjectLease
-from stormproof.checkpoint.lease import LeaseError, Owner
+from stormproof.checkpoint.lease import Owner
 from stormproof.checkpoint.storage import ObjectStorage
 from stormproof.errors import FolderLostError, FolderTakenError
 from tests.support.checkpoint_files import commit_checkpoint
@@ -49,7 +50,7 @@ def test_the_owner_of_another_host_expires_by_the_clock_of_the_server(
     assert ObjectLease.is_active(storage)
     with pytest.raises(FolderTakenError):
         ObjectLease(storage)
-    monkeypatch.setattr(object_lease, "STALE_SECONDS", -1.0)
+    monkeypatch.setattr(lease_module, "STALE_SECONDS", -1.0)
     assert not ObjectLease.is_active(storage)
     second = ObjectLease(storage)
     with pytest.raises(FolderLostError):
@@ -63,8 +64,8 @@ def test_a_start_waits_until_the_lease_of_a_lost_node_expires(storage: ObjectSto
     lost = ObjectLease(storage)
     lost._stop_event.set()
     monkeypatch.setattr(Owner, "is_running", lambda self: None)
-    monkeypatch.setattr(object_lease, "POLL_SECONDS", 0.01)
-    threading.Timer(0.2, lambda: monkeypatch.setattr(object_lease, "STALE_SECONDS", -1.0)).start()
+    monkeypatch.setattr(lease_module, "POLL_SECONDS", 0.01)
+    threading.Timer(0.2, lambda: monkeypatch.setattr(lease_module, "STALE_SECONDS", -1.0)).start()
     lease = object_lease.acquire_when_expired(storage)
     lease.check()
     lease.release()
@@ -76,7 +77,7 @@ def test_a_start_fails_as_soon_as_the_owner_on_another_node_renews_its_lease(
     monkeypatch.setattr(object_lease, "HEARTBEAT_SECONDS", 0.1)
     lease = ObjectLease(storage)
     monkeypatch.setattr(Owner, "is_running", lambda self: None)
-    monkeypatch.setattr(object_lease, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(lease_module, "POLL_SECONDS", 0.01)
     with pytest.raises(FolderTakenError, match=f"process {lease.owner.pid}"):
         object_lease.acquire_when_expired(storage)
     lease.check()
@@ -130,7 +131,7 @@ def test_one_of_many_processes_takes_over_a_stale_lease(storage: ObjectStorage, 
 def _acquire_together(storage: ObjectStorage) -> list[ObjectLease]:
     """Four threads have all seen the stale lease before the first one takes it over."""
     barrier, leases = threading.Barrier(4), []
-    is_valid = object_lease._is_valid
+    is_valid = object_lease.is_lease_valid
 
     def wait_then_return(storage: ObjectStorage, owner: Owner) -> bool:
         result = is_valid(storage, owner)
@@ -142,7 +143,7 @@ def _acquire_together(storage: ObjectStorage) -> list[ObjectLease]:
             leases.append(ObjectLease(storage))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(object_lease, "_is_valid", wait_then_return)
+        patch.setattr(object_lease, "is_lease_valid", wait_then_return)
         threads = [threading.Thread(target=acquire) for _ in range(4)]
         for thread in threads:
             thread.start()
@@ -151,10 +152,15 @@ def _acquire_together(storage: ObjectStorage) -> list[ObjectLease]:
     return leases
 
 
-def test_a_damaged_lease_is_one_sentence_with_a_way_out(storage: ObjectStorage):
-    overwrite(storage, "lease.json", b"{")
-    with pytest.raises(LeaseError, match=r"lease\.json is not a valid lease .*Remove it if no other process"):
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"5", b'{"pid": "x"}'])
+def test_a_damaged_lease_expires(content: bytes, storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch):
+    overwrite(storage, "lease.json", content)
+    with pytest.raises(FolderTakenError, match="on an unknown host"):
         ObjectLease(storage)
+    monkeypatch.setattr(lease_module, "STALE_SECONDS", -1.0)
+    lease = object_lease.acquire_when_expired(storage)
+    lease.check()
+    lease.release()
 
 
 def test_two_stores_that_take_the_prefix_from_each_other_lose_nothing(storage: ObjectStorage):

@@ -39,7 +39,7 @@ FINDINGS = {
     ),
     "left over of a lease": (_touch(".lease.json.0123abcd.tmp"), ".lease.json.0123abcd.tmp: 0 bytes", "use space"),
     "a stale lease": (_kill_attempt, "a stale lease of process 17 on ", "was killed"),
-    "a strange lease": (_touch("lease.json"), "the lease is not readable", "no run can start"),
+    "a strange lease": (_touch("lease.json"), "the lease is not readable", "waits until the file is 60 s old"),
 }  # fmt: skip
 
 

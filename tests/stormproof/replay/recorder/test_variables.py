@@ -3,6 +3,7 @@
 from itertools import pairwise
 from pathlib import Path
 
+from tests.support import hostile_objects
 from tests.support.recorded_program import record
 
 PROGRAM = """
@@ -96,3 +97,60 @@ def test_recorder_does_not_keep_tensors_alive(tmp_path: Path) -> None:
         assert train()() is None
     """
     assert len(record(tmp_path / "run", source).steps) == 2
+
+
+HOSTILE_PROGRAM = """
+import os, sys, torch
+sys.path.insert(0, os.getcwd())
+from hostile_objects import HOSTILE_OBJECTS, RaisingMethods
+
+class Batch:
+    def __init__(self, samples):
+        self.samples, self.hostile = torch.stack(samples), [make() for make in HOSTILE_OBJECTS.values()]
+
+class Optimizer(torch.optim.SGD):
+    __eq__, __hash__ = RaisingMethods.__eq__, None
+
+class Owner:
+    def __init__(self):
+        for number, make in enumerate(HOSTILE_OBJECTS.values()):
+            setattr(self, f"hostile_{number}", make())
+        self.counter = 0
+
+def train(owner):
+    hostile_locals = [make() for make in HOSTILE_OBJECTS.values()]
+    for batch in torch.utils.data.DataLoader(torch.ones(3, 1), collate_fn=Batch):
+        model(batch.samples).sum().backward()
+        optimizer.step()
+        owner.counter += 1
+
+globals().update({f"hostile_{number}": make() for number, make in enumerate(HOSTILE_OBJECTS.values())})
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(1, 1))
+model.extend(make() for name, make in HOSTILE_OBJECTS.items() if name == "RaisingModule")
+model.forward = lambda samples: model[0](samples)
+optimizer = Optimizer(model.parameters(), 0.1)
+schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+schedule.hostile = [make() for make in HOSTILE_OBJECTS.values()]
+train(Owner())
+torch.save({"model": model[0].state_dict()}, "last.pt")
+"""
+
+
+def test_objects_that_answer_every_name_or_raise_do_not_stop_the_recorder(tmp_path: Path) -> None:
+    source = Path(hostile_objects.__file__).read_text()
+    ledgers = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "hostile_objects.py").write_text(source)
+        ledgers.append(record(tmp_path / name, HOSTILE_PROGRAM))
+
+    steps = [[_drop_generators(step.components) for step in ledger.steps] for ledger in ledgers]
+    assert len(steps[0]) == 3
+    assert steps[0] == steps[1], "the values of such objects depend on the process"
+    assert [step.values["variables/Owner.counter"] for step in ledgers[0].steps] == ["0", "1", "2"]
+
+
+def _drop_generators(components: dict[str, object]) -> dict[str, object]:
+    """The program seeds only the generator of torch."""
+    return {name: value for name, value in components.items() if not name.startswith("rng/")}

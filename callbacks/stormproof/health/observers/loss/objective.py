@@ -18,6 +18,7 @@ from stormproof.health.observers.torch_losses import torch_losses
 from stormproof.health.observers.tracing.provenance import Origin
 from stormproof.health.observers.tracing.step_replay import replay_without_side_effects
 from stormproof.health.observers.tracing.step_trace import LossCall, PredictionTargetPair, StepTrace
+from stormproof.units.transforms import plain_values
 
 RELATIVE_TOLERANCE = 1e-5
 """Relative tolerance for matching a loss function with the value of a loss."""
@@ -150,7 +151,7 @@ def find_objective(
     objective = None
     if isinstance(preds, torch.Tensor) and isinstance(target, torch.Tensor) and preds.numel() and target.numel():
         origin = trace.origins.origin_of(preds)
-        pair = PredictionTargetPair(preds.detach(), target.detach(), origin, trace.origins.origin_of(target))
+        pair = PredictionTargetPair(plain_values(preds), plain_values(target), origin, trace.origins.origin_of(target))
         if user_loss is None:  # prefer standard losses, whose best constant is known
             objective = _match_torch_loss(pair, value)
         objective = objective or _match_user_loss(pair, value, module, user_loss)
@@ -258,6 +259,6 @@ def _evaluate_loss(function: Callable[..., Any], preds: torch.Tensor, target: to
     try:
         with warnings.catch_warnings(action="ignore"):  # from losses that the user does not call
             result = function(preds, target)
-    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
+    except Exception:  # noqa: BLE001 (functions of the user may raise any error for other arguments)
         return None
     return result.detach() if isinstance(result, torch.Tensor) and result.numel() == 1 else None

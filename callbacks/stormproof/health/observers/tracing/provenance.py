@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from stormproof.internal_errors import isolated
 from stormproof.units.callers_line import call_at_callers_line
-from stormproof.units.transforms import is_transforming
+from stormproof.units.transforms import has_values, is_transforming
 
 VALUE_PRESERVING = frozenset({
     "view", "reshape", "view_as", "reshape_as", "squeeze", "unsqueeze", "flatten", "unflatten", "transpose", "permute",
@@ -119,8 +121,11 @@ class ProvenanceTracker(TorchFunctionMode):
         self._layer_names, self._on_call = layer_names, on_call
         self.error: Exception | None = None
         self._origins: Any = WeakIdKeyDictionary()
+        self._indices_by_storage: dict[int, set[int]] = {}  # indices of the batch tensors by address of their memory
         for index, tensor in enumerate(batch):
             self._origins[tensor] = Origin(batch_indices=frozenset({index}))
+            self._indices_by_storage.setdefault(_storage_address(tensor), set()).add(index)
+        self._indices_by_storage.pop(0, None)
 
     def origin_of(self, tensor: torch.Tensor) -> Origin:
         """Returns the origin of a tensor. It is empty if unknown."""
@@ -128,26 +133,48 @@ class ProvenanceTracker(TorchFunctionMode):
         if layer is not None:
             layers = frozenset({layer})
             return Origin(layers=layers, differentiable_layers=layers if tensor.requires_grad else frozenset())
-        return self._origins.get(tensor) or Origin()
+        origin = self._origins.get(tensor)
+        if origin is None:  # a view that is not made by a torch function, such as by Tensor.as_subclass
+            indices = self._indices_by_storage.get(_storage_address(tensor), set())
+            return Origin(batch_indices=frozenset(indices if len(indices) == 1 else ()))
+        return origin
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Runs ``func`` and records the origin of its output."""
         kwargs = kwargs or {}
-        inputs = list(iter_tensors((args, kwargs)))
-        requires_grad = [tensor.requires_grad for tensor in inputs]  # before an in-place function changes it
+        inputs: list[tuple[torch.Tensor, bool]] = []
+        self._isolated(self._add_inputs)(inputs, (args, kwargs))
         output = call_at_callers_line(func, args, kwargs)
-        name = _function_name(func)
+        if inputs:
+            self._isolated(self._record_call)(_function_name(func), args, kwargs, inputs, output)
+        return output
+
+    def _isolated(self, function: Callable[..., None]) -> Callable[..., None]:
+        """Returns a function that does nothing after an error."""
+        return _do_nothing if self.error is not None else isolated(function, partial(setattr, self, "error"))
+
+    def _add_inputs(self, inputs: list[tuple[torch.Tensor, bool]], arguments: Any) -> None:
+        """Adds the tensors among arguments, and whether they require a gradient, which an in-place function changes."""
+        inputs += [(tensor, tensor.requires_grad) for tensor in iter_tensors(arguments)]
+
+    def _record_call(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        inputs: list[tuple[torch.Tensor, bool]],
+        output: Any,
+    ) -> None:
+        """Records the origins of the outputs of a function that have values."""
         outputs = (
             [args[0]] if name == "__setitem__" and isinstance(args[0], torch.Tensor) else list(iter_tensors(output))
         )
-        if outputs and inputs and self.error is None and _are_plain_tensors(outputs):
-            try:
-                self._record_origins(name, args, kwargs, inputs, requires_grad, outputs)
-            except Exception as error:  # noqa: BLE001 (any error here would end the training step)
-                self.error = error
-        return output
+        if outputs and not is_transforming() and all(map(has_values, outputs)):
+            self._record_origins(
+                name, args, kwargs, [tensor for tensor, _ in inputs], [flag for _, flag in inputs], outputs
+            )
 
     def _record_origins(
         self,
@@ -223,9 +250,14 @@ def batch_size(batch: Any) -> int | None:
     return next((tensor.size(0) for tensor in iter_tensors(batch) if tensor.ndim), None)
 
 
-def _are_plain_tensors(tensors: list[torch.Tensor]) -> bool:
-    """Returns whether the tensors have values, unlike those that a compiler or a transform such as ``vmap`` traces."""
-    return not is_transforming() and all(type(tensor) in (torch.Tensor, torch.nn.Parameter) for tensor in tensors)
+def _do_nothing(*_: Any) -> None:
+    """Records nothing after an error."""
+
+
+def _storage_address(tensor: torch.Tensor) -> int:
+    """Returns the address of the memory of a tensor. 0 if it is empty, or not that of a dense tensor."""
+    is_dense = has_values(tensor) and tensor.layout is torch.strided
+    return tensor.untyped_storage().data_ptr() if is_dense else 0
 
 
 def _producer_name(name: str, input_producer: str) -> str:

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from stormproof.data import rng
-from stormproof.health.internal_errors import is_raised_by_signal_handler
 from stormproof.health.observers.tracing.provenance import Origin, ProvenanceTracker
+from stormproof.internal_errors import is_raised_by_signal_handler
 from stormproof.resume import metric_state
 
 PLAIN_TYPES = (int, float, complex, str, bytes, type(None))
@@ -37,7 +37,7 @@ def replay_without_side_effects(module: nn.Module) -> Iterator[None]:
     for name in ("log", "log_dict"):
         object.__setattr__(module, name, _do_nothing)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch._C._EnableTorchFunction():  # noqa: SLF001 (disabled by `isolated`)
             yield
     finally:
         for owner, name, buffer in buffers:

@@ -13,6 +13,7 @@ from stormproof.health.observations.data import InputStats
 from stormproof.health.observations.predictions import ActivationCall, BroadcastMismatch, LayerCall
 from stormproof.health.observers.torch_losses import ELEMENTWISE, LOSS_INPUTS, OTHER_LOSS_INPUTS
 from stormproof.health.observers.tracing.provenance import BOUNDED_FUNCTIONS, Origin, ProvenanceTracker, iter_tensors
+from stormproof.units.transforms import plain_values
 
 NORMALIZATIONS = frozenset({"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"})
 BOUNDED_ACTIVATIONS = {
@@ -191,7 +192,7 @@ class StepTrace:
         self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: torch.Tensor, origin: Origin
     ) -> None:
         """Records the call of a torch function."""
-        if not output.is_floating_point():
+        if not output.is_floating_point() or output.layout is not torch.strided:
             return
         if name in LOSS_INPUTS:
             self._record_loss_call(name, args, kwargs, output)
@@ -275,7 +276,7 @@ class StepTrace:
         """Records the distance of the statistics of a batch from the running ones, see :attr:`norm_distances`."""
         if not is_training or running_mean is None or running_variance is None:
             return
-        variance, mean = torch.var_mean(inputs.detach().float(), [0, *range(2, inputs.ndim)])
+        variance, mean = torch.var_mean(plain_values(inputs).float(), [0, *range(2, inputs.ndim)])
         scale = torch.where(variance > MIN_VARIANCE, variance, math.nan).sqrt()
         shifts = (mean - running_mean).abs() / scale
         stretches = (scale / running_variance.clamp_min(MIN_VARIANCE).sqrt()).log().abs()
@@ -324,7 +325,15 @@ class StepTrace:
         """Records a call of a loss."""
         target_origin = self.origins.origin_of(target)
         self.losses.append(
-            LossCall(name, prediction.detach(), target.detach(), arguments, origin, output.detach(), target_origin)
+            LossCall(
+                name,
+                plain_values(prediction),
+                plain_values(target),
+                arguments,
+                origin,
+                plain_values(output),
+                target_origin,
+            )
         )
 
     def _record_pair(self, name: str, args: tuple[Any, ...]) -> None:
@@ -359,7 +368,7 @@ class StepTrace:
     def _append_pair(self, prediction: torch.Tensor, target: torch.Tensor, target_origin: Origin) -> None:
         """Keeps the last pairs of a prediction and a target."""
         origin = self.origins.origin_of(prediction)
-        pair = PredictionTargetPair(prediction.detach(), target.detach(), origin, target_origin)
+        pair = PredictionTargetPair(plain_values(prediction), plain_values(target), origin, target_origin)
         self.pairs = [*self.pairs, pair][-MAX_PAIRS:]
 
 
@@ -375,7 +384,8 @@ def _are_broadcast(prediction: torch.Tensor, target: torch.Tensor) -> bool:
 
 def _subsample(tensor: torch.Tensor) -> torch.Tensor:
     """Returns a sample of the batch of shape (N, entries)."""
-    samples = tensor.detach()[:MAX_SAMPLES] if tensor.ndim else tensor.detach()[None]
+    values = plain_values(tensor)
+    samples = values[:MAX_SAMPLES] if tensor.ndim else values[None]
     entries = samples.flatten(1) if samples.ndim > 1 else samples[:, None]
     if entries.size(1) > MAX_ENTRIES:  # evenly spaced
         entries = entries[:, :: entries.size(1) // MAX_ENTRIES]

@@ -16,7 +16,6 @@ def trace_next_step(
     name: str,
     context: AbstractContextManager[Any],
     on_output: Callable[[Any], None],
-    before_step: Callable[[], None] | None = None,
 ) -> Callable[[], None]:
     """Runs the next step within a context.
 
@@ -25,7 +24,6 @@ def trace_next_step(
         name: ``training_step`` or ``validation_step``.
         context: Context manager for the step.
         on_output: Called with the return value of the step.
-        before_step: Called before the step.
 
     Returns:
         Function that cancels the trace.
@@ -34,8 +32,6 @@ def trace_next_step(
 
     def traced(*args: Any, **kwargs: Any) -> Any:
         stop()
-        if before_step is not None:
-            before_step()
         with context:
             output = step(*args, **kwargs)
         on_output(output)

@@ -1,0 +1,190 @@
+"""Training state that ``torch.load(weights_only=True)`` refuses is restored and never ends a run."""
+
+import datetime as dt
+import enum
+import os
+import pickle
+import shutil
+import threading
+import warnings
+from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from stormproof import CheckpointRecovery, resumable
+from stormproof.resume import refused_state
+from tests.support.recovery_fits import BatchEndCallback
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, RegressionModule, make_loader, make_module, make_trainer
+
+pytestmark = LIGHTNING_WARNING_FILTERS
+
+Pair = namedtuple("Pair", "first second")  # noqa: PYI024 (a class without types)
+
+
+class Phase(enum.Enum):
+    WARM_UP = 1
+    TRAINING = 2
+
+
+@dataclass
+class Statistics:
+    count: int = 0
+    means: list[torch.Tensor] = field(default_factory=list)
+
+
+def _extend(values: Any) -> Any:
+    values.append(len(values) + 0.5)
+    return values
+
+
+def _count(values: Any) -> Any:
+    values["steps"] += 1
+    return values
+
+
+STATES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "string": (lambda: "a", lambda value: value + "b"),
+    "bytes": (lambda: b"a", lambda value: value + b"b"),
+    "deque": (lambda: deque(maxlen=3), _extend),
+    "deque of tensors": (lambda: deque(maxlen=2), lambda value: value.append(torch.ones(2) * len(value)) or value),
+    "tensor in two deques": (
+        lambda: [deque([tensor := torch.zeros(1)]), deque([tensor])],
+        lambda value: value[0][0].add_(1) is value[1][0] and value,
+    ),
+    "deque in a list": (lambda: [deque(maxlen=3)], lambda value: [_extend(value[0])]),
+    "set": (lambda: {1}, lambda value: value | {len(value) + 1}),
+    "frozenset": (lambda: frozenset({1}), lambda value: value | {len(value) + 1}),
+    "defaultdict": (lambda: defaultdict(int), _count),
+    "OrderedDict": (lambda: OrderedDict(steps=0), _count),
+    "Counter": (Counter, _count),
+    "named tuple": (lambda: Pair(0, torch.zeros(1)), lambda value: Pair(value.first + 1, value.second + 1)),
+    "NumPy array": (lambda: np.zeros(2), lambda value: value + 1),
+    "NumPy generator": (lambda: np.random.default_rng(1), lambda value: value.random() and value),
+    "fraction": (lambda: Fraction(1, 2), lambda value: value + 1),
+    "time": (lambda: dt.timedelta(0), lambda value: value + dt.timedelta(seconds=1)),
+    "enum": (lambda: Phase.WARM_UP, lambda _: Phase.TRAINING),
+    "dataclass": (Statistics, lambda value: Statistics(value.count + 1, [*value.means, torch.ones(1)])),
+}
+
+
+def _describe(value: Any) -> str:
+    return repr(value.bit_generator.state if isinstance(value, np.random.Generator) else value)
+
+
+def make_optimizer_class(make: Callable[[], Any], change: Callable[[Any], Any]) -> type[torch.optim.Optimizer]:
+    """Returns a class that keeps ``make()`` in the state of each parameter and replaces it in each step."""
+
+    class Remembering(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            for parameter in self.param_groups[0]["params"]:
+                state = self.state[parameter]
+                state["value"] = change(state["value"] if "value" in state else make())
+            return super().step(closure)
+
+    return Remembering
+
+
+def train(folder: Path, optimizer_class: type, *callbacks: Any, stop: int | None = None) -> Any:
+    class Optimized(RegressionModule):
+        def configure_optimizers(self) -> Any:
+            return optimizer_class(self.parameters(), lr=0.1, momentum=0.9)  # type: ignore[attr-defined]
+
+    def interrupt(step: int) -> None:
+        if step == stop:
+            raise RuntimeError("interrupted")
+
+    recovery = CheckpointRecovery(folder, every_n_train_steps=2, async_save=False)
+    trainer = make_trainer(callbacks=[BatchEndCallback(interrupt), *callbacks, recovery])
+    trainer.fit(make_module(kind=Optimized), resumable(make_loader()), ckpt_path=recovery.latest_checkpoint())
+    return trainer
+
+
+@pytest.mark.parametrize(("make", "change"), STATES.values(), ids=STATES.keys())
+def test_python_values_in_the_state_of_an_optimizer_are_restored(make: Any, change: Any, tmp_path: Path):
+    optimizer_class = make_optimizer_class(make, change)
+    whole = train(tmp_path / "whole", optimizer_class)
+    with pytest.raises(RuntimeError, match="interrupted"):
+        train(tmp_path / "killed", optimizer_class, stop=5)
+    resumed = train(tmp_path / "killed", optimizer_class)
+    states = [[*trainer.optimizers[0].state.values()] for trainer in (whole, resumed)]
+    assert [_describe(state["value"]) for state in states[0]] == [_describe(state["value"]) for state in states[1]]
+    assert [type(state["value"]) for state in states[0]] == [type(state["value"]) for state in states[1]]
+    assert all(
+        torch.equal(*pair) for pair in zip(*([s["momentum_buffer"] for s in state] for state in states), strict=True)
+    )
+
+
+def test_a_value_that_cannot_be_pickled_is_announced_and_does_not_end_the_run(tmp_path: Path):
+    optimizer_class = make_optimizer_class(threading.Lock, lambda value: value)
+    with pytest.warns(
+        match=r"A resume will not be exact. .* because of optimizer_states/0/state/0/value: _thread.lock"
+    ) as log:
+        train(tmp_path / "first", optimizer_class)
+    shutil.copytree(tmp_path / "first", tmp_path / "copy")  # this process refuses another fit in the first
+    assert sum("will not be exact" in str(record.message) for record in log) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert train(tmp_path / "copy", optimizer_class).global_step == 6
+
+
+class Counting(pl.Callback):
+    count = Fraction(0)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.count += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.count = state_dict["count"]
+
+
+def test_the_state_of_a_callback_is_restored(tmp_path: Path):
+    with pytest.raises(RuntimeError, match="interrupted"):
+        train(tmp_path, torch.optim.SGD, Counting(), stop=5)
+    train(tmp_path, torch.optim.SGD, callback := Counting())
+    assert callback.count == 6
+
+
+def make_trainer_stub() -> Any:
+    return SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
+
+
+class Shell:
+    """Calls a function when it is loaded."""
+
+    def __reduce__(self) -> Any:
+        return os.getpid, ()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [Shell(), print, torch.load, torch.nn.Linear(1, 1), threading.Thread],
+    ids=["object", "builtin", "function", "module", "class"],
+)
+def test_functions_and_foreign_classes_are_not_loaded(value: Any):
+    content = pickle.dumps({("callbacks",): value})
+    saved = {"bytes": torch.frombuffer(bytearray(content), dtype=torch.uint8), "tensors": []}
+    with pytest.raises(pickle.UnpicklingError, match="may execute code"):
+        refused_state.restore(make_trainer_stub(), {"stormproof": {"refused": saved}})
+
+
+def test_a_state_that_belongs_to_no_parameter_is_restored(tmp_path: Path):
+    class Counted(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            self.state["steps"] = self.state.get("steps", 0) + 1
+            return super().step(closure)
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        train(tmp_path, Counted, stop=5)
+    assert train(tmp_path, Counted).optimizers[0].state["steps"] == 6
