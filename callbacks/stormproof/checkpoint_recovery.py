@@ -398,6 +398,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             internals.call_on_exception(trainer, self._release),
             sharded_averaging.prepare_averaging(trainer),
         ]
+        internals.replace_checkpoint_names(trainer, self._find_checkpoint)
         self._is_active = stage == "fit" and not getattr(trainer, "fast_dev_run", False)
         if not self._is_active:
             return
@@ -546,6 +547,19 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the productive time of the run."""
         self._goodput.load_state_dict(state_dict["time"])
+
+    def _find_checkpoint(self, name: str) -> str:
+        """Returns the path of the checkpoint ``"best"`` or ``"last"``."""
+        if name == "best":
+            path, advice = self.best_checkpoint(), "set `monitor` to a metric of the validation"
+        else:
+            last = self._resolve(fetch=True).chosen_checkpoint
+            path, advice = last and self._fetch(last), "train first"
+        if path is None:
+            raise NotResumableError(
+                f"{self.store.location} contains no {name} checkpoint. Pass the path of one as ckpt_path, or {advice}."
+            )
+        return path
 
     def _resolve(self, *, fetch: bool = False) -> Resolution:
         try:

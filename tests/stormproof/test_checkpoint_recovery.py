@@ -7,12 +7,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from stormproof import CheckpointRecovery, resumable
+from stormproof import CheckpointRecovery, HangWatch, Preemption, resumable
 from stormproof.checkpoint import Lease
 from stormproof.errors import DamagedError, NotResumableError, StorageError
 from stormproof.testing import FaultInjector, flip_bit
 from tests.support.recovery_fits import BatchEndCallback, FakeClock, checkpoint_steps, fit_with_recovery
 from tests.support.small_fits import (
+    BOTH_PACKAGES,
     LIGHTNING_WARNING_FILTERS,
     RegressionModule,
     RowsLogger,
@@ -323,3 +324,30 @@ def test_an_uninitialized_parameter_is_refused_before_the_first_batch(tmp_path: 
     fitting = make_trainer(callbacks=[CheckpointRecovery(tmp_path)])
     with pytest.raises(NotResumableError, match=r"layer\.weight belongs to a lazy module and is uninitialized"):
         fitting.fit(make_module(kind=Lazy), resumable(make_loader()))
+
+
+@BOTH_PACKAGES
+def test_a_later_test_finds_the_best_and_the_last_checkpoint(lightning: Any, tmp_path: Path):
+    class Tested(ValidatedRegressionModule):
+        def test_step(self, batch: Any, batch_idx: int) -> None: ...
+
+    def fit(folder: Path, **options: Any) -> tuple[Any, CheckpointRecovery]:
+        recovery = CheckpointRecovery(folder, every_n_train_steps=2, **options)
+        trainer = make_trainer(lightning, callbacks=[recovery], val_check_interval=3)
+        trainer.fit(make_module(lightning, Tested), resumable(make_loader()), make_loader())
+        return trainer, recovery
+
+    trainer, recovery = fit(tmp_path / "monitored", monitor="val/loss")
+    for name, path in (("best", recovery.best_checkpoint()), ("last", recovery.latest_checkpoint())):
+        trainer.test(dataloaders=make_loader(), ckpt_path=name)
+        assert trainer.ckpt_path == path
+    trainer, _ = fit(tmp_path / "unmonitored")
+    with pytest.raises(NotResumableError, match=r"no best checkpoint\. Pass the path of one as ckpt_path, or set `mon"):
+        trainer.test(dataloaders=make_loader(), ckpt_path="best")
+
+
+@pytest.mark.parametrize("kind", [Preemption, HangWatch])
+def test_two_callbacks_of_a_kind_are_refused(kind: type, tmp_path: Path):
+    trainer = make_trainer(callbacks=[kind(), CheckpointRecovery(tmp_path), kind()])
+    with pytest.raises(NotResumableError, match=f"has 2 callbacks of type {kind.__name__}. Keep one"):
+        trainer.fit(make_module(), resumable(make_loader()))

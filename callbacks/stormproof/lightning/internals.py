@@ -144,6 +144,18 @@ def resume_from(trainer: pl.Trainer, path: str, weights_only: bool | None) -> Ca
     return replace(connector, "resume_start", resume_start)
 
 
+def replace_checkpoint_names(trainer: pl.Trainer, find: Callable[[str], str]) -> None:
+    """Makes later calls with ``ckpt_path="best"`` or ``"last"`` load ``find(ckpt_path)``, without a ModelCheckpoint."""
+    connector = trainer._checkpoint_connector
+    parse = type(connector)._parse_ckpt_path
+
+    def parse_ckpt_path(state_fn: Any, ckpt_path: Any, **options: Any) -> Any:
+        finds = ckpt_path in ("best", "last") and not trainer.checkpoint_callbacks
+        return parse(connector, state_fn, find(ckpt_path) if finds else ckpt_path, **options)
+
+    replace(connector, "_parse_ckpt_path", parse_ckpt_path)
+
+
 def call_between_batches(
     trainer: pl.Trainer, function: Callable[[], None], *, run_last: bool = False
 ) -> Callable[[], None]:

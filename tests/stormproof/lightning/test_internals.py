@@ -74,6 +74,7 @@ def _inside_a_fit(lightning: Any) -> dict[str, Any]:
 MISSING = object()
 NAMES = (
     "_checkpoint_connector.dump_checkpoint",
+    "_checkpoint_connector._parse_ckpt_path",
     "_logger_connector._callback_metrics",
     "_logger_connector._logged_metrics",
     "_logger_connector._progress_bar_metrics",
