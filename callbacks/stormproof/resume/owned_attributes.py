@@ -88,10 +88,7 @@ def is_library(item: object) -> bool:
 
 
 def _named_roots(trainer: pl.Trainer) -> Iterator[tuple[str, Any]]:
-    yield from owned_state.find_owners(trainer).items()
-    yield from ((f"optimizers[{index}]", optimizer) for index, optimizer in enumerate(trainer.optimizers))
-    for index, config in enumerate(trainer.lr_scheduler_configs):
-        yield f"lr_schedulers[{index}]", config.scheduler
+    yield from (*owned_state.find_owners(trainer).items(), *owned_state.find_schedules(trainer).items())
     for loader in snapshot.train_loaders(trainer):
         names = ("sampler", "batch_sampler", "collate_fn", "dataset")
         parts = {name: getattr(getattr(loader, "wrapped", loader), name, None) for name in names}
