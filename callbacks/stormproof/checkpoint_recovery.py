@@ -36,12 +36,15 @@ from stormproof.distributed.collectives import assert_equal, run_on_rank_zero
 from stormproof.distributed.fork_safety import make_forks_safe
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.errors import DivergedError, NotResumableError, PreemptedExit, StorageError
+from stormproof.event_log import log_event
 from stormproof.lightning import internals, sharded_averaging
 from stormproof.lightning.inactive_copies import InactiveCopies
-from stormproof.resume import refused_state, sharded_state, snapshot
+from stormproof.lightning.method_replacement import call_after
+from stormproof.resume import refused_state, script_settings, sharded_state, snapshot
 from stormproof.resume.compatibility import (
     check_data_parallelism,
     check_initialized,
+    check_loaders,
     check_loop,
     check_strategy,
     find_dynamic_shapes,
@@ -252,9 +255,10 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._goodput = Goodput(time.time())
         self._resolution: Resolution | None = None  # from the last call of :meth:`latest_checkpoint` or :meth:`setup`
         self._start_over = False  # last argument of :meth:`latest_checkpoint`
-        self._is_active = self._has_ended = False
+        self._is_active = self._has_ended = self._is_tuning = False
         self._rank_snapshot: snapshot.RankSnapshot | None = None  # of the loaded checkpoint, until it is restored
         self._loaded_description: str | None = None
+        self._saved_settings: script_settings.Settings | None = None  # of the loaded checkpoint
         self._last_step = 0  # step at the last call between batches
         self._has_validated = False
         self._dynamic_shapes: dict[Any, str] | None = None  # before the fit. None after the warning
@@ -394,6 +398,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             internals.call_on_exception(trainer, self._release),
             sharded_averaging.prepare_averaging(trainer),
         ]
+        internals.replace_checkpoint_names(trainer, self._find_checkpoint)
         self._is_active = stage == "fit" and not getattr(trainer, "fast_dev_run", False)
         if not self._is_active:
             return
@@ -416,7 +421,12 @@ class CheckpointRecovery(InactiveCopies, Callback):
             "the newest good checkpoint",
             None if checkpoint is None else f"{checkpoint.path.name} ({checkpoint.digest})",
         )
-        self._rank_snapshot = self._loaded_description = None
+        self._undo_functions += [
+            call_after(trainer.strategy, "setup", self._record_settings),
+            internals.call_before_loading_loaders(trainer, lambda: self._check_loaders(trainer)),
+            *internals.wrap_tuners(trainer, self._tune),
+        ]
+        self._rank_snapshot = self._loaded_description = self._saved_settings = None
         self._has_validated = self._has_ended = False
         self._dynamic_shapes = find_dynamic_shapes()
         self.monitored_metric.reset()
@@ -434,7 +444,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Replaces rank 0's states in the checkpoint with those of this rank."""
-        if not self._is_active or trainer.state.fn != "fit":
+        if not self._is_active or trainer.state.fn != "fit" or self._is_tuning:
             return
         self._loaded_description = f"epoch {checkpoint['epoch']}, step {checkpoint['global_step']}"
         if snapshot.KEY not in checkpoint:
@@ -451,6 +461,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
             collects_dtypes=not internals.shards_parameters(trainer),
         )
         self._loaded_description += f", {self._rank_snapshot.snapshot.id}"
+        self._saved_settings = script_settings.read(checkpoint, trainer.world_size)
+        internals.restore_tuned(trainer, self._rank_snapshot.snapshot.job_state.tuned)
         if self.save_coordinator.writer is not None:
             self.save_coordinator.writer.set_baseline(checkpoint)
 
@@ -475,6 +487,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         if self._rank_snapshot is not None:
             snapshot.check_layout(trainer, self._rank_snapshot)
             trainer.should_stop = self._rank_snapshot.snapshot.job_state.should_stop
+            self._check_loaders(trainer, warns=True)
             internals.load_pending_loader_states(trainer)
         self._last_step = trainer.global_step
         self._goodput.start(time.time())
@@ -500,6 +513,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Commits the final state, after every callback's ``on_train_end``."""
         if self._is_active and self._rank_snapshot is not None:  # the loaded run had already ended
+            self._report_finished(trainer.global_step)
             snapshot.restore_final(trainer, pl_module, self._rank_snapshot)
             self._rank_snapshot = None
         elif self._is_active and self.schedule.has_saved:
@@ -534,6 +548,19 @@ class CheckpointRecovery(InactiveCopies, Callback):
         """Restores the productive time of the run."""
         self._goodput.load_state_dict(state_dict["time"])
 
+    def _find_checkpoint(self, name: str) -> str:
+        """Returns the path of the checkpoint ``"best"`` or ``"last"``."""
+        if name == "best":
+            path, advice = self.best_checkpoint(), "set `monitor` to a metric of the validation"
+        else:
+            last = self._resolve(fetch=True).chosen_checkpoint
+            path, advice = last and self._fetch(last), "train first"
+        if path is None:
+            raise NotResumableError(
+                f"{self.store.location} contains no {name} checkpoint. Pass the path of one as ckpt_path, or {advice}."
+            )
+        return path
+
     def _resolve(self, *, fetch: bool = False) -> Resolution:
         try:
             return self.store.resolve(fetch=fetch)
@@ -567,8 +594,43 @@ class CheckpointRecovery(InactiveCopies, Callback):
         nones = dict.fromkeys(("_rank_snapshot", "_loaded_description", "_resolution", "_mirror", "_peer_receiver"))
         return {**empty_lists, **nones, "_is_active": False}
 
+    def _record_settings(self, _: None, trainer: pl.Trainer) -> None:
+        self.save_coordinator.settings = script_settings.describe(trainer)
+
+    def _check_loaders(self, trainer: pl.Trainer, *, warns: bool = False) -> None:
+        if self._rank_snapshot is not None:
+            check_loaders(trainer, self._rank_snapshot.rank_state.train_loaders, warns=warns)
+
+    def _tune(self, tune: Callable[[], None], ends_fit: bool) -> None:
+        """Runs one of Lightning's tuner callbacks, unless it would replace a loaded state."""
+        if self._rank_snapshot is not None and not ends_fit:
+            return
+        self._is_tuning = True
+        try:
+            tune()
+        finally:
+            self._is_tuning = False
+
+    def _report_finished(self, step: int) -> None:
+        """Refuses a second fit that trains nothing in this process. Otherwise, logs that nothing is trained."""
+        location = self.store.location
+        if self.store.backend.absolute_location in _FINISHED_LOCATIONS:
+            raise NotResumableError(
+                f"{location} contains a finished run of {step} steps. Use another folder for each fit, or raise "
+                "max_epochs to continue it."
+            )
+        log_event(
+            __name__,
+            f"{location}: training has finished at step {step}; nothing is trained. Raise max_epochs or max_steps to "
+            "continue it, or use another folder.",
+        )
+
     def _check_loaded_state(self, trainer: pl.Trainer) -> None:
         assert_equal("the loaded state", self._loaded_description)
+        if self._saved_settings is not None:
+            self.save_coordinator.settings = script_settings.compare(
+                self.save_coordinator.settings, self._saved_settings
+            )
         if self.resumed_from is not None and self.resumed_from.name not in self._kept_copies:
             self.store.backend.discard_copy(self.resumed_from)  # all ranks have loaded it
         checkpoint = self._resolution.chosen_checkpoint if self._resolution else None
@@ -589,6 +651,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
             )
 
     def _run_between_batches(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self._is_tuning:
+            return
         step, stall_start = trainer.global_step, time.monotonic()
         is_resuming = self._rank_snapshot is not None
         # after all hooks, which may register a communication hook

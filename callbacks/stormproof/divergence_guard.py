@@ -236,6 +236,11 @@ class DivergenceGuard(InactiveCopies, Callback):
                 default=None,
             )
         self._check(trainer, pl_module)
+        if self._has_failed_twice and _is_last_epoch(trainer) and trainer.global_step <= self._rollback_steps[-1]:
+            raise DivergedError(
+                f"training diverges until its end at step {trainer.global_step}, after {self.rollbacks} rollbacks "
+                "without effect: lower the learning rate, clip gradients or check the data"
+            )
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Checks losses before the validation of a diverged state."""
@@ -279,6 +284,8 @@ class DivergenceGuard(InactiveCopies, Callback):
         self._rollback_steps: list[int] = []  # steps at which rollbacks took place
         self._diverged_since: int | None = None  # first diverged step if a rollback is pending
         self._must_skip = self._must_save = self._has_unlogged_values = False
+        self._is_finite = True  # the last anomaly
+        self._has_failed_twice = False  # no step was finite between the last two rollbacks
 
     def _skip_anomalous_step(self, trainer: pl.Trainer, optimizer: Optimizer) -> None:
         """Skips the update if the step is anomalous. Called after the hooks of all callbacks."""
@@ -325,7 +332,7 @@ class DivergenceGuard(InactiveCopies, Callback):
 
     def _handle_anomaly(self, anomaly: Anomaly, detector: DivergenceDetector, *, is_applied: bool) -> None:
         """Warns and schedules a rollback if necessary. ``is_applied`` is True if the update has taken place."""
-        self._has_unlogged_values = True
+        self._has_unlogged_values, self._is_finite = True, anomaly.median is not None
         self._raise_if_diverged(detector, f"at {anomaly}")
         if detector.consecutive_anomalies == 1:
             consequence = "detected after the update" if is_applied else "the step is skipped"
@@ -379,6 +386,7 @@ class DivergenceGuard(InactiveCopies, Callback):
         for index, detector in self._detectors.items():
             # after a shift, the losses of the checkpoint are not comparable
             detector.roll_back(None if has_shifted else detector_states.get(str(index)))
+        self._has_failed_twice = has_shifted and not self._is_finite
         self._rollback_steps.append(step)
         self._lr_scale.factor *= self.lr_factor
         self.rollbacks += 1

@@ -32,6 +32,7 @@ from stormproof.hang.process_activity import ProcessActivity
 from stormproof.hang.stall_detector import StallDetector
 from stormproof.hang.thread_frames import current_frames
 from stormproof.lightning import internals
+from stormproof.lightning.find_callback import require_single
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.long_waits import get_current_wait
 from stormproof.standard_output import print_error, print_text
@@ -123,6 +124,7 @@ class HangWatch(InactiveCopies, Callback):
         self._stop()
         if getattr(trainer, "fast_dev_run", False):
             return
+        require_single(trainer, self)
         self._watchdog = _Watchdog(self, trainer)
         self._undo_function = internals.call_on_exception(trainer, self._stop)
 

@@ -23,7 +23,7 @@ from stormproof.distributed.sync_schedule import SyncSchedule
 from stormproof.errors import NotResumableError, PreemptedExit
 from stormproof.event_log import log_event
 from stormproof.lightning import internals
-from stormproof.lightning.find_callback import find_callback
+from stormproof.lightning.find_callback import find_callback, require_single
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.lightning.step_exchange import ExchangedNumbers, StepExchange
 from stormproof.signals.listener import SignalListener
@@ -90,6 +90,7 @@ class Preemption(InactiveCopies, Callback):
         """Installs the signal handlers."""
         if getattr(trainer, "fast_dev_run", False):
             return
+        require_single(trainer, self)
         make_forks_safe()
         destroy_gloo_before_exit()
         self._listener = SignalListener(raise_on_second_sigint=not is_started_by_rank_zero())

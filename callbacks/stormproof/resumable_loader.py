@@ -191,10 +191,10 @@ class ResumableLoader:
         Raises:
             ValueError: If fewer batches were yielded since the loader was created or restored.
         """
-        if num_prefetched > len(self._recent_cursors):
+        if not 0 <= num_prefetched <= len(self._recent_cursors):
             raise ValueError(
-                f"`num_prefetched` must be at most {len(self._recent_cursors)}, the number of recent batches, got "
-                f"{num_prefetched}."
+                f"`num_prefetched` must be at most {len(self._recent_cursors)}, the number of recent batches, and at "
+                f"least 0, got {num_prefetched}."
             )
         if num_prefetched:
             return self._make_state(self._recent_cursors[-num_prefetched])
@@ -219,10 +219,11 @@ class ResumableLoader:
             NotResumableError: If the state belongs to a data set of another length, or to another batch size with the
                 same world size.
         """
-        if "data_description" not in state:
+        if not self.state_dict().keys() <= state.keys():
+            reason = "saved by an earlier release" if "seed" in state else "not saved by a resumable loader"
             raise NotResumableError(
-                f"The state with the keys {sorted(map(str, state))} was not saved by a resumable loader. Wrap the same "
-                "loaders as in the run that saved it."
+                f"The state with the keys {sorted(map(str, state))} was {reason}. Wrap the same loaders as in the run "
+                "that saved it, with the same release."
             )
         for name, current_value in self._describe_data().items():
             saved_value = state["data_description"].get(name)
@@ -231,7 +232,8 @@ class ResumableLoader:
             ):
                 raise NotResumableError(
                     f"The state of the loader was saved with {name}={saved_value}, but this loader has "
-                    f"{name}={current_value}. Resume with the same data and batches, or begin a new run."
+                    f"{name}={current_value}. Resume with the same data and batches, or begin a new run. A value that "
+                    "changes during training must depend on trainer.current_epoch or be saved in a state_dict."
                 )
         self._loaded_state = state
         self._seed = state["seed"]

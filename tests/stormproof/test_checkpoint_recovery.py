@@ -1,3 +1,4 @@
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,14 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from stormproof import CheckpointRecovery, resumable
+from stormproof import CheckpointRecovery, HangWatch, Preemption, resumable
 from stormproof.checkpoint import Lease
 from stormproof.errors import DamagedError, NotResumableError, StorageError
 from stormproof.resumable_loader import find_loader_caveats
 from stormproof.testing import FaultInjector, flip_bit
 from tests.support.recovery_fits import BatchEndCallback, FakeClock, checkpoint_steps, fit_with_recovery
 from tests.support.small_fits import (
+    BOTH_PACKAGES,
     LIGHTNING_WARNING_FILTERS,
     RegressionModule,
     RowsLogger,
@@ -160,15 +162,24 @@ def test_the_same_trainer_goes_on_in_a_secondfit_with(tmp_path: Path):
     assert not Lease.is_active(tmp_path)
 
 
-def test_a_run_that_has_ended_is_found_as_it_ended_and_saves_nothing_more(tmp_path: Path):
-    first = fit_with_recovery(CheckpointRecovery(tmp_path, every_n_train_steps=2), val_check_interval=3)
-    before = checkpoint_steps(tmp_path)
-    second_fit = fit_with_recovery(CheckpointRecovery(tmp_path, every_n_train_steps=2), val_check_interval=3)
+def test_a_finished_run_is_restored_by_another_process_which_saves_nothing(tmp_path: Path, capsys: Any):
+    first = fit_with_recovery(CheckpointRecovery(tmp_path / "first", every_n_train_steps=2), val_check_interval=3)
+    before = checkpoint_steps(tmp_path / "first")
+    shutil.copytree(tmp_path / "first", tmp_path / "second")  # in which this process has not trained
+    second_fit = fit_with_recovery(CheckpointRecovery(tmp_path / "second", every_n_train_steps=2), val_check_interval=3)
+    assert "second: training has finished at step 6; nothing is trained. Raise max_epochs" in capsys.readouterr().out
     assert second_fit.global_step == 6
     assert second_fit.callback_metrics == first.callback_metrics
     assert "val/loss" in second_fit.callback_metrics
-    assert checkpoint_steps(tmp_path) == before
-    assert not Lease.is_active(tmp_path)
+    assert checkpoint_steps(tmp_path / "second") == before
+    assert not Lease.is_active(tmp_path / "second")
+
+
+def test_a_second_fit_that_trains_nothing_is_refused_unless_it_may_continue(tmp_path: Path):
+    fit_with_recovery(CheckpointRecovery(tmp_path))
+    with pytest.raises(NotResumableError, match=r"finished run of 6 steps\. Use another folder .* or raise max_epochs"):
+        fit_with_recovery(CheckpointRecovery(tmp_path))
+    assert fit_with_recovery(CheckpointRecovery(tmp_path), max_epochs=2).global_step == 12
 
 
 @pytest.mark.parametrize("asked", [True, False])
@@ -329,3 +340,30 @@ def test_an_uninitialized_parameter_is_refused_before_the_first_batch(tmp_path: 
     fitting = make_trainer(callbacks=[CheckpointRecovery(tmp_path)])
     with pytest.raises(NotResumableError, match=r"layer\.weight belongs to a lazy module and is uninitialized"):
         fitting.fit(make_module(kind=Lazy), resumable(make_loader()))
+
+
+@BOTH_PACKAGES
+def test_a_later_test_finds_the_best_and_the_last_checkpoint(lightning: Any, tmp_path: Path):
+    class Tested(ValidatedRegressionModule):
+        def test_step(self, batch: Any, batch_idx: int) -> None: ...
+
+    def fit(folder: Path, **options: Any) -> tuple[Any, CheckpointRecovery]:
+        recovery = CheckpointRecovery(folder, every_n_train_steps=2, **options)
+        trainer = make_trainer(lightning, callbacks=[recovery], val_check_interval=3)
+        trainer.fit(make_module(lightning, Tested), resumable(make_loader()), make_loader())
+        return trainer, recovery
+
+    trainer, recovery = fit(tmp_path / "monitored", monitor="val/loss")
+    for name, path in (("best", recovery.best_checkpoint()), ("last", recovery.latest_checkpoint())):
+        trainer.test(dataloaders=make_loader(), ckpt_path=name)
+        assert trainer.ckpt_path == path
+    trainer, _ = fit(tmp_path / "unmonitored")
+    with pytest.raises(NotResumableError, match=r"no best checkpoint\. Pass the path of one as ckpt_path, or set `mon"):
+        trainer.test(dataloaders=make_loader(), ckpt_path="best")
+
+
+@pytest.mark.parametrize("kind", [Preemption, HangWatch])
+def test_two_callbacks_of_a_kind_are_refused(kind: type, tmp_path: Path):
+    trainer = make_trainer(callbacks=[kind(), CheckpointRecovery(tmp_path), kind()])
+    with pytest.raises(NotResumableError, match=f"has 2 callbacks of type {kind.__name__}. Keep one"):
+        trainer.fit(make_module(), resumable(make_loader()))

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from fractions import Fraction
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,18 @@ def resume_from(trainer: pl.Trainer, path: str, weights_only: bool | None) -> Ca
             original_resume_start(path, weights_only)
 
     return replace(connector, "resume_start", resume_start)
+
+
+def replace_checkpoint_names(trainer: pl.Trainer, find: Callable[[str], str]) -> None:
+    """Makes later calls with ``ckpt_path="best"`` or ``"last"`` load ``find(ckpt_path)``, without a ModelCheckpoint."""
+    connector = trainer._checkpoint_connector
+    parse = type(connector)._parse_ckpt_path
+
+    def parse_ckpt_path(state_fn: Any, ckpt_path: Any, **options: Any) -> Any:
+        finds = ckpt_path in ("best", "last") and not trainer.checkpoint_callbacks
+        return parse(connector, state_fn, find(ckpt_path) if finds else ckpt_path, **options)
+
+    replace(connector, "_parse_ckpt_path", parse_ckpt_path)
 
 
 def call_between_batches(
@@ -448,6 +461,60 @@ def load_pending_loader_states(trainer: pl.Trainer) -> None:
         loop._combined_loader_states_to_load = []
         assert loop._data_fetcher is not None
         iter(loop._data_fetcher)
+
+
+def call_before_loading_loaders(trainer: pl.Trainer, function: Callable[[], None]) -> Callable[[], None]:
+    """Calls ``function`` before Lightning loads the states of the training loaders.
+
+    Returns:
+        Function that undoes this.
+    """
+    return call_before(trainer.fit_loop, "_load_combined_loader_states", function)
+
+
+TUNERS = {
+    "LearningRateFinder": ("lr_find", "_attr_name", ("lr", "learning_rate")),
+    "BatchSizeFinder": ("scale_batch_size", "_batch_arg_name", ()),
+}
+"""Method, attribute with the name of the tuned attribute, and default names of Lightning's tuner callbacks."""
+
+
+def capture_tuned(trainer: pl.Trainer) -> dict[str, Any]:
+    """Returns the attributes that Lightning's tuner callbacks set, by name."""
+    parsing, module = import_submodule(trainer, "utilities.parsing"), trainer.lightning_module
+    names = [name for _, _, tuned_names in _find_tuners(trainer) for name in tuned_names]
+    values = {
+        name: parsing.lightning_getattr(module, name) for name in names if parsing.lightning_hasattr(module, name)
+    }
+    return {name: value for name, value in values.items() if isinstance(value, int | float)}
+
+
+def restore_tuned(trainer: pl.Trainer, values: Mapping[str, Any]) -> None:
+    """Sets the attributes from :func:`capture_tuned`."""
+    for name, value in values.items():
+        import_submodule(trainer, "utilities.parsing").lightning_setattr(trainer.lightning_module, name, value)
+
+
+def wrap_tuners(trainer: pl.Trainer, run: Callable[[Callable[[], None], bool], None]) -> list[Callable[[], None]]:
+    """Makes Lightning's tuner callbacks call ``run(tune, ends_fit)`` instead of ``tune``, which trains inside ``fit``.
+
+    Returns:
+        Functions that undo this.
+    """
+
+    def wrap(callback: Any, name: str) -> Callable[[], None]:
+        tune = getattr(callback, name)
+        return replace(callback, name, lambda *arguments: run(partial(tune, *arguments), callback._early_exit))
+
+    return [wrap(callback, name) for callback, name, _ in _find_tuners(trainer)]
+
+
+def _find_tuners(trainer: pl.Trainer) -> Iterator[tuple[Any, str, Sequence[str]]]:
+    for callback in callbacks(trainer):
+        for name in {base.__name__ for base in type(callback).__mro__} & TUNERS.keys():
+            method, attribute, default_names = TUNERS[name]
+            tuned_name = getattr(callback, attribute)
+            yield callback, method, (tuned_name,) if tuned_name else default_names
 
 
 def get_combining_mode(trainer: pl.Trainer) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from math import inf
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.nn.parameter import is_lazy
 
+from stormproof.data.sampler_state import is_stateful
 from stormproof.data.shard import current_replica
 from stormproof.distributed.collectives import world_size
 from stormproof.distributed.ddp_buckets import find_order_problem
@@ -107,16 +110,37 @@ def find_resume_caveats(trainer: pl.Trainer) -> list[str]:
     return caveats
 
 
+def check_loaders(trainer: pl.Trainer, states: Sequence[Any], *, warns: bool) -> None:
+    """Compares the training loaders with their states in the checkpoint. With ``warns``, warns if it contains none.
+
+    Raises:
+        NotResumableError: If some loaders have a state and others have none, or the other way round.
+    """
+    saved = sum(state is not None for state in states)
+    current = sum(is_stateful(loader) for loader in snapshot.train_loaders(trainer))
+    if saved and saved != current:
+        raise NotResumableError(
+            f"The checkpoint contains the position of {saved} training loader(s), but {current} of the script can load "
+            "one. Wrap the same loaders with resumable(loader) as before, or begin a new run in another folder."
+        )
+    if warns and current and not saved:
+        rank_zero_warn(
+            "This resume is not exact: the checkpoint contains no position in the data, because the loaders were not "
+            "wrapped with resumable(loader). Training continues with the first batch of the data."
+        )
+
+
 def find_dynamic_shapes() -> dict[Any, str]:
     """Returns the inputs that ``torch.compile`` has made dynamic in this process because their shape or value changed.
 
     Their kernels depend on the shapes that came first in the process. Empty with ``dynamic=False``.
     """
     pgo = sys.modules.get("torch._dynamo.pgo")  # torch imports it for the first compiled function
-    code_states = {} if pgo is None else pgo._CODE_STATE or {}  # noqa: SLF001 (torch has no public name)
+    if pgo is None:
+        return {}
     return {
         (code, name): entry.render()
-        for code, state in code_states.items()
+        for code, state in (pgo._CODE_STATE or {}).items()  # noqa: SLF001 (torch has no public name)
         for name, entry in state.automatic_dynamic.items()
         if not isinstance(entry.scalar, int | float)
         and pgo.auto_dynamic in (entry.size if isinstance(entry.size, tuple) else (entry.size,))

@@ -18,7 +18,7 @@ from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.lightning.step_exchange import ExchangedNumbers, StepExchange
 from stormproof.long_waits import long_wait
-from stormproof.resume import sharded_state, snapshot
+from stormproof.resume import script_settings, sharded_state, snapshot
 from stormproof.resume.refused_state import RefusedState
 from stormproof.resume.unsaved_attributes import UnsavedAttributes
 
@@ -46,6 +46,7 @@ class SaveCoordinator(InactiveCopies):
         memory_shard_writer: Writer of this rank's shard to memory. None if disabled, or if copies are in one file.
         shard_step: Step of the last checkpoint for storage whose shard this rank has planned. None before the first.
         unsaved_attributes: Warns about attributes that are in no checkpoint.
+        settings: Settings of the script, for the checkpoints.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class SaveCoordinator(InactiveCopies):
         self.memory_shard_writer: MemoryShardWriter | None = None
         self.shard_step: int | None = None
         self.unsaved_attributes = UnsavedAttributes()
+        self.settings: script_settings.Settings = {}
         self._refused_state = RefusedState()
         self._exchanged_attention: ExchangedNumbers | None = None
 
@@ -117,7 +119,9 @@ class SaveCoordinator(InactiveCopies):
             stall_start: Time at which training paused, by ``time.monotonic``.
             has_validated: Whether the validation loaders have been iterated in this run.
         """
-        checkpoint = snapshot.capture(trainer, module, has_validated=has_validated, has_ended=False)
+        checkpoint = snapshot.capture(
+            trainer, module, has_validated=has_validated, has_ended=False, settings=self.settings
+        )
         self._refused_state.extract(trainer, checkpoint)
         if self.memory_shard_writer is not None:  # a copy is due only after all ranks have written the previous one
             self.memory_shard_writer.plan(sharded_state.pop_state(checkpoint))
@@ -153,7 +157,9 @@ class SaveCoordinator(InactiveCopies):
         Returns:
             Seconds for which training paused, by rank 0's clock.
         """
-        checkpoint = snapshot.capture(trainer, module, has_validated=has_validated, has_ended=has_ended)
+        checkpoint = snapshot.capture(
+            trainer, module, has_validated=has_validated, has_ended=has_ended, settings=self.settings
+        )
         if trainer.is_global_zero:
             self.unsaved_attributes.check(trainer, checkpoint)
         self._refused_state.extract(trainer, checkpoint)

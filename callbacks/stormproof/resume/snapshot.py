@@ -55,7 +55,14 @@ class RankSnapshot:
     optimizer_dtypes: Sequence[model_state.StateDtypes]
 
 
-def capture(trainer: pl.Trainer, module: pl.LightningModule, *, has_validated: bool, has_ended: bool) -> dict[str, Any]:
+def capture(
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    *,
+    has_validated: bool,
+    has_ended: bool,
+    settings: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """Returns a Lightning checkpoint with the missing state under the key ``stormproof``. All ranks call it together.
 
     Only the checkpoint on rank 0 is complete.
@@ -65,6 +72,7 @@ def capture(trainer: pl.Trainer, module: pl.LightningModule, *, has_validated: b
         module: Module that it trains.
         has_validated: Whether the validation loaders have been iterated in this run.
         has_ended: Whether training has ended.
+        settings: Settings of the script.
 
     Raises:
         NotResumableError: If Lightning would not load the checkpoint.
@@ -111,6 +119,8 @@ def capture(trainer: pl.Trainer, module: pl.LightningModule, *, has_validated: b
         averaging=swa_state.capture(trainer),
         syncs_buffers=ddp_buckets.syncs_buffers(trainer.strategy.model),
         reduction_order=ddp_buckets.capture_order(trainer.strategy.model),
+        settings=settings,
+        tuned=internals.capture_tuned(trainer),
     )
     checkpoint[KEY] = Snapshot(secrets.token_hex(8), shared_state, [state for state, _ in gathered_states]).to_dict()
     if not has_ended:
@@ -142,14 +152,20 @@ def select_rank(
             sharded strategies remove.
 
     Raises:
-        NotResumableError: If a later release saved the checkpoint.
+        NotResumableError: If a later release saved the checkpoint, or an earlier one with fewer entries.
     """
     if checkpoint[KEY]["format"] > FORMAT:
         raise NotResumableError(
             f"The checkpoint of step {checkpoint['global_step']} was saved by a later release of stormproof. Update "
             "stormproof."
         )
-    snapshot = Snapshot.from_dict(checkpoint[KEY])
+    try:
+        snapshot = Snapshot.from_dict(checkpoint[KEY])
+    except KeyError as error:
+        raise NotResumableError(
+            f"The checkpoint of step {checkpoint['global_step']} was saved by an earlier release of stormproof, which "
+            f"did not save {error}. Resume with that release, or begin a new run in another folder."
+        ) from error
     if snapshot.has_layout(world_size, tensor_parallel_size):
         rank_state = snapshot.rank_states[rank]
     else:

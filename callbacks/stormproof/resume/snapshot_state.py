@@ -56,6 +56,8 @@ class JobState(_State):
         averaging: From :mod:`stormproof.resume.swa_state`.
         syncs_buffers: From :func:`stormproof.distributed.ddp_buckets.syncs_buffers`.
         reduction_order: From :func:`stormproof.distributed.ddp_buckets.capture_order`.
+        settings: From :func:`stormproof.resume.script_settings.describe`.
+        tuned: From :func:`stormproof.lightning.internals.capture_tuned`.
     """
 
     loops: dict[str, Any] | None
@@ -67,6 +69,8 @@ class JobState(_State):
     averaging: list[dict[str, Any]] | None = None
     syncs_buffers: bool | None = None
     reduction_order: list[int] | None = None
+    settings: dict[str, Any] | None = None
+    tuned: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import argparse
 import enum
 import functools
+import shutil
 import threading
 import warnings
 from fractions import Fraction
@@ -84,6 +85,12 @@ def _fit(net: Any, recovery: CheckpointRecovery, lightning: Any = pl, **options:
 
 def _module_of(lightning: Any, kind: type, *arguments: Any) -> Any:
     return type(kind.__name__, (kind, lightning.LightningModule), {})(*arguments)
+
+
+def _copy(recovery: CheckpointRecovery, folder: Path) -> CheckpointRecovery:
+    """Copies the finished run, in whose folder this process refuses another fit."""
+    shutil.copytree(recovery.store.backend.load_folder, folder / "copy")
+    return CheckpointRecovery(folder / "copy", every_n_train_steps=2)
 
 
 def _load_checkpoints(recovery: CheckpointRecovery) -> list[dict[str, Any]]:
@@ -201,7 +208,7 @@ class _Hooks(RegressionModule):
 
 @BOTH_PACKAGES
 def test_what_a_hook_adds_is_stored_pickled_and_restored_on_request(lightning: Any, tmp_path: Path):
-    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2)
+    recovery = CheckpointRecovery(tmp_path / "first", every_n_train_steps=2)
     with pytest.warns(UserWarning, match=r"contain extra \(fractions.Fraction\), because"):
         _fit(_module_of(lightning, _Hooks), recovery, lightning)
     checkpoint = _load_checkpoints(recovery)[-1]
@@ -215,7 +222,7 @@ def test_what_a_hook_adds_is_stored_pickled_and_restored_on_request(lightning: A
         pytest.raises(KeyError),
     ):
         _fit(net, recovery, lightning)
-    _fit(net, recovery, lightning, weights_only=False)
+    _fit(net, _copy(recovery, tmp_path), lightning, weights_only=False)
     assert net.loaded == Fraction(1, 2)
 
 
@@ -224,9 +231,9 @@ def test_a_pickled_entry_follows_the_value_of_the_hook(tmp_path: Path):
         def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
             checkpoint["extra"] = Fraction(self.trainer.global_step)
 
-    recovery, net = CheckpointRecovery(tmp_path, every_n_train_steps=2), _module_of(pl, Counting)
+    recovery, net = CheckpointRecovery(tmp_path / "first", every_n_train_steps=2), _module_of(pl, Counting)
     _fit(net, recovery)
-    _fit(net, recovery, weights_only=False)
+    _fit(net, _copy(recovery, tmp_path), weights_only=False)
     assert net.loaded == Fraction(6)
 
 

@@ -44,6 +44,16 @@ def test_what_goes_on_is_gone_back_from(tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_training_that_ends_without_a_finite_loss_has_diverged(tmp_path: Path):
+    guard = DivergenceGuard()
+    with pytest.raises(DivergedError, match="diverges until its end at step 64, after 5 rollbacks without effect"):
+        fit_with_guard(tmp_path, guard, spike_at(*range(52, STEPS + 1)))
+    guard = DivergenceGuard()
+    fit_with_guard(tmp_path / "recovered", guard, spike_at(*range(52, 59)))
+    assert guard.rollbacks == 2
+
+
+@pytest.mark.slow
 def test_the_state_that_it_goes_back_to_is_saved_at_once(tmp_path: Path):
     states = StateRecorder()
     faults = spike_at(43, 44, 45).fail(at="on_train_batch_start", step=45)

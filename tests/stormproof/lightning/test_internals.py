@@ -74,6 +74,7 @@ def _inside_a_fit(lightning: Any) -> dict[str, Any]:
 MISSING = object()
 NAMES = (
     "_checkpoint_connector.dump_checkpoint",
+    "_checkpoint_connector._parse_ckpt_path",
     "_logger_connector._callback_metrics",
     "_logger_connector._logged_metrics",
     "_logger_connector._progress_bar_metrics",
@@ -82,6 +83,7 @@ NAMES = (
     "fit_loop._data_fetcher.fetched",
     "fit_loop._combined_loader._load_state_dicts",
     "fit_loop._combined_loader_states_to_load",
+    "fit_loop._load_combined_loader_states",
     "fit_loop._combined_loader._mode",
     "fit_loop._last_train_dl_reload_epoch",
     "fit_loop.epoch_loop.batch_progress.current.ready",

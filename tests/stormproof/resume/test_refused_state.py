@@ -4,6 +4,7 @@ import datetime as dt
 import enum
 import os
 import pickle
+import shutil
 import threading
 import warnings
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
@@ -127,11 +128,12 @@ def test_a_value_that_cannot_be_pickled_is_announced_and_does_not_end_the_run(tm
     with pytest.warns(
         match=r"A resume will not be exact. .* because of optimizer_states/0/state/0/value: _thread.lock"
     ) as log:
-        train(tmp_path, optimizer_class)
+        train(tmp_path / "first", optimizer_class)
+    shutil.copytree(tmp_path / "first", tmp_path / "copy")  # this process refuses another fit in the first
     assert sum("will not be exact" in str(record.message) for record in log) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert train(tmp_path, optimizer_class).global_step == 6
+        assert train(tmp_path / "copy", optimizer_class).global_step == 6
 
 
 class Counting(pl.Callback):

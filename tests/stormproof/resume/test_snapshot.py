@@ -217,6 +217,8 @@ def test_a_checkpoint_of_an_earlier_release_has_defaults_and_a_required_field_is
     del saved["ranks"][0]["rng"]
     with pytest.raises(KeyError, match="rng"):
         Snapshot.from_dict(saved)
+    with pytest.raises(NotResumableError, match=r"saved by an earlier release of stormproof, which did not save 'rng'"):
+        snapshot.select_rank({"stormproof": saved, "global_step": 2}, 0, 1)
 
 
 def test_a_later_release_s_checkpoint_is_refused_in_a_sentence():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -111,8 +112,9 @@ def test_with_checkpoint_recovery_at_any_step(step: int, every: int, uninterrupt
 def test_a_sanity_check_where_a_training_is_resumed_shows_nothing_that_another_would_not_see(tmp_path: Path):
     """Lightning has one between two epochs, and after the last."""
     dead = make_detector(every_n_steps=1)
-    expected = run(dead, CheckpointRecovery(tmp_path), num_sanity_val_steps=1)
-    recovery = CheckpointRecovery(tmp_path)
+    expected = run(dead, CheckpointRecovery(tmp_path / "first"), num_sanity_val_steps=1)
+    shutil.copytree(tmp_path / "first", tmp_path / "copy")  # this process refuses another fit in the first
+    recovery = CheckpointRecovery(tmp_path / "copy")
     resumed = run(
         make_detector(every_n_steps=1), recovery, ckpt_path=recovery.latest_checkpoint(), num_sanity_val_steps=1
     )
