@@ -657,7 +657,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         is_resuming = self._rank_snapshot is not None
         # after all hooks, which may register a communication hook
         for reason in [] if self.schedule.has_saved else find_resume_caveats(trainer):
-            rank_zero_warn(f"A resume will not be exact: {reason}.")
+            rank_zero_warn(f"A resume {'may' if 'exact only if' in reason else 'will'} not be exact: {reason}.")
         if self._rank_snapshot is not None:
             snapshot.restore(trainer, module, self._rank_snapshot)
             self._has_validated = self._rank_snapshot.rank_state.validated

@@ -109,6 +109,9 @@ def find_loader_caveats(loader: Any) -> list[str]:
     if is_stateful(loader):
         return [f"its {type_name} does not save its random state: {_WRAP_ADVICE}"]
     if isinstance(loader, DataLoader):
+        has_workers_or_generator = loader.num_workers > 0 or loader.generator is not None
+        if not isinstance(loader.dataset, IterableDataset) and len(loader) == 1 and not has_workers_or_generator:
+            return []  # each epoch starts with the restored random state of the process
         return [f"its {type_name} does not save its position and random state: {_WRAP_ADVICE}"]
     return [f"its {type_name} does not save its position: pass a torch DataLoader, wrapped with resumable(loader)"]
 

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch.utils.data import DataLoader, IterableDataset
 
 from stormproof import CheckpointRecovery, HangWatch, Preemption, resumable
 from stormproof.checkpoint import Lease
 from stormproof.errors import DamagedError, NotResumableError, StorageError
+from stormproof.resumable_loader import find_loader_caveats
 from stormproof.testing import FaultInjector, flip_bit
 from tests.support.recovery_fits import BatchEndCallback, FakeClock, checkpoint_steps, fit_with_recovery
 from tests.support.small_fits import (
@@ -238,6 +240,20 @@ def test_the_time_of_two_fits_of_one_process_is_added(clock: FakeClock, tmp_path
 def test_a_loader_that_does_not_resume_is_named_in_a_warning(tmp_path: Path):
     with pytest.warns(match="A resume will not be exact: .*DataLoader"):
         make_trainer(callbacks=[CheckpointRecovery(tmp_path)]).fit(make_module(), make_loader())
+
+
+class Numbers(IterableDataset):
+    def __iter__(self) -> Any:
+        return iter(torch.ones(4, 2))
+
+
+def test_data_that_a_resume_repeats_is_said_to_be_uncertain(tmp_path: Path):
+    with pytest.warns(match="A resume may not be exact: .* Numbers has no state_dict"):
+        make_trainer(callbacks=[CheckpointRecovery(tmp_path)]).fit(make_module(), resumable(DataLoader(Numbers())))
+
+
+def test_a_loader_of_one_batch_is_exact_without_a_wrapper():
+    assert find_loader_caveats(make_loader(batch_size=12, shuffle=True)) == []
 
 
 def test_a_stock_checkpoint_is_gone_on_from_with_a_warning(tmp_path: Path):

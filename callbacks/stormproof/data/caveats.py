@@ -46,8 +46,8 @@ _SAMPLE_GENERATOR_CAVEAT = (
     "torch DataLoader instead"
 )
 _CUSTOM_ITERATION_CAVEAT = (
-    "{kind} overrides the iteration, so that a resume repeats the epoch up to the batch: implement state_dict and "
-    "load_state_dict, or use a torch DataLoader"
+    "{kind} overrides the iteration, so that a resume repeats the epoch up to the batch, which is exact only if the "
+    "epoch depends on the global generators only: implement state_dict and load_state_dict, or use a torch DataLoader"
 )
 _IN_ORDER_CAVEAT = "with in_order=False, the order of batches depends on the speed of the workers: set in_order=True"
 _ITERABLE_CAVEAT = (
@@ -90,19 +90,12 @@ def _find_map_caveats(loader: DataLoader[Any]) -> list[str]:
             covered_generators += find_attribute_generators(sampler).values()  # which SamplerState restores
             sampler_attributes = {f"{path}.{name}": value for name, value in getattr(sampler, "__dict__", {}).items()}
             caveats += [
-                _describe_sampler_generator(named_generator)
-                for named_generator in find_generators(sampler_attributes)
-                if not any(named_generator[1] is covered_generator for covered_generator in covered_generators)
+                f"{generator_path} is a random number generator ({type(generator).__name__}) that is not saved: "
+                "implement state_dict and load_state_dict in the sampler"
+                for generator_path, generator in find_generators(sampler_attributes)
+                if not any(generator is covered_generator for covered_generator in covered_generators)
             ]
     return caveats
-
-
-def _describe_sampler_generator(named_generator: tuple[str, Any]) -> str:
-    path, generator = named_generator
-    return (
-        f"{path} is a random number generator ({type(generator).__name__}) that is not saved: implement state_dict and "
-        "load_state_dict in the sampler"
-    )
 
 
 def find_generators(roots: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -35,18 +35,14 @@ _FRAMEWORK_ATTRIBUTES = {*vars(_OPTIMIZER), "step", "_opt_called", "grad_scale",
 
 
 def named_owned_attributes(trainer: pl.Trainer) -> Iterator[tuple[str, Any, Any]]:
-    """Yields path, root and value of the attributes of owned objects, and of roots without a ``state_dict`` hook.
-
-    Args:
-        trainer: Trainer in ``fit``.
-    """
+    """Yields path, root and value of the attributes of owned objects, and of roots without a ``state_dict`` hook."""
     saved_ids = {id(state) for optimizer in trainer.optimizers for state in optimizer.state.values()}
     visited_ids = {id(trainer)}
 
     def is_owned(item: object) -> bool:
-        return is_a(item, torch.optim.Optimizer) or not (
-            is_a(item, (*_CONTAINERS, torch.Tensor, Sampler)) or is_library(item)
-        )
+        if id(item) in visited_ids or is_a(item, (*_CONTAINERS, torch.Tensor, Sampler)):
+            return False
+        return is_a(item, torch.optim.Optimizer) or not is_library(item)
 
     def should_descend(item: object) -> bool:
         return id(item) not in visited_ids and (is_a(item, (*_CONTAINERS, Dataset)) or not is_library(item))
@@ -56,8 +52,6 @@ def named_owned_attributes(trainer: pl.Trainer) -> Iterator[tuple[str, Any, Any]
         if not is_a(root, nn.Module) and not hasattr(root, "state_key"):  # listed by UnsavedAttributes
             yield from ((path, root, value) for path, value in attributes.items())
         for path, item in find_owned_objects(attributes, is_owned, should_descend):
-            if id(item) in visited_ids:
-                continue
             visited_ids.add(id(item))
             if is_a(item, torch.optim.Optimizer):
                 states = read_attributes(item).get("state", {}).values()
@@ -88,10 +82,7 @@ def is_library(item: object) -> bool:
 
 
 def _named_roots(trainer: pl.Trainer) -> Iterator[tuple[str, Any]]:
-    yield from owned_state.find_owners(trainer).items()
-    yield from ((f"optimizers[{index}]", optimizer) for index, optimizer in enumerate(trainer.optimizers))
-    for index, config in enumerate(trainer.lr_scheduler_configs):
-        yield f"lr_schedulers[{index}]", config.scheduler
+    yield from (*owned_state.find_owners(trainer).items(), *owned_state.find_schedules(trainer).items())
     for loader in snapshot.train_loaders(trainer):
         names = ("sampler", "batch_sampler", "collate_fn", "dataset")
         parts = {name: getattr(getattr(loader, "wrapped", loader), name, None) for name in names}

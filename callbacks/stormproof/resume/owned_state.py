@@ -32,8 +32,15 @@ def find_owners(trainer: pl.Trainer) -> dict[str, Any]:
     return owners_by_name
 
 
+def find_schedules(trainer: pl.Trainer) -> dict[str, Any]:
+    """Returns the optimizers and learning-rate schedules, by name."""
+    optimizers = {f"optimizers[{index}]": optimizer for index, optimizer in enumerate(trainer.optimizers)}
+    configs = enumerate(trainer.lr_scheduler_configs)
+    return {**optimizers, **{f"lr_schedulers[{index}]": config.scheduler for index, config in configs}}
+
+
 def find_generators(trainer: pl.Trainer, train_loaders: Iterable[Any]) -> dict[str, Any]:
-    """Returns the random number generators of the owners, by path.
+    """Returns the random number generators of the owners, optimizers and schedules, by path.
 
     Excludes the generators of training loaders, which :func:`stormproof.resumable` restores at the right batch, unless
     an owner shares them.
@@ -42,7 +49,8 @@ def find_generators(trainer: pl.Trainer, train_loaders: Iterable[Any]) -> dict[s
         trainer: Trainer in ``fit``.
         train_loaders: Its training loaders.
     """
-    generators = dict(find_owned_objects(find_owners(trainer), rng.is_generator, _make_descend_predicate(trainer)))
+    roots = {**find_owners(trainer), **find_schedules(trainer)}
+    generators = dict(find_owned_objects(roots, rng.is_generator, _make_descend_predicate(trainer)))
     loader_generator_ids = _find_loader_generator_ids(train_loaders) if generators else set()
     for owner in find_owners(trainer).values():
         loader_generator_ids -= {id(generator) for generator in rng.find_attribute_generators(owner).values()}

@@ -33,7 +33,6 @@ _FREE_SECONDS, _TIME_SHARE, _MAX_SECONDS = 0.1, 0.01, 0.5
 _INCOMPARABLE = "other"
 """Fingerprint of a value that is neither a number nor a tensor nor a container."""
 _NONE = repr(None)
-"""Fingerprint of None."""
 _MAX_LIST_ELEMENTS = 300
 """Arrays and tensors with at most this many elements have the fingerprint of a list with the same elements."""
 
@@ -62,9 +61,7 @@ class UnsavedAttributes:
         """Takes the first snapshot, on rank 0. Call it before each batch."""
         if self._first_fingerprints is None and trainer.is_global_zero:
             fingerprints = {path: _fingerprint(value) for path, _, value in _named_attributes(trainer)}
-            self._first_fingerprints = fingerprints | {
-                path: fingerprint for path, _, fingerprint in self._search_owned(trainer)
-            }
+            self._first_fingerprints = fingerprints | {path: first for path, _, first in self._search_owned(trainer)}
 
     def check(self, trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> None:
         """Warns about attributes that changed since the first snapshot and are not in ``checkpoint``.
@@ -112,7 +109,6 @@ class UnsavedAttributes:
             )
 
     def _search_owned(self, trainer: pl.Trainer) -> list[tuple[str, Any, Any]]:
-        """Returns path, owner and fingerprint of the attributes of owned objects."""
         start, found = time.monotonic(), list[tuple[str, Any, Any]]()
         if self._nested_seconds > _FREE_SECONDS + _TIME_SHARE * (start - self._start_time):
             return []
@@ -138,9 +134,7 @@ class _SavedEntries:
         self.step = trainer.global_step
         user_entries = {key: value for key, value in checkpoint.items() if key not in lightning_keys}
         user_entries["lr_schedulers"] = checkpoint["lr_schedulers"]
-        user_entries["optimizers"] = [
-            {key: value for key, value in state.items() if key != "state"} for state in checkpoint["optimizer_states"]
-        ]
+        user_entries["optimizers"] = [{**state, "state": None} for state in checkpoint["optimizer_states"]]
         extra_states = {name: value for name, value in checkpoint["state_dict"].items() if "_extra_state" in name}
         self._roots: dict[str | None, Any] = {**checkpoint["callbacks"], "": extra_states, None: user_entries}
         self._fingerprints: dict[str | None, dict[_EntryPath, Any]] = {}

@@ -77,6 +77,16 @@ class GeneratorsOfOthers(Scaled):
         return 1 + self.trainer.callbacks[-1].jitter[0].random() + self.trainer.datamodule.rng.random()
 
 
+class GeneratorOfAnOptimizer(Scaled):
+    def factor(self, loss: torch.Tensor) -> Any:
+        return 1 + self.trainer.optimizers[0].noise.random()  # type: ignore[attr-defined]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        optimizer: Any = super().configure_optimizers()
+        optimizer.noise = np.random.default_rng(2)
+        return optimizer
+
+
 class Metrics(Scaled):
     """Keeps metrics in plain containers, which ``modules()`` does not search."""
 
@@ -223,6 +233,7 @@ def fit(kind: type[Scaled], folder: Path, *callbacks: pl.Callback, stop: int = 0
         LateBuffer,
         Generators,
         GeneratorsOfOthers,
+        GeneratorOfAnOptimizer,
         Metrics,
         MetricsOfOthers,
         TwoCadences,
