@@ -42,6 +42,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     Problem.EXPLODING_GRADIENTS: ("the total gradient norm is {gradient_norm} in the first measured step.",),
     Problem.DEAD_UNITS: (
         "{dead} of {units:unit} are dead since step {since_step} ({from_the_start} at initialization).",
+        "{dead_in_evaluation} of {units:unit} are dead in evaluation mode, but {dead_in_training} in training mode.",
     ),
     Problem.BATCH_NORM_STATISTICS_LAG: (
         "{dead_in_evaluation} of {units:unit} are dead in evaluation mode, but {dead_in_training} in training mode.",

@@ -106,9 +106,19 @@ class RuleSet:
     def find_root_causes(self, findings: Iterable[Finding]) -> list[Finding]:
         """Returns one finding per root cause, with the findings that it explains as its consequences.
 
-        Leaves out disabled problems, and sets the severities that were given, except in resolved findings. Causes come
-        first. Findings of severity INFO, which may be intended, come last.
+        Leaves out disabled problems and INFO findings that repeat an active one, and sets the severities that were
+        given, except in resolved findings. Causes come first. Findings of severity INFO, which may be intended, come
+        last.
         """
+        findings = list(findings)
+        active = {(entry.problem, entry.where) for entry in findings if entry.severity != Severity.INFO}
+        findings = [
+            entry
+            for entry in findings
+            if entry.severity != Severity.INFO
+            or "until_step" in entry.evidence
+            or (entry.problem, entry.where) not in active
+        ]
         order = {problem: number for number, problem in enumerate(self._rules)}
         roots: list[Finding] = []
         above_info_first = sorted(findings, key=lambda finding: finding.severity == Severity.INFO)

@@ -19,7 +19,7 @@ from stormproof.internal_errors import isolated
 from stormproof.units.callers_line import call_at_callers_line
 from stormproof.units.unit_axis import weight_shape
 
-_ACTIVATIONS = frozenset({
+ACTIVATIONS = frozenset({
     "relu", "relu6", "leaky_relu", "rrelu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus",
     "softsign", "hardtanh", "hardsigmoid", "hardswish", "hardshrink", "softshrink", "tanhshrink", "log_sigmoid",
     "sigmoid", "special_expit", "tanh", "threshold", "glu", "softmax", "softmin", "log_softmax",
@@ -149,7 +149,7 @@ class FunctionalTrace(TorchFunctionMode):
             for input_layout, _ in input_layouts:
                 input_layout.call.untracked_uses += 1
             is_real = isinstance(output, torch.Tensor) and output.is_floating_point()
-            if name in _ACTIVATIONS and is_real and output.ndim >= 2:
+            if name in ACTIVATIONS and is_real and output.ndim >= 2:
                 layout = self._trace_activation(name, output, input_layouts[0][0] if input_layouts else None)
         self._set_layout(output, layout)
 

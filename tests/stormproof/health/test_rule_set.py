@@ -306,3 +306,9 @@ def test_other_results_of_a_rule_are_named(result: Any, message: str):
     with pytest.warns(UserWarning, match=message):
         rules.apply(Record(step=1))
     assert rules.failed_problems == ["own"]
+
+
+def test_an_info_finding_that_repeats_a_warning_is_left_out():
+    warning = Finding(Problem.DEAD_UNITS, Severity.WARNING, "layer")
+    others = [replace(warning, severity=Severity.INFO, where=where) for where in ("layer", "other")]
+    assert RuleSet(default_rules()).find_root_causes([warning, *others]) == [warning, others[1]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from stormproof.units.unit_activity import MIN_INPUTS, UnitActivity
 
@@ -14,8 +14,7 @@ def choose_measurements(
     sampled: Mapping[str, UnitActivity],
     validated: Mapping[str, UnitActivity],
     running: Mapping[str, UnitActivity],
-    *,
-    batch_norm: bool,
+    mode_functions: Mapping[str, Collection[str]],
 ) -> tuple[dict[str, UnitActivity], dict[str, UnitActivity] | None]:
     """Chooses between training and validation measurements of each layer's units.
 
@@ -23,30 +22,30 @@ def choose_measurements(
         sampled: Unit activity by place, measured on training batches in training mode.
         validated: Unit activity by place, measured in a validation pass in evaluation mode.
         running: Unit activity by place in the current training epoch, possibly of few inputs.
-        batch_norm: Whether the network has a batch norm with running statistics.
+        mode_functions: Functions before a place that compute something else in evaluation mode, by place.
 
     Returns:
         Chosen measurements by place, and validation measurements of places that are active in training but dead in
         evaluation mode. The latter are None if these units may have died between the two measurements.
     """
-    measurements, lagging_units = {**sampled, **validated}, {}
+    measurements, inactive_units = {**sampled, **validated}, {}
     is_unconfirmed = False
     for name in sampled.keys() & validated.keys():
         sample, validation = sampled[name], validated[name]
-        is_lagging = (
-            batch_norm
+        is_inactive = (
+            bool(mode_functions[name])
             and sample.inputs >= MIN_INPUTS
             and _dead_share(validation) >= MANY_DEAD_SHARE
             and _dead_share(sample) < DIED_SHARE
         )
-        if is_lagging and validation.inputs >= MIN_INPUTS:
-            lagging_units[name] = validation
+        if is_inactive and validation.inputs >= MIN_INPUTS:
+            inactive_units[name] = validation
             later = running.get(name)  # a few inputs show that units are active
             is_confirmed = later is not None and later.step > validation.step and _dead_share(later) < DIED_SHARE
             is_unconfirmed |= not is_confirmed
-        if is_lagging or (validation.inputs < MIN_INPUTS and validation.inputs < sample.inputs):
+        if is_inactive or (validation.inputs < MIN_INPUTS and validation.inputs < sample.inputs):
             measurements[name] = sample
-    return measurements, None if is_unconfirmed else lagging_units
+    return measurements, None if is_unconfirmed else inactive_units
 
 
 def _dead_share(activity: UnitActivity) -> float:

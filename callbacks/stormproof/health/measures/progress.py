@@ -163,10 +163,9 @@ def is_clearly_better(record: Record) -> bool:
         or baseline.improvement <= 3 * baseline.standard_error
     ):
         return False
-    return (
-        not record.losses.validations
-        or record.losses.validations[-1].loss < CLEARLY_BETTER_SHARE * baseline.constant_loss
-    )  # excludes memorized training data
+    if not record.losses.validations:  # the training data may be memorized
+        return not record.losses.has_unknown_validation
+    return record.losses.validations[-1].loss < CLEARLY_BETTER_SHARE * baseline.constant_loss
 
 
 def is_falling(record: Record) -> bool:

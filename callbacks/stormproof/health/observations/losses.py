@@ -60,12 +60,14 @@ class Losses:
         have_one_backward: Whether each batch has at most one backward pass. Rules ignore the losses otherwise.
         validations: The best and the last validation passes. Unless ``validation_step`` returns the loss, a rule must
             also need ``predictions``.
+        has_unknown_validation: Whether the loss of a validation pass is unknown.
     """
 
     first: Sequence[float] = ()
     recent: Sequence[tuple[int, float]] = ()
     have_one_backward: bool = True
     validations: Sequence[ValidationPass] = ()
+    has_unknown_validation: bool = False
 
     def have_fallen_by(self, share: float) -> bool:
         """Returns whether the loss has fallen by more than this share of its first values."""

@@ -265,7 +265,7 @@ class TrainingObserver:
             optimizers=self._optimization.observe_optimizers(step),
             data=Data(self._trace_history.input_stats, identical_targets, self._targets_depend_on_inputs),
             predictions=self._trace_history.observe_predictions(),
-            units=self._unit_samples.observe(),
+            units=self._unit_samples.observe(self._trace_history.mode_functions),
             timing=Timing(tuple(self._data_wait_timer.batches), self._loader_name, self._num_workers),
             ranks=Ranks(self.rank_times, self._weight_difference),
             non_finite=self._non_finite,

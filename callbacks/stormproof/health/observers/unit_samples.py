@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from torch import nn
@@ -37,13 +38,18 @@ class UnitSamples:
     def __init__(self, module: nn.Module, source: UnitSource | None) -> None:
         self._source = source
         self._samples: dict[str, UnitActivity] = {}
-        self._lagging: dict[str, UnitActivity] | None = None
+        self._inactive: tuple[dict[str, UnitActivity] | None, dict[str, UnitActivity]] = None, {}
         self._has_batch_norm = any(
             isinstance(submodule, _BatchNorm) and submodule.track_running_stats for submodule in module.modules()
         )
 
-    def observe(self) -> Units:
-        """Returns the current activity of the units."""
+    def observe(self, mode_functions: Mapping[str, Collection[str]]) -> Units:
+        """Returns the current activity of the units.
+
+        Args:
+            mode_functions: Functions before the activation after a layer that compute something else in evaluation
+                mode, by layer. In untraced layers, any batch norm of the network counts.
+        """
         if self._source is None:
             return Units()
         exact_activity = {name: entry for name, entry in self._source.activity.items() if entry.exact}
@@ -52,9 +58,13 @@ class UnitSamples:
             # keeps the sample of the previous epoch until the current one is large enough
             if running_sample.inputs >= MIN_INPUTS or name not in self._samples:
                 self._samples[name] = running_sample
-        activity, lagging = choose_measurements(
-            self._samples, exact_activity, running_activity, batch_norm=self._has_batch_norm
-        )
-        if self._samples.keys() & exact_activity.keys() and lagging is not None:
-            self._lagging = lagging
-        return Units(activity, self._lagging)
+        untraced_functions = {"batch_norm"} if self._has_batch_norm else set()
+        functions = {
+            name: mode_functions.get(entry.layer or "", untraced_functions) for name, entry in exact_activity.items()
+        }
+        activity, inactive = choose_measurements(self._samples, exact_activity, running_activity, functions)
+        if self._samples.keys() & exact_activity.keys() and inactive is not None:
+            lagging = {name: entry for name, entry in inactive.items() if "batch_norm" in functions[name]}
+            others = {name: entry for name, entry in inactive.items() if name not in lagging}
+            self._inactive = lagging, others
+        return Units(activity, *self._inactive)

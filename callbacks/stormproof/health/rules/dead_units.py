@@ -24,6 +24,21 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
     """
     if not record.units.activity:
         yield NotEnoughEvidence("measured outputs of activations")
+    for name, activity in record.units.dropped.items():
+        yield Finding(
+            Problem.DEAD_UNITS,
+            Severity.INFO,  # does not hide other findings
+            name,
+            0,
+            record.step,
+            {
+                "dead_in_evaluation": float(activity.dead),
+                "dead_in_training": float(record.units.activity[name].dead),
+                "units": float(activity.units),
+            },
+            "Lower the rate of the dropout before the layer, or its biases may be too negative.",
+            likely_cause="only inputs that dropout has scaled activate these units",
+        )
     for name, activity in record.units.activity.items():
         if activity.units < 4:
             continue

@@ -92,3 +92,15 @@ def test_the_finding_is_withdrawn_once_the_statistics_have_caught_up():
     assert [(finding.problem, finding.severity) for finding in findings] == [
         (Problem.BATCH_NORM_STATISTICS_LAG, Severity.INFO)
     ]
+
+
+def test_units_that_only_dropout_activates_are_information():
+    module = _Regression(nn.ReLU())
+    hidden, head = nn.Linear(32, 32), nn.Sequential(nn.Linear(32, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 1))
+    layers = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Dropout(0.5), hidden, nn.ReLU()).eval()
+    with torch.no_grad():
+        hidden.bias[:20] -= layers[:4](INPUTS).amax(0)[:20] + 0.02
+    module.network = nn.Sequential(*layers.train(), *head)
+    findings = [entry for entry in _findings(module, 320) if entry.where == "network.4"]
+    assert [(entry.problem, entry.severity) for entry in findings] == [(Problem.DEAD_UNITS, Severity.INFO)]
+    assert findings[0].evidence["dead_in_training"] < 16 <= findings[0].evidence["dead_in_evaluation"]

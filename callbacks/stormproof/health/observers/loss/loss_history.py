@@ -35,6 +35,7 @@ class LossHistory:
         self._first: list[float] = []
         self._recent: deque[tuple[int, float]] = deque(maxlen=MAX_RECENT_LOSSES)
         self._validations: list[ValidationPass] = []
+        self._has_unknown_validation = False
         self._device_losses: list[tuple[int, torch.Tensor]] = []
         self._sum_since_validation, self._count_since_validation = 0.0, 0
         self._spike_detector, self._is_spike = SpikeDetector(), False
@@ -77,6 +78,7 @@ class LossHistory:
         training_loss = self._sum_since_validation / count if count else None
         self._sum_since_validation, self._count_since_validation = 0.0, 0
         value = fmean(losses) if losses else metric
+        self._has_unknown_validation |= value is None
         if value is None:
             return
         passes = [*self._validations, ValidationPass(step, tuple(losses), value, training_loss, samples)]
@@ -86,7 +88,13 @@ class LossHistory:
 
     def observe(self) -> Losses:
         """Returns the losses that were read so far."""
-        return Losses(tuple(self._first), tuple(self._recent), self.have_one_backward, tuple(self._validations))
+        return Losses(
+            tuple(self._first),
+            tuple(self._recent),
+            self.have_one_backward,
+            tuple(self._validations),
+            self._has_unknown_validation,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the losses as plain values."""

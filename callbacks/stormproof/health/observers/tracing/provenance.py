@@ -86,6 +86,7 @@ class Origin:
         layer: Last layer before the tensor. None for data.
         detached_by: First function that cut the graph. None if the graph is intact.
         bounds: Range of the values. None if unbounded or unknown.
+        mode_functions: Functions before the tensor that compute something else in evaluation mode.
     """
 
     layers: frozenset[str] = frozenset()
@@ -95,6 +96,7 @@ class Origin:
     layer: str | None = None
     detached_by: str | None = None
     bounds: Bounds | None = None
+    mode_functions: frozenset[str] = frozenset()
 
 
 FunctionCallback = Callable[[str, tuple[Any, ...], Mapping[str, Any], torch.Tensor, Origin], None]
@@ -211,6 +213,9 @@ class ProvenanceTracker(TorchFunctionMode):
             layer=layer or next(input_layers, None),
             detached_by=next((origin.detached_by for origin in input_origins if origin.detached_by is not None), None),
             bounds=_find_bounds(name, args, kwargs, input_origins[0].bounds),
+            mode_functions=frozenset().union(
+                *(origin.mode_functions for origin in input_origins), _find_mode_function(name, args, kwargs)
+            ),
         )
         for tensor in outputs:
             origin = merged
@@ -252,6 +257,13 @@ def batch_size(batch: Any) -> int | None:
 
 def _do_nothing(*_: Any) -> None:
     """Records nothing after an error."""
+
+
+def _find_mode_function(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> set[str]:
+    """Returns ``batch_norm`` (with running statistics) or ``dropout`` for such a function in training mode."""
+    if not kwargs.get("training") or (name == "batch_norm" and (len(args) < 2 or args[1] is None)):
+        return set()
+    return {"batch_norm"} & {name} or ({"dropout"} if "dropout" in name else set())
 
 
 def _storage_address(tensor: torch.Tensor) -> int:

@@ -13,6 +13,7 @@ from stormproof.health.observations.data import InputStats
 from stormproof.health.observations.predictions import ActivationCall, BroadcastMismatch, LayerCall
 from stormproof.health.observers.torch_losses import ELEMENTWISE, LOSS_INPUTS, OTHER_LOSS_INPUTS
 from stormproof.health.observers.tracing.provenance import BOUNDED_FUNCTIONS, Origin, ProvenanceTracker, iter_tensors
+from stormproof.units.functional_trace import ACTIVATIONS
 from stormproof.units.transforms import plain_values
 
 NORMALIZATIONS = frozenset({"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"})
@@ -109,6 +110,8 @@ class StepTrace:
     unregistered_parameters: list[torch.Tensor] = field(default_factory=list)  # parameters of no submodule
     untracked_input_layer: str | None = None  # a layer with an input of unknown origin
     layers_before_untracked: set[str] = field(default_factory=set)  # the layers called before
+    mode_functions: dict[str, frozenset[str]] = field(default_factory=dict)  # before the activation after a layer
+    _normalized_layers: dict[str, str] = field(default_factory=dict)  # the layer before a norm, by norm
     _numeric_layers: set[str] = field(default_factory=set)  # layers with floating-point inputs, unlike embeddings
     _layer_spreads: list[tuple[str, torch.Tensor]] = field(default_factory=list)
     _norm_distances: list[tuple[str, torch.Tensor]] = field(default_factory=list)  # of shape (2, channels)
@@ -207,12 +210,17 @@ class StepTrace:
             self._record_layer_call(layer, name, args, kwargs, output)
         elif name in NORMALIZATIONS and len(self._numeric_layers) <= 1:
             self.is_normalized = True
+        if name in ACTIVATIONS and origin.layer is not None:
+            self._add_mode_functions(self._normalized_layers.get(origin.layer, origin.layer), origin)
         if name in BOUNDED_ACTIVATIONS and origin.layer is not None:
             low, high = BOUNDED_ACTIVATIONS[name]
             margin = SATURATION_MARGIN * (high - low)
             samples = _subsample(output)
             share = ((samples < low + margin) | (samples > high - margin)).float().mean()
             self._activation_shares.append((origin.layer, name, share))
+
+    def _add_mode_functions(self, layer: str, origin: Origin) -> None:
+        self.mode_functions[layer] = self.mode_functions.get(layer, frozenset()) | origin.mode_functions
 
     def _record_concatenated_inputs(self, tensors: Any) -> None:
         """Records numeric data that are concatenated with outputs of layers, such as embeddings, as first inputs."""
@@ -253,6 +261,9 @@ class StepTrace:
             self.detached_input_layers |= origin.layers - origin.differentiable_layers
         if not origin.layers and not origin.batch_indices and self.untracked_input_layer is None:
             self.untracked_input_layer, self.layers_before_untracked = layer, self.called_layers - {layer}
+        self._add_mode_functions(layer, origin)
+        if name in NORMALIZATIONS and origin.layer is not None:
+            self._normalized_layers[layer] = origin.layer
         self._numeric_layers.add(layer)
         if name in NORMALIZATIONS and len(self._numeric_layers) <= 2:
             self.is_normalized = True

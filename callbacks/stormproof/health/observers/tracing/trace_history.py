@@ -23,6 +23,7 @@ class TraceHistory:
     Attributes:
         layer_order: Layers with weights in call order.
         input_stats: Statistics of the input of the first layer. None if unknown.
+        mode_functions: Functions before the activation after a layer that compute something else in evaluation mode.
     """
 
     def __init__(self) -> None:
@@ -31,6 +32,7 @@ class TraceHistory:
         self._weight_stats: dict[int, dict[str, tuple[float, float]]] = {}
         self.layer_order: list[str] = []
         self.input_stats: InputStats | None = None
+        self.mode_functions: dict[str, frozenset[str]] = {}
 
     def add_weights(self, step: int, module: nn.Module) -> None:
         """Measures the weights at the start of a traced step."""
@@ -59,6 +61,8 @@ class TraceHistory:
         if layers and not self.layer_order:
             self.layer_order = list(dict.fromkeys(call.layer for call in layers))
         self.input_stats = self.input_stats or trace.compute_input_stats()
+        for layer, functions in trace.mode_functions.items():
+            self.mode_functions[layer] = self.mode_functions.get(layer, frozenset()) | functions
 
     def observe_predictions(self) -> Predictions:
         """Returns the traced steps and comparisons."""
