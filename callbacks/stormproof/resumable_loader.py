@@ -35,8 +35,8 @@ def resumable(loader: Any, seed: int | None = None, distributed: bool = True, pa
 
     Lightning saves the state of the loader in the checkpoint and restores it. The loader's own samplers determine the
     order of an epoch, with generators seeded by (seed, epoch). Before each sample, the generators of Python, NumPy and
-    torch are seeded by (seed, epoch, position in the epoch). Batches therefore do not depend on the number of workers,
-    and the loader does not change the random numbers of other code.
+    torch are seeded by (seed, epoch, position in the epoch), and so are separate generators of the data set. Batches
+    therefore do not depend on the number of workers, and the loader does not change the random numbers of other code.
 
     For an iterable data set, the generators are seeded by (seed, epoch, worker). The data set resumes from its
     ``state_dict`` if it has one and ``num_workers`` is 0. Otherwise, a resume iterates again from the start of the

@@ -9,7 +9,6 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from stormproof.data.owned_objects import find_owned_objects
 from stormproof.data.rng import find_attribute_generators, is_generator
-from stormproof.data.sample_seeds import draws_random_numbers
 from stormproof.data.sampler_state import SamplerState, is_stateful
 from stormproof.data.source import has_custom_iteration
 
@@ -21,11 +20,8 @@ def find_caveats(loader: Any) -> list[str]:
         loader: Loader of the user, without the wrapper.
 
     Example:
-        >>> import random
-        >>> from types import SimpleNamespace
-        >>> dataset = SimpleNamespace(noise=random.Random(1), __len__=lambda: 3)
-        >>> find_caveats(DataLoader(dataset))  # doctest: +ELLIPSIS
-        ['dataset.noise is a separate random number generator (Random): use the global generators of ...']
+        >>> find_caveats(DataLoader([1, 2], num_workers=1, in_order=False))  # doctest: +ELLIPSIS
+        ['with in_order=False, the order of batches depends on the speed of the workers: set in_order=True']
     """
     type_name, num_workers = type(loader).__name__, getattr(loader, "num_workers", 0)
     if is_stateful(loader):
@@ -44,6 +40,10 @@ _WORKERS_CAVEAT = (
 )
 _GENERATOR_CAVEAT = (
     "the state of {kind} does not contain its generator: wrap a torch DataLoader instead, or remove the generator"
+)
+_SAMPLE_GENERATOR_CAVEAT = (
+    "{} is a separate random number generator ({}): use the global generators of Python, NumPy or torch, or wrap a "
+    "torch DataLoader instead"
 )
 _CUSTOM_ITERATION_CAVEAT = (
     "{kind} overrides the iteration, so that a resume repeats the epoch up to the batch: implement state_dict and "
@@ -65,7 +65,10 @@ def _find_stateful_loader_caveats(loader: Any, type_name: str, num_workers: int)
     dataset = getattr(loader, "dataset", None)
     if is_stateful(dataset) or not getattr(dataset, "draws_random_numbers", True):
         return caveats
-    caveats += map(_describe_sample_generator, find_generators({"dataset": dataset}))
+    caveats += [
+        _SAMPLE_GENERATOR_CAVEAT.format(path, type(generator).__name__)
+        for path, generator in find_generators({"dataset": dataset})
+    ]
     return [*caveats, _WORKERS_CAVEAT.format(kind=type_name)] if num_workers else caveats
 
 
@@ -77,11 +80,11 @@ def _find_iterable_caveats(dataset: Any, num_workers: int) -> list[str]:
 
 
 def _find_map_caveats(loader: DataLoader[Any]) -> list[str]:
-    sample_generators = list(find_generators({"dataset": loader.dataset, "collate_fn": loader.collate_fn}))
-    caveats = list(map(_describe_sample_generator, sample_generators)) if draws_random_numbers(loader) else []
+    caveats: list[str] = []
+    # a sampler may have a reference to the data set, whose generators are seeded for each sample
     covered_generators = [
-        generator for _, generator in sample_generators
-    ]  # excluded below, because a sampler may have a reference to the data set
+        generator for _, generator in find_generators({"dataset": loader.dataset, "collate_fn": loader.collate_fn})
+    ]
     for path, sampler in SamplerState(loader).samplers.items():
         if not is_stateful(sampler):
             covered_generators += find_attribute_generators(sampler).values()  # which SamplerState restores
@@ -92,14 +95,6 @@ def _find_map_caveats(loader: DataLoader[Any]) -> list[str]:
                 if not any(named_generator[1] is covered_generator for covered_generator in covered_generators)
             ]
     return caveats
-
-
-def _describe_sample_generator(named_generator: tuple[str, Any]) -> str:
-    path, generator = named_generator
-    return (
-        f"{path} is a separate random number generator ({type(generator).__name__}): use the global generators of "
-        "Python, NumPy or torch, which are seeded for each sample"
-    )
 
 
 def _describe_sampler_generator(named_generator: tuple[str, Any]) -> str:

@@ -35,7 +35,9 @@ class MapSource:
             if has_batch_sampler
             else {"sampler": self._remaining_batches, "batch_size": None}
         )
-        self.inner_loader = rebuild_loader(loader, self._samples, self._base_generator, **sampling_arguments)
+        self.inner_loader = rebuild_loader(
+            loader, self._samples, self._base_generator, collate_fn=self._samples.collate_seeded, **sampling_arguments
+        )
 
     def __len__(self) -> int:
         return len(self._order)
@@ -59,6 +61,7 @@ class MapSource:
         """Returns the batches of an epoch without the first ``skip``. Preserves the generators of the process."""
         self._base_generator.manual_seed(seed % 2**64)  # a user's worker_init_fn draws the same numbers in every epoch
         self._remaining_batches.begin_epoch(seed, epoch, skip)
+        self._samples.restart_search()
         batches = iter(self.inner_loader)
         return _iterate_preserving_rng(batches, self._samples) if self._is_in_process else batches
 

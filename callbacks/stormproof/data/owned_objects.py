@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 
+from stormproof.user_objects import read_attributes
+
 MAX_OBJECTS = 10_000
 MAX_ITEMS = 100
 """Maximum number of items searched per container."""
@@ -49,7 +51,7 @@ def find_owned_objects(
             parts = (
                 []
                 if is_leaf or isinstance(owner, _LOADER_TYPES) or not should_descend(owner)
-                else list(_iterate_parts(path, owner))
+                else list(iterate_parts(path, owner))
             )
         except Exception:  # noqa: BLE001, S112 (attribute access may raise anything, such as a dead weakref proxy)
             continue
@@ -60,7 +62,8 @@ def find_owned_objects(
             queue.extend(parts)
 
 
-def _iterate_parts(path: str, owner: Any) -> Iterator[tuple[str, Any]]:
+def iterate_parts(path: str, owner: Any) -> Iterator[tuple[str, Any]]:
+    """Yields path and value of each attribute or item of ``owner``, whose path is ``path``."""
     if isinstance(owner, dict):
         yield from ((f"{path}[{key!r}]", value) for key, value in islice(owner.items(), MAX_ITEMS))
     elif isinstance(owner, list | tuple | deque):
@@ -81,7 +84,7 @@ def _iterate_parts(path: str, owner: Any) -> Iterator[tuple[str, Any]]:
     else:
         slots = [name for cls in type(owner).__mro__ for name in _list_slots(cls)]
         yield from ((f"{path}.{name}", getattr(owner, name)) for name in slots if hasattr(owner, name))
-        yield from ((f"{path}.{name}", value) for name, value in getattr(owner, "__dict__", {}).items())
+        yield from ((f"{path}.{name}", value) for name, value in read_attributes(owner).items())
 
 
 def _list_slots(owner_class: type) -> tuple[str, ...]:

@@ -259,6 +259,18 @@ def get_state(generator: Any) -> Any:
     return _to_plain(getattr(generator, "bit_generator", generator).state)
 
 
+def seed_generator(generator: Any, *key: int) -> None:
+    """Seeds one generator with a hash of ``key``, in place. Takes 2 to 20 µs."""
+    number = int.from_bytes(hash_key(*key), "little")
+    if isinstance(generator, torch.Generator):
+        generator.manual_seed(number % 2**64)
+    elif hasattr(generator, "seed"):  # random.Random and numpy.random.RandomState, which accepts 32 bits
+        generator.seed(number % 2**32)
+    else:
+        bit_generator = getattr(generator, "bit_generator", generator)
+        bit_generator.state = type(bit_generator)(number).state
+
+
 def set_state(generator: Any, state: Any) -> None:
     """Sets one generator to a state from :func:`get_state`, in place."""
     if isinstance(generator, torch.Generator):

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from stormproof.data.dataset_proxy import DatasetProxy
 from stormproof.data.deterministic_datasets import collates_deterministically, fetches_deterministically
-from stormproof.data.rng import RngState, seed_process
+from stormproof.data.owned_objects import find_owned_objects
+from stormproof.data.rng import RngState, get_state, is_generator, seed_generator, seed_process, set_state
+
+_SEARCHED_BATCHES = 16
+"""Number of batches of a process after each of which generators are searched. Later after 32, 64, 128 and so on."""
+_LIBRARIES = {"torch", "numpy", "stormproof", *sys.stdlib_module_names}
 
 
 class SeededIndices(NamedTuple):
@@ -33,6 +43,10 @@ class SeededSamples(DatasetProxy, Dataset[Any]):
     The augmentation of a sample therefore depends neither on the worker nor on restarts. A data set that fetches whole
     batches (``__getitems__``) is seeded once per batch. A batch that certainly draws no random numbers is not seeded.
 
+    Also seeds the separate generators of the data set, of ``collate_fn`` and in the global variables of their modules.
+    A data set may create them at any time, such as at the first sample in a worker. They are searched before and after
+    the first batches, and after fewer and fewer later ones. If there is a new one, the batch is fetched again.
+
     Args:
         loader: Loader of the user.
         preserves_rng: Whether to save the generators of the process before they are seeded, for :meth:`restore_rng`.
@@ -44,46 +58,97 @@ class SeededSamples(DatasetProxy, Dataset[Any]):
         self._set_own_attribute("_has_getitems", callable(getattr(loader.dataset, "__getitems__", None)))
         self._set_own_attribute("_preserves_rng", preserves_rng)
         self._set_own_attribute("_process_state", None)
+        self._set_own_attribute("_seeded_generators", {})
+        self._set_own_attribute("_collate_samples", loader.collate_fn)
+        self._set_own_attribute("_worker_init_fn", loader.worker_init_fn)
+        self._set_own_attribute("_fetch_again", None)
+        self.restart_search()
+
+    def restart_search(self) -> None:
+        """Searches for separate generators in the next batches, because code between two epochs may replace them."""
+        self._set_own_attribute("_num_seeded_batches", 0)
 
     def __getitem__(self, seeded_indices: SeededIndices) -> Any:
         """Returns one sample, for a loader without batches."""
-        if self._prepares_seeding():
-            seed_process(*seeded_indices.seed_key, seeded_indices.first_position)
+        if self._prepares_seeding(partial(self.__getitem__, seeded_indices)):
+            self._seed(seeded_indices)
         return self.wrapped[seeded_indices.indices]
 
     def __getitems__(self, seeded_indices: SeededIndices) -> Any:
         """Returns all samples of a batch."""
-        is_seeded = self._prepares_seeding()
+        is_seeded = self._prepares_seeding(partial(self.__getitems__, seeded_indices))
         if self._has_getitems:
             if is_seeded:
-                seed_process(*seeded_indices.seed_key, seeded_indices.first_position)
+                self._seed(seeded_indices)
             return self.wrapped.__getitems__(seeded_indices.indices)
         if not is_seeded:
             return [self.wrapped[index] for index in seeded_indices.indices]
         samples = []
         for position, index in enumerate(seeded_indices.indices):
-            seed_process(*seeded_indices.seed_key, seeded_indices.first_position + position * seeded_indices.stride)
+            self._seed(seeded_indices, position)
             samples.append(self.wrapped[index])
         return samples
 
-    def _prepares_seeding(self) -> bool:
+    def collate_seeded(self, samples: Any) -> Any:
+        """Returns a batch of ``samples``. Fetches them again if a new generator exists, which had no seed."""
+        batch = self._collate_samples(samples)
+        self._set_own_attribute("_num_seeded_batches", self._num_seeded_batches + 1)
+        is_search_due = self._num_seeded_batches <= _SEARCHED_BATCHES or self._num_seeded_batches.bit_count() == 1
+        if self._fetch_again is not None and is_search_due and self._finds_generator():
+            batch = self._collate_samples(self._fetch_again())
+        return batch
+
+    def _seed(self, seeded_indices: SeededIndices, index: int = 0) -> None:
+        key = (*seeded_indices.seed_key, seeded_indices.first_position + index * seeded_indices.stride)
+        seed_process(*key)
+        for path, generator in self._seeded_generators.items():
+            seed_generator(generator, *key, crc32(path.encode()))
+
+    def _finds_generator(self) -> bool:
+        """Searches for separate generators. Returns whether there is one at a new path."""
+        roots = {"dataset": self.wrapped, "collate_fn": self._collate_samples, "worker_init_fn": self._worker_init_fn}
+        generators = _find_generators(roots)
+        is_new = bool(generators.keys() - self._seeded_generators)
+        self._set_own_attribute("_seeded_generators", generators)
+        return is_new
+
+    def _prepares_seeding(self, fetch_again: Callable[[], Any]) -> bool:
         """Returns whether the next samples need seeds. If so, saves the generators.
 
         Each batch asks anew, because a transform may be added at any time, in a worker too.
         """
         may_draw = _may_draw(self.wrapped, self._has_deterministic_collate)
-        if may_draw and self._preserves_rng:
-            self._set_own_attribute("_process_state", RngState())
+        self._set_own_attribute("_fetch_again", fetch_again if may_draw else None)
+        if may_draw and self._num_seeded_batches == 0:
+            self._finds_generator()
+        if may_draw and self._preserves_rng and self._process_state is None:
+            states = [(generator, get_state(generator)) for generator in self._seeded_generators.values()]
+            self._set_own_attribute("_process_state", (RngState(), states))
         return may_draw
 
     def restore_rng(self) -> None:
         """Restores the generators of the process if the last batch was seeded. Call it after collation."""
         if self._process_state is not None:
-            self._process_state.restore()
+            process_state, generator_states = self._process_state
+            process_state.restore()
+            for generator, state in generator_states:
+                set_state(generator, state)
             self._set_own_attribute("_process_state", None)
 
     def __len__(self) -> int:
         return len(self.wrapped)
+
+
+def _find_generators(roots: dict[str, Any]) -> dict[str, Any]:
+    """Returns the generators that are reachable from ``roots``, and global ones in the modules of these objects."""
+    objects = dict(find_owned_objects(roots, lambda _: True))
+    modules = {getattr(item, "__module__", "") for item in (*objects.values(), *map(type, objects.values()))}
+    for module in modules:
+        if isinstance(module, str) and module.partition(".")[0] not in _LIBRARIES:
+            objects |= {
+                f"{module}.{name}": value for name, value in vars(sys.modules.get(module, SimpleNamespace())).items()
+            }
+    return {path: item for path, item in objects.items() if is_generator(item)}
 
 
 def draws_random_numbers(loader: DataLoader[Any]) -> bool:

@@ -29,7 +29,7 @@ class SamplerState:
     def __init__(self, loader: DataLoader[Any]) -> None:
         self._loader = loader
         roots = {"sampler": loader.sampler, "batch_sampler": loader.batch_sampler}
-        self.samplers: dict[str, Any] = dict(_find_samplers(roots, set()))
+        self.samplers: dict[str, Any] = dict(find_samplers(roots, set()))
         self._initial_values = {
             name: deepcopy(self._collect_values(sampler)) for name, sampler in self.samplers.items()
         }
@@ -93,7 +93,7 @@ class SamplerState:
         if _is_torch_sampler(sampler):  # torch's samplers do not modify their indices and weights, which can be long
             return {key: value for key, value in attributes.items() if type(value) in SCALAR_TYPES}
         dataset = self._loader.dataset
-        return {key: value for key, value in attributes.items() if value is not dataset and _is_plain(value)}
+        return {key: value for key, value in attributes.items() if value is not dataset and is_plain(value)}
 
 
 def is_stateful(owner: object) -> bool:
@@ -109,12 +109,12 @@ def _is_torch_sampler(sampler: object) -> bool:
     return type(sampler).__module__.startswith("torch.")
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
     """Returns whether a value consists of scalars, strings, tensors and containers of them."""
     if type(value) in {list, tuple}:
-        return all(map(_is_plain, value))
+        return all(map(is_plain, value))
     if type(value) is dict:
-        return all(map(_is_plain, (*value.keys(), *value.values())))
+        return all(map(is_plain, (*value.keys(), *value.values())))
     return type(value) in {*SCALAR_TYPES, torch.Tensor}
 
 
@@ -130,7 +130,7 @@ def _is_equal(first: Any, second: Any) -> bool:
     return first == second
 
 
-def _find_samplers(candidates: dict[str, Any], visited_ids: set[int]) -> Iterator[tuple[str, Any]]:
+def find_samplers(candidates: dict[str, Any], visited_ids: set[int]) -> Iterator[tuple[str, Any]]:
     """Yields path and object of each sampler among ``candidates`` and in their attributes, once."""
     for path, owner in candidates.items():
         if owner is None or id(owner) in visited_ids or type(owner) in {list, tuple, range, torch.Tensor}:
@@ -142,4 +142,4 @@ def _find_samplers(candidates: dict[str, Any], visited_ids: set[int]) -> Iterato
             for name, value in getattr(owner, "__dict__", {}).items()
             if issubclass(type(value), Sampler) or name in {"sampler", "batch_sampler"}
         }
-        yield from _find_samplers(inner_candidates, visited_ids)
+        yield from find_samplers(inner_candidates, visited_ids)

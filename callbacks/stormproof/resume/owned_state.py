@@ -35,7 +35,8 @@ def find_owners(trainer: pl.Trainer) -> dict[str, Any]:
 def find_generators(trainer: pl.Trainer, train_loaders: Iterable[Any]) -> dict[str, Any]:
     """Returns the random number generators of the owners, by path.
 
-    Excludes the generators of training loaders, which :func:`stormproof.resumable` restores at the right batch.
+    Excludes the generators of training loaders, which :func:`stormproof.resumable` restores at the right batch, unless
+    an owner shares them.
 
     Args:
         trainer: Trainer in ``fit``.
@@ -43,6 +44,8 @@ def find_generators(trainer: pl.Trainer, train_loaders: Iterable[Any]) -> dict[s
     """
     generators = dict(find_owned_objects(find_owners(trainer), rng.is_generator, _make_descend_predicate(trainer)))
     loader_generator_ids = _find_loader_generator_ids(train_loaders) if generators else set()
+    for owner in find_owners(trainer).values():
+        loader_generator_ids -= {id(generator) for generator in rng.find_attribute_generators(owner).values()}
     return {path: generator for path, generator in generators.items() if id(generator) not in loader_generator_ids}
 
 

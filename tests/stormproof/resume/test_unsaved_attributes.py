@@ -1,4 +1,5 @@
 import array
+import functools
 import threading
 import warnings
 from collections import deque
@@ -11,6 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, SequentialSampler, Subset
 from torchmetrics import MeanMetric
 
 from stormproof import CheckpointRecovery, resumable
@@ -367,6 +369,144 @@ def test_attributes_that_cannot_be_compared_are_ignored(tmp_path: Path):
             self.lock = threading.Lock()
 
     assert collect_warnings(tmp_path, make_module(kind=Holds)) == []
+
+
+class Buffer:
+    """Has state that changes with each call."""
+
+    def __init__(self, object_class: Any = torch.Tensor) -> None:
+        self.entries, self.last, self._cache = [], None, {}
+        self._object_class = object_class
+
+    def __call__(self, *args: Any) -> None:
+        self.entries.append(self._object_class())
+        self._cache[len(self.entries)] = self.last = 5.0
+
+
+class BufferedData(Dataset[torch.Tensor]):
+    def __init__(self) -> None:
+        self.buffer: Any = None
+        self.rows: Any = None
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        self.rows = torch.ones(8, 2) if self.rows is None else self.rows  # as from a file, at first use
+        if self.buffer:
+            self.buffer()
+        return self.rows[index]
+
+
+class BufferedSampler(Sampler[int]):
+    def __init__(self) -> None:
+        self.buffer: Any = Buffer()
+        self.epoch = 0
+
+    def __iter__(self) -> Any:
+        self.buffer([])
+        self.epoch += 1
+        return iter(range(8))
+
+    def __len__(self) -> int:
+        return 8
+
+
+class BufferedOptimizer(torch.optim.SGD):
+    buffer: Any
+
+    def step(self, closure: Any = None) -> Any:
+        self.buffer()
+        return super().step(closure)
+
+
+class BufferedSchedule(torch.optim.lr_scheduler.LambdaLR):
+    """Does not save its buffer."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.buffer = Buffer()
+        super().__init__(optimizer, lambda _: 1.0)
+
+    def step(self, *args: Any) -> None:
+        self.buffer()
+        super().step(*args)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in super().state_dict().items() if name != "buffer"}
+
+
+class Buffered(RegressionModule):
+    """Owns a schedule, and buffers."""
+
+    make_buffers: Any = dict
+    optimizer_class: Any = torch.optim.SGD
+    schedule_class: Any = functools.partial(
+        torch.optim.lr_scheduler.OneCycleLR, max_lr=1.0, total_steps=99, cycle_momentum=False
+    )
+
+    def configure_optimizers(self) -> Any:
+        self.replay = type(self).make_buffers()
+        self.optimizer = type(self).optimizer_class(self.layer.parameters(), lr=0.1)
+        if isinstance(self.optimizer, BufferedOptimizer):
+            self.optimizer.buffer = Buffer()
+        self.schedule = type(self).schedule_class(self.optimizer)
+        return {"optimizer": self.optimizer, "lr_scheduler": {"scheduler": self.schedule, "interval": "step"}}
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        for buffer in self.replay.values():
+            buffer()
+
+
+def collect_buffer_warnings(folder: Path, dataset: Any, sampler: Any, callbacks: Any, **attributes: Any) -> list[str]:
+    fitted = make_module(kind=type("Own", (Buffered,), attributes))
+    recovery = CheckpointRecovery(folder, every_n_train_steps=2, async_save=False)
+    batch_sampler = BatchSampler(sampler, 2, drop_last=False)
+    loader = resumable(DataLoader(dataset, batch_sampler=batch_sampler))
+    with warnings.catch_warnings(record=True) as warning_records:
+        warnings.simplefilter("always")
+        make_trainer(pl, callbacks=[recovery, *callbacks], max_epochs=2).fit(fitted, loader)
+    return [str(record.message) for record in warning_records if "are not in the checkpoint" in str(record.message)]
+
+
+class BufferedCallback(pl.Callback):
+    def __init__(self) -> None:
+        self.on_batch = Buffer()
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.on_batch()
+
+
+def make_buffered_data() -> BufferedData:
+    dataset = BufferedData()
+    dataset.buffer = Buffer()
+    return dataset
+
+
+@pytest.mark.parametrize(
+    ("path", "arguments"),
+    [
+        ("module.replay['inner'].entries", {"make_buffers": lambda: {"inner": Buffer()}}),
+        ("module.replay['inner'].entries", {"make_buffers": lambda: {"inner": Buffer(object_class=Buffer)}}),
+        ("BufferedCallback.on_batch.entries", {"callbacks": [BufferedCallback()]}),
+        ("dataset.buffer.entries", {"dataset": make_buffered_data()}),
+        ("dataset.dataset.buffer.entries", {"dataset": Subset(make_buffered_data(), range(8))}),
+        ("batch_sampler.sampler.buffer.entries", {"sampler": BufferedSampler()}),
+        ("optimizer.buffer.entries", {"optimizer_class": BufferedOptimizer}),
+        ("schedule.buffer.entries", {"schedule_class": BufferedSchedule}),
+    ],
+    ids=["module", "objects", "callback", "data set", "subset", "sampler", "optimizer", "schedule"],
+)
+def test_a_buffer_in_an_object_that_an_owner_has_is_named(path: str, arguments: Any, tmp_path: Path):
+    default = {"dataset": BufferedData(), "sampler": SequentialSampler(range(8)), "callbacks": []}
+    (message,) = collect_buffer_warnings(tmp_path, **default | arguments)
+    assert f"{path}. A resume" in message
+
+
+@pytest.mark.parametrize("optimizer_class", [torch.optim.LBFGS, torch.optim.Adam])
+def test_optimizers_and_data_read_at_first_use_are_not_named(optimizer_class: Any, tmp_path: Path):
+    sampler = BufferedSampler()
+    sampler.buffer = len
+    assert collect_buffer_warnings(tmp_path, BufferedData(), sampler, [], optimizer_class=optimizer_class) == []
 
 
 @BOTH_PACKAGES
