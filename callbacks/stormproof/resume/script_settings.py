@@ -13,20 +13,24 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from stormproof.errors import NotResumableError
+from stormproof.lightning.internals import callbacks
 from stormproof.resume.snapshot_state import CHECKPOINT_KEY
 
 MAX_NAMES = 8
 """Maximum number of differing settings that the warning names."""
 Settings = dict[str, Any]
 """Plain values by name. The names of hyperparameters contain "of optimizer"."""
+_CONSTANT = ("lr", "weight_decay")
+"""Hyperparameters that an earlier release did not save, but that are equal in its optimizers during the whole run."""
 
 
 def describe(trainer: pl.Trainer) -> Settings:
     """Returns the settings of the script. Call it when the strategy has just created the optimizers."""
     clip_algorithm = trainer.gradient_clip_algorithm
+    is_scheduled = any("GradientAccumulationScheduler" in str(type(item).__mro__) for item in callbacks(trainer))
     return {
         "precision": str(trainer.precision),
-        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        **({} if is_scheduled else {"accumulate_grad_batches": trainer.accumulate_grad_batches}),
         "gradient_clip_val": trainer.gradient_clip_val,
         "gradient_clip_algorithm": None if clip_algorithm is None else str(clip_algorithm.value),
         "schedulers": ", ".join(type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs),
@@ -60,7 +64,10 @@ def compare(script: Settings, saved: Settings) -> Settings:
     """
     names, saved_names = ({name for name in settings if "of optimizer" in name} for settings in (script, saved))
     step, optimizers = saved["step"], saved.get("optimizers", "other optimizers")
-    has_other_names = bool(names - saved_names and saved_names - names)  # an earlier release saved only these names
+    kinds, saved_kinds = ({name.partition(",")[0] for name in group} for group in (names, saved_names))
+    has_other_names = bool(kinds - saved_kinds and saved_kinds - kinds)  # an earlier release saved only these names
+    if "optimizers" not in saved:
+        saved = {name: saved[name] for name in saved if name not in saved_names or name.split()[0] in _CONSTANT}
     if has_other_names if "optimizers" not in saved else optimizers != script["optimizers"]:
         raise NotResumableError(
             f"The checkpoint of step {step} belongs to {optimizers}, but the script creates {script['optimizers']}. "
@@ -78,7 +85,7 @@ def compare(script: Settings, saved: Settings) -> Settings:
             "hyperparameters of the optimizers stay as in the checkpoint; other settings are taken from the script. To "
             "use all settings of the script, begin a new run in another folder."
         )
-    return {**script, **{name: saved[name] for name in names & saved_names}}
+    return {**script, **{name: saved[name] for name in names & saved.keys()}}
 
 
 def _describe_hyperparameters(optimizers: Sequence[Sequence[Mapping[str, Any]]]) -> Settings:
@@ -86,13 +93,15 @@ def _describe_hyperparameters(optimizers: Sequence[Sequence[Mapping[str, Any]]])
         f"{name} of optimizer {index}" + (f", group {group_index}" if len(groups) > 1 else ""): _to_plain(value)
         for index, groups in enumerate(optimizers)
         for group_index, group in enumerate(groups)
-        for name, value in {**group, "lr": group.get("initial_lr", group["lr"])}.items()
+        for name, value in {**group, **({"lr": group["initial_lr"]} if "initial_lr" in group else {})}.items()
         if name not in {"params", "param_names", "initial_lr"}
     }
 
 
 def _to_plain(value: Any) -> Any:
-    """Returns a value that ``torch.load(weights_only=True)`` accepts."""
-    if isinstance(value, torch.Tensor):
-        return value.tolist()
-    return value if isinstance(value, bool | int | float | str | None) else str(value)
+    """Returns a value that ``torch.load(weights_only=True)`` accepts. The type of a value that is no plain one."""
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        return value.item()
+    if isinstance(value, list | tuple):
+        return str(tuple(map(_to_plain, value)))
+    return value if isinstance(value, bool | int | float | str | None) else type(value).__name__

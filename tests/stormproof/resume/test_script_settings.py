@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 
 from stormproof import CheckpointRecovery, resumable
 from stormproof.errors import NotResumableError
+from stormproof.resume import script_settings
 from stormproof.testing import FaultInjector
 from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, RegressionModule, make_loader, make_module, make_trainer
 
@@ -122,6 +124,47 @@ def test_a_setting_that_the_script_changed_is_named(before: Any, after: Any, exp
     interrupt(tmp_path, **before)
     assert expected in (message := fit(tmp_path, **after))
     assert bool(message) == bool(expected)
+
+
+def one_cycle(optimizer: Any) -> Any:
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=20)
+
+
+class Odd(torch.optim.SGD):
+    """An optimizer with a learning rate in a tensor and an option that changes during training."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, lr=torch.tensor(0.1), momentum=0.9)
+        self.param_groups[0] |= {"betas": (0.9, 0.99), "count": 0}
+
+    def step(self, closure: Any = None) -> Any:
+        self.param_groups[0]["count"] += 1
+        return super().step(closure)
+
+
+UNCHANGED = {
+    "momentum schedule": {"scheduler": one_cycle, "optimizer": sgd(momentum=0.9)},
+    "odd options": {"optimizer": Odd},
+    "scheduled accumulation": {"accumulation": {1: 2}},
+}
+
+
+@pytest.mark.parametrize("is_earlier", [False, True])
+@pytest.mark.parametrize("options", UNCHANGED.values(), ids=UNCHANGED.keys())
+def test_the_same_script_causes_no_warning(options: Any, is_earlier: bool, tmp_path: Path):
+    options = dict(options)
+    scheduling = options.pop("accumulation", None)
+    make_callbacks = lambda: [GradientAccumulationScheduler(scheduling)] if scheduling else []  # noqa: E731
+    with pytest.raises(RuntimeError, match="injected fault"):
+        fit(tmp_path, FaultInjector().fail(step=4), *make_callbacks(), max_epochs=2, **options)
+    assert not fit(tmp_path, *make_callbacks(), max_epochs=2, is_earlier=is_earlier, **options)
+    assert not fit(tmp_path, *make_callbacks(), max_epochs=3, **options)
+
+
+def test_parameter_groups_that_a_callback_added_are_no_other_optimizer():
+    script = {"optimizers": "SGD", "lr of optimizer 0": 0.1}
+    saved = {"step": 4, "lr of optimizer 0, group 0": 0.1, "lr of optimizer 0, group 1": 0.01}
+    assert script_settings.compare(script, saved) == script
 
 
 @pytest.mark.parametrize("is_earlier", [False, True])

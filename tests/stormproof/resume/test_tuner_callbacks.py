@@ -34,7 +34,7 @@ class Tuned(RegressionModule):
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)]
 
 
-def make_milestone_finder(base: type) -> Any:
+def make_milestone_finder(base: Any) -> Any:
     class MilestoneFinder(base):
         """Tunes at the start of the second epoch."""
 
