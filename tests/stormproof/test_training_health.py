@@ -533,7 +533,7 @@ def test_a_rule_of_the_user_is_reported_with_its_sentence_and_link_and_survives_
     assert f"{message} See https://example.org/large" in capsys.readouterr().out
     (line,) = (tmp_path / "findings.jsonl").read_text().splitlines()
     assert [Finding.from_dict(json.loads(line))] == health.findings
-    missing = "Not enough evidence:\n  OVERFITTING needs 3 validation passes with a loss (has 2)"
+    missing = "Not enough evidence for 1 of the problems:\n  OVERFITTING needs 3 validation passes with a loss (has 2)"
     assert str(health.summary()) == f"1 critical finding in 80 steps.\n{message}\n{missing}"
     resumed = TrainingHealth(rules=[rule])  # without its severity
     resumed.load_state_dict(health.state_dict())

@@ -70,6 +70,7 @@ class Rule:
             finding is kept. A critical one replaces it, and one of severity ``info`` is kept in addition. ``ddp_spawn``
             requires a function of a module.
         explains: Other problems that this one can cause. Their findings become consequences of its finding.
+        explains_if_critical: Problems of ``explains`` that only a critical finding explains.
         is_obsolete: Function that returns whether findings above severity ``info`` no longer apply. Earlier ones then
             become ``info``, and new ones are ignored.
         documentation: URL of a page about the problem. If empty, the page of the :class:`stormproof.Problem`.
@@ -78,7 +79,8 @@ class Rule:
 
     Raises:
         ValueError: If a name is not in snake case, or a topic is unknown.
-        TypeError: If ``check`` or ``is_obsolete`` is not callable, or ``explains`` or ``needs`` is not a collection.
+        TypeError: If ``check`` or ``is_obsolete`` is not callable, or ``explains``, ``explains_if_critical`` or
+            ``needs`` is not a collection.
 
     Example:
         >>> from stormproof import Finding, Rule, Severity
@@ -98,9 +100,10 @@ class Rule:
     is_obsolete: Callable[[Record], bool] | None = None
     documentation: str = ""
     needs: Collection[str] = TOPICS
+    explains_if_critical: Collection[str] = frozenset()
 
     def __post_init__(self) -> None:
-        for name in ("explains", "needs"):
+        for name in ("explains", "explains_if_critical", "needs"):
             value = getattr(self, name)
             if not isinstance(value, Iterable):
                 raise TypeError(f"`{name}` must be a set or a list of names, got {value!r}.")

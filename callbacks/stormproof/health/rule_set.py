@@ -157,9 +157,11 @@ class RuleSet:
         """Returns whether one finding is a possible consequence of another."""
         if Severity.INFO in (cause.severity, symptom.severity):
             return False
-        return cause.problem == symptom.problem or (
-            cause.problem in self._rules and symptom.problem in self._rules[cause.problem].explains
-        )
+        rule = self._rules.get(cause.problem)
+        if rule is None or cause.problem == symptom.problem:
+            return cause.problem == symptom.problem
+        is_weak = cause.severity != Severity.CRITICAL and symptom.problem in rule.explains_if_critical
+        return symptom.problem in rule.explains and not is_weak
 
 
 def _apply_rule(rule: Rule, record: Record) -> tuple[list[Finding | NotEnoughEvidence], bool]:

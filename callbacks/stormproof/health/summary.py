@@ -52,13 +52,22 @@ class HealthSummary:
         return headline
 
     def __str__(self) -> str:
-        missing = ["Not enough evidence:", *(f"  {text}" for text in self._missing_texts())]
+        missing = [f"{self._missing_title}:", *(f"  {text}" for text in self._missing_texts())]
         return "\n".join([self.headline, *map(str, self.findings), *(missing if self.missing_evidence else [])])
 
     __repr__ = __str__
 
+    @property
+    def _missing_title(self) -> str:
+        return f"Not enough evidence for {len(self.missing_evidence)} of the problems"
+
     def _missing_texts(self) -> list[str]:
-        return [f"{problem.upper()} needs {missing}" for problem, missing in self.missing_evidence.items()]
+        problems: dict[str, list[str]] = {}
+        for problem, missing in self.missing_evidence.items():
+            problems.setdefault(missing, []).append(problem.upper())
+        return [
+            f"{', '.join(names)} need{'s' if len(names) == 1 else ''} {missing}" for missing, names in problems.items()
+        ]
 
     def _repr_html_(self) -> str:
         """Returns a table for notebooks."""
@@ -69,8 +78,7 @@ class HealthSummary:
         if not self.missing_evidence:
             return ""
         items = "".join(f"<li>{escape(text)}</li>" for text in self._missing_texts())
-        title = f"Not enough evidence for {len(self.missing_evidence)} of the problems"
-        return f"<details><summary>{title}</summary><ul>{items}</ul></details>"
+        return f"<details><summary>{self._missing_title}</summary><ul>{items}</ul></details>"
 
     def _findings_html(self) -> str:
         if not self.findings:

@@ -59,6 +59,12 @@ def test_info_findings_explain_nothing_and_come_last():
     assert roots[0].consequences == roots[1].consequences == ()
 
 
+@pytest.mark.parametrize(("severity", "count"), [(Severity.CRITICAL, 1), (Severity.WARNING, 2)])
+def test_only_a_dead_layer_explains_a_loss_of_a_constant(severity: Severity, count: int):
+    findings = [make_finding(Problem.DEAD_UNITS, severity), make_finding(Problem.NO_BETTER_THAN_CONSTANT)]
+    assert len(RULES.find_root_causes(findings)) == count
+
+
 def make_rule(problem: str, *explains: str, severity: Severity = Severity.WARNING) -> Rule:
     """Returns a rule that reports its problem in each record after the first step."""
 

@@ -56,11 +56,15 @@ def test_rules_that_failed_are_named():
 
 
 def test_missing_evidence_is_listed_and_folded_in_a_notebook():
-    summary = HealthSummary([], 35, missing_evidence={"plateau": "120 batches (has <35)", "overfitting": "3 passes"})
-    lines = ["PLATEAU needs 120 batches (has <35)", "OVERFITTING needs 3 passes"]
-    assert str(summary).splitlines() == [
-        "No problems found in 35 steps.", "Not enough evidence:", *(f"  {line}" for line in lines),
-    ]  # fmt: skip
+    summary = HealthSummary([], 35, missing_evidence={"plateau": "9 epochs (has <3)", "overfitting": "3 passes"})
+    lines = ["PLATEAU needs 9 epochs (has <3)", "OVERFITTING needs 3 passes"]
+    title = "Not enough evidence for 2 of the problems:"
+    assert str(summary).splitlines() == ["No problems found in 35 steps.", title, *(f"  {line}" for line in lines)]
     root = ET.fromstring(f"<div>{summary._repr_html_()}</div>")
     assert [item.text for item in root.iter("li")] == lines
     assert [item.text for item in root.iter("summary")] == ["Not enough evidence for 2 of the problems"]
+
+
+def test_rules_that_lack_the_same_evidence_share_a_line():
+    summary = HealthSummary([], 35, missing_evidence=dict.fromkeys(("plateau", "loss_spike"), "9 epochs"))
+    assert str(summary).splitlines()[2:] == ["  PLATEAU, LOSS_SPIKE need 9 epochs"]

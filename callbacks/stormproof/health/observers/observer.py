@@ -25,7 +25,7 @@ from stormproof.health.observers.loss.validation_losses import ValidationLosses
 from stormproof.health.observers.optimization import OptimizationObserver
 from stormproof.health.observers.rank_compute_time import ComputeTimer
 from stormproof.health.observers.tracing.non_finite_origin import locate_non_finite
-from stormproof.health.observers.tracing.provenance import batch_size, iter_tensors
+from stormproof.health.observers.tracing.provenance import BATCH_DEPTH, batch_size, iter_tensors
 from stormproof.health.observers.tracing.step_trace import StepTrace
 from stormproof.health.observers.tracing.trace_history import TraceHistory
 from stormproof.health.observers.tracing.traced_step import trace_next_step
@@ -190,7 +190,7 @@ class TrainingObserver:
             self._finish_trace()
         if self._constant_target_counter.samples is not None:
             self._constant_target_counter.add(
-                list(iter_tensors(self._batch)), self._baseline_evaluator.target_indices, self._batch_size
+                list(iter_tensors(self._batch, BATCH_DEPTH)), self._baseline_evaluator.target_indices, self._batch_size
             )
         has_news = self._is_due_step or self._has_new_non_finite
         if self._diagnosis_step is not None and self._step >= self._diagnosis_step:
@@ -314,7 +314,7 @@ class TrainingObserver:
     def _begin_trace(self) -> None:
         """Traces the next training step."""
         self._cadence.slows_step = True
-        self._step_trace = StepTrace(self._layer_names, list(iter_tensors(self._batch)), self._batch_size)
+        self._step_trace = StepTrace(self._layer_names, list(iter_tensors(self._batch, BATCH_DEPTH)), self._batch_size)
         self._step_output = None
         context = self._step_trace.origins if self._is_traceable else nullcontext()
         self._trace_history.add_weights(self._trainer.global_step, self._module)

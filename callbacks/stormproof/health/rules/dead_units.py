@@ -112,5 +112,6 @@ RULE = Rule(
     Problem.DEAD_UNITS,
     check,
     explains=SYMPTOMS - {Problem.DEAD_UNITS} | {Problem.LEARNING_RATE_TOO_LOW},
+    explains_if_critical={Problem.NO_BETTER_THAN_CONSTANT},  # other units of the layer can fit the targets
     needs=frozenset({"losses", "optimizers", "predictions", "units", "weights"}),
 )

@@ -92,7 +92,12 @@ class BaselineEvaluator:
             return prediction_stats, None
         no_side_effects = truncated_objective.undo_side_effects(self._module)
         with no_side_effects, warnings.catch_warnings(action="ignore"):  # the user's own step has shown them
-            return prediction_stats, self._compare_losses(truncated_objective, trace, step, epoch)
+            comparison = self._compare_losses(truncated_objective, step, epoch)
+        targets = objectives[0].target
+        has_target_per_row = targets.ndim > 0 and len(targets) >= trace.first_input_rows  # unlike the nodes of graphs
+        if trace.first_inputs is not None and truncated_objective.target_indices and has_target_per_row:
+            self.dependence_test.add(trace.first_inputs, truncated_objective.target)
+        return prediction_stats, comparison
 
     def _find_objective(self, trace: StepTrace, output: Any, loss: torch.Tensor, *, warns: bool) -> Objective | None:
         """Identifies the loss function of the step. Reports once if no candidate reproduces the loss."""
@@ -118,10 +123,8 @@ class BaselineEvaluator:
             )
         return None
 
-    def _compare_losses(self, objective: Objective, trace: StepTrace, step: int, epoch: int) -> Comparison | None:
+    def _compare_losses(self, objective: Objective, step: int, epoch: int) -> Comparison | None:
         """Evaluates the loss for other predictions and targets. Returns None if the loss is not finite."""
-        if trace.first_inputs is not None and objective.target_indices:
-            self.dependence_test.add(trace.first_inputs, objective.target)
         self.target_pool.add(objective.target)
         value = float(objective.function(objective.prediction, objective.target))
         if not math.isfinite(value):

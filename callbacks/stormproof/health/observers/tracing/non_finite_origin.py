@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from stormproof.distributed.dtensor import to_local
 from stormproof.health.observations.non_finite import NonFiniteOrigin
-from stormproof.health.observers.tracing.provenance import iter_tensors
+from stormproof.health.observers.tracing.provenance import BATCH_DEPTH, iter_tensors
 from stormproof.health.observers.tracing.step_replay import find_first_non_finite
 from stormproof.lightning.layer_names import get_layer_name
 
@@ -38,7 +38,7 @@ def locate_non_finite(
         layer_order: Layers in call order.
         is_traceable: Whether torch functions can be traced in the step.
     """
-    tensors = list(iter_tensors(batch))
+    tensors = list(iter_tensors(batch, BATCH_DEPTH))
     for index, tensor in enumerate(tensors):
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             position = (~torch.isfinite(tensor)).nonzero()[0].tolist()

@@ -15,6 +15,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 from stormproof.internal_errors import isolated
 from stormproof.units.callers_line import call_at_callers_line
 from stormproof.units.transforms import has_values, is_transforming
+from stormproof.user_objects import read_attributes
+
+BATCH_DEPTH = 2
+"""Number of nested objects in a batch that are searched for tensors, such as graphs and dataclasses."""
 
 VALUE_PRESERVING = frozenset({
     "view", "reshape", "view_as", "reshape_as", "squeeze", "unsqueeze", "flatten", "unflatten", "transpose", "permute",
@@ -237,22 +241,29 @@ class ProvenanceTracker(TorchFunctionMode):
             self._origins[base] = replace(self._origins[base], producer=name, bounds=None)
 
 
-def iter_tensors(value: Any) -> Iterator[torch.Tensor]:
-    """Yields the tensors in nested lists, tuples and mappings. ``torch.utils._pytree`` skips unregistered mappings."""
+def iter_tensors(value: Any, depth: int = 0) -> Iterator[torch.Tensor]:
+    """Yields the tensors in nested lists, tuples and mappings. ``torch.utils._pytree`` skips unregistered mappings.
+
+    Args:
+        value: Batch, or arguments or result of a function.
+        depth: Number of nested objects whose attributes are searched, see :data:`BATCH_DEPTH`.
+    """
     if isinstance(value, torch.Tensor):
         if not value.is_nested:  # a nested tensor does not support most functions
             yield value
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from iter_tensors(item)
+            yield from iter_tensors(item, depth)
     elif isinstance(value, Mapping):
         for item in value.values():
-            yield from iter_tensors(item)
+            yield from iter_tensors(item, depth)
+    elif depth and not isinstance(value, torch.nn.Module):
+        yield from iter_tensors(read_attributes(value), depth - 1)
 
 
 def batch_size(batch: Any) -> int | None:
     """Returns the first dimension of the first tensor that is not a scalar. None without such a tensor."""
-    return next((tensor.size(0) for tensor in iter_tensors(batch) if tensor.ndim), None)
+    return next((tensor.size(0) for tensor in iter_tensors(batch, BATCH_DEPTH) if tensor.ndim), None)
 
 
 def _do_nothing(*_: Any) -> None:

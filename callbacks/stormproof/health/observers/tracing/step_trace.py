@@ -104,6 +104,7 @@ class StepTrace:
     broadcast_mismatches: list[BroadcastMismatch] = field(default_factory=list)
     pairs: list[PredictionTargetPair] = field(default_factory=list)
     first_inputs: torch.Tensor | None = None  # first numeric batch data that reach a layer
+    first_input_rows: int = 0  # before the limit of samples
     is_normalized: bool = False  # whether one of the first two layers is a norm
     called_layers: set[str] = field(default_factory=set)
     detached_input_layers: set[str] = field(default_factory=set)  # layers whose detached output is the input of a layer
@@ -228,7 +229,7 @@ class StepTrace:
             origin = self.origins.origin_of(tensor)
             is_data = bool(origin.batch_indices) and not origin.layers
             if is_data and tensor.is_floating_point() and tensor.ndim == 2 and len(tensor) == self.samples:
-                self.first_inputs = _subsample(tensor)
+                self.first_inputs, self.first_input_rows = _subsample(tensor), len(tensor)
                 return
 
     def _find_layer(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: torch.Tensor) -> str | None:
@@ -268,7 +269,7 @@ class StepTrace:
         if name in NORMALIZATIONS and len(self._numeric_layers) <= 2:
             self.is_normalized = True
         if origin.batch_indices and not origin.layers and self.first_inputs is None:
-            self.first_inputs = _subsample(inputs)
+            self.first_inputs, self.first_input_rows = _subsample(inputs), len(inputs) if inputs.ndim else 1
         samples = _subsample(output)
         spread = samples.new_tensor(math.nan)
         if self.samples > 1 and output.ndim > 1 and output.size(0) == self.samples:

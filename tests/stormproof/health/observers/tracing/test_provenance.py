@@ -1,7 +1,9 @@
 """The origins of tensors are tracked."""
 
 import math
+from collections import namedtuple
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +11,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 
-from stormproof.health.observers.tracing.provenance import Bounds, Origin, ProvenanceTracker
+from stormproof.health.observers.tracing.provenance import (
+    BATCH_DEPTH,
+    Bounds,
+    Origin,
+    ProvenanceTracker,
+    iter_tensors,
+)
 
 CUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "detach": lambda hidden: hidden.detach(),
@@ -163,3 +171,17 @@ def test_tensors_inside_vmap_are_ignored(two_layers: nn.Sequential):
         outputs = torch.vmap(two_layers)(inputs)
     assert outputs.shape == (5, 2)
     assert all(float(tensor.sum()) for tensor in tensors)
+
+
+@pytest.mark.parametrize(
+    "make_batch",
+    [
+        lambda tensor: SimpleNamespace(x=tensor, index=[tensor]),
+        lambda tensor: SimpleNamespace(store=SimpleNamespace(mapping={"x": tensor}), sizes={"y": tensor}),
+        lambda tensor: [SimpleNamespace(x=tensor), {"y": (tensor,)}],
+        lambda tensor: namedtuple("Pair", "x y")(tensor, tensor),  # noqa: PYI024
+    ],
+    ids=["graph", "store of a graph", "list", "named tuple"],
+)
+def test_tensors_of_a_batch_are_found_in_objects(make_batch: Callable[[torch.Tensor], Any]):
+    assert len(list(iter_tensors(make_batch(torch.ones(2)), BATCH_DEPTH))) == 2
