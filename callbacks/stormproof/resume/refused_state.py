@@ -23,6 +23,7 @@ from stormproof.checkpoint.loadable import PLAIN_TYPES, is_loadable, make_refuse
 from stormproof.distributed.collectives import run_on_rank_zero
 from stormproof.lightning import internals
 from stormproof.resume.snapshot_state import CHECKPOINT_KEY
+from stormproof.units.transforms import has_values, plain_values
 
 _LOADED_NAMES = frozenset({
     "array.array", "array._array_reconstructor", "builtins.bool", "builtins.bytearray", "builtins.complex",
@@ -104,6 +105,13 @@ def _split(value: Any, path: _Path, refused: dict[_Path, Any]) -> Any:
         return copied
     if kind in PLAIN_TYPES or is_plain or _is_accepted(value):
         return value
+    if (
+        isinstance(value, torch.Tensor)
+        and kind is not torch.Tensor
+        and path[0] != "optimizer_states"
+        and has_values(value)
+    ):
+        return plain_values(value)  # loading it into a buffer keeps the class of the buffer
     refused[path] = value
     return _REMOVED
 

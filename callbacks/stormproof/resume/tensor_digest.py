@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
+import numpy as np
 import torch
 
 
@@ -23,9 +24,17 @@ def digest_tensor(tensor: torch.Tensor) -> str:
         f"{tensor.dtype} {() if tensor.is_nested else tuple(tensor.shape)} {tensor.layout}".encode(), digest_size=16
     )
     for part in _list_dense_parts(tensor.detach()):
-        content = part.cpu().resolve_conj().resolve_neg().contiguous().flatten().view(torch.uint8)
-        digest.update(content.numpy().data)
+        digest.update(read_bytes(part))
     return digest.hexdigest()
+
+
+def read_bytes(tensor: torch.Tensor) -> memoryview:
+    """Returns the content of a dense tensor. Does not copy a contiguous tensor in host memory.
+
+    ``Tensor.numpy`` would make ``resize_`` of the tensor raise an error, which observers for quantization call.
+    """
+    content = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().flatten().view(torch.uint8)
+    return np.from_dlpack(content).data
 
 
 def _list_dense_parts(tensor: torch.Tensor) -> list[torch.Tensor]:

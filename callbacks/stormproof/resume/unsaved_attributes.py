@@ -24,7 +24,7 @@ from torch import nn
 from stormproof.lightning import internals
 from stormproof.resume import owned_state
 from stormproof.resume.owned_attributes import EXEMPT_ATTRIBUTE, is_exempt, is_library, named_owned_attributes
-from stormproof.resume.tensor_digest import digest_tensor
+from stormproof.resume.tensor_digest import digest_tensor, read_bytes
 
 _MAX_ITEMS, _MAX_ELEMENTS, _MAX_PARTS, _MAX_NAMES = 1000, 100_000, 2000, 5
 """Maximum items compared per attribute, elements per tensor, parts of a saved state, and names in a warning."""
@@ -365,11 +365,8 @@ def _fingerprint_tensor(tensor: torch.Tensor, is_saved: bool) -> Any:
     if tensor.numel() <= _MAX_LIST_ELEMENTS:
         return _compute_fingerprint(tensor.tolist(), [_MAX_ITEMS], is_saved)
     flat = tensor.detach().flatten()
-    host_parts = [
-        part.cpu().resolve_conj().resolve_neg().contiguous() for part in (flat[:_MAX_ELEMENTS], flat[-_MAX_ITEMS:])
-    ]
-    arrays = [part.view(torch.uint8).numpy() for part in host_parts]
-    digest = _compute_digest(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), *arrays)
+    parts = map(read_bytes, (flat[:_MAX_ELEMENTS], flat[-_MAX_ITEMS:]))
+    digest = _compute_digest(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), *parts)
     if tensor.numel() <= _MAX_ELEMENTS:
         return digest
     return _LargeTensorFingerprint(digest, None if is_saved else (tensor.data_ptr(), tensor._version))

@@ -27,4 +27,5 @@ def plain_values(tensor: torch.Tensor) -> torch.Tensor:
     """Returns a detached view of a tensor, without the methods that its subclass overrides."""
     if type(tensor) is torch.Tensor or not has_values(tensor):
         return tensor.detach()
-    return torch.Tensor.as_subclass(torch.Tensor.detach(tensor), torch.Tensor)
+    with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001 (documented despite the underscore)
+        return tensor.detach().as_subclass(torch.Tensor)

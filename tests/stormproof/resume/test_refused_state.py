@@ -188,3 +188,24 @@ def test_a_state_that_belongs_to_no_parameter_is_restored(tmp_path: Path):
     with pytest.raises(RuntimeError, match="interrupted"):
         train(tmp_path, Counted, stop=5)
     assert train(tmp_path, Counted).optimizers[0].state["steps"] == 6
+
+
+class Labelled(torch.Tensor): ...
+
+
+class LabelledModule(RegressionModule):
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.trainer._logger_connector._callback_metrics["loss"] = loss.detach().as_subclass(Labelled)
+        return loss
+
+
+def test_a_logged_tensor_of_a_subclass_is_saved_as_a_plain_one(tmp_path: Path):
+    with warnings.catch_warnings(record=True) as records:
+        warnings.simplefilter("always")
+        make_trainer(callbacks=[CheckpointRecovery(tmp_path)], max_steps=2).fit(
+            make_module(kind=LabelledModule), resumable(make_loader())
+        )
+    assert not [record for record in records if "exact" in str(record.message)]
+    metrics = torch.load(max(tmp_path.glob("*.ckpt")))["stormproof"]["ranks"][0]["logged"]["metrics"]
+    assert type(metrics["_callback_metrics"]["loss"]) is torch.Tensor

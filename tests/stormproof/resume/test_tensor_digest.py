@@ -29,3 +29,9 @@ def test_digests_are_equal_for_equal_tensors_only():
 def test_a_tensor_that_is_not_contiguous_has_the_digest_of_its_copy():
     tensor = torch.arange(6.0).view(2, 3).T
     assert digest_tensor(tensor) == digest_tensor(tensor.contiguous())
+
+
+def test_a_tensor_whose_digest_was_computed_can_be_resized():
+    tensor = torch.zeros(4)
+    digest_tensor(tensor)
+    assert tensor.resize_(8).shape == (8,)
