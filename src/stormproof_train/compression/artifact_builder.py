@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import stats
 from torch import nn
 
 from stormproof.checkpoint import atomic_write
@@ -33,7 +35,6 @@ from stormproof_train.compression.deployment.weight_quantization import quantize
 from stormproof_train.compression.original import OriginalModel
 from stormproof_train.compression.samples import Samples, load_samples
 from stormproof_train.compression.settings import Settings
-from stormproof_train.compression.speed import estimate_speedup
 from stormproof_train.compression.structure.macs import count_macs
 from stormproof_train.compression.structure.rebuild import Structure
 from stormproof_train.config.redaction import redact_settings
@@ -228,7 +229,7 @@ class ArtifactBuilder:
                 for batch_size in artifact_latencies[0]
             },
             speedup={
-                str(batch_size): estimate_speedup(
+                str(batch_size): _estimate_speedup(
                     *(
                         [latencies[batch_size].median for latencies in rounds]
                         for rounds in (original_latencies, artifact_latencies)
@@ -270,3 +271,21 @@ class ArtifactBuilder:
 
 
 _QUANTIZATION_DESCRIPTIONS = {"int8": "layers in int8 where that is faster", "weights_int8": "weights in int8"}
+
+
+def _estimate_speedup(original_seconds: Sequence[float], artifact_seconds: Sequence[float]) -> Interval:
+    r"""Returns the geometric mean of the ratios of paired times, with the 95% t interval of the mean logarithm.
+
+    Args:
+        original_seconds: Seconds of the original in each round. At least 2 rounds.
+        artifact_seconds: Seconds of the artifact in the same rounds.
+
+    Example:
+        >>> speedup = _estimate_speedup([2.0, 2.2, 1.9, 2.1], [1.0, 1.0, 1.0, 1.0])
+        >>> round(speedup.value, 2), round(speedup.low, 2), round(speedup.high, 2)
+        (2.05, 1.85, 2.26)
+    """
+    logarithms = np.log(np.asarray(original_seconds) / np.asarray(artifact_seconds))
+    mean, standard_error = float(logarithms.mean()), float(stats.sem(logarithms))
+    low, high = stats.t.interval(0.95, len(logarithms) - 1, mean, standard_error) if standard_error else (mean, mean)
+    return Interval(float(np.exp(mean)), float(np.exp(low)), float(np.exp(high)))

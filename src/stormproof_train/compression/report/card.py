@@ -14,10 +14,15 @@ from stormproof_train.compression.report.compression_info import (
     read_artifact,
     read_compression,
 )
-from stormproof_train.compression.report.markdown import escape_text, inline_code, table
 from stormproof_train.compression.report.metric import Metric
 from stormproof_train.compression.report.quantities import format_count, format_milliseconds, format_ratio
-from stormproof_train.compression.report.usage import describe_interface, describe_usage
+from stormproof_train.compression.report.usage import (
+    describe_interface,
+    describe_usage,
+    escape_text,
+    inline_code,
+    table,
+)
 from stormproof_train.console import format_value
 from stormproof_train.predict.artifact_metadata import ArtifactMetadata
 from stormproof_train.report.kit.json_numbers import finite_or_none

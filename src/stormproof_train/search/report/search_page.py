@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from stormproof_train.report.kit.chart import Chart, Table
-from stormproof_train.report.kit.section import Page, Section
+from stormproof_train.report.kit.chart import Chart, Line, Table
+from stormproof_train.report.kit.json_numbers import finite_or_none
+from stormproof_train.report.kit.page import Page, Section
 from stormproof_train.search.records import RandomSearchRecord, SearchNumbers
 from stormproof_train.search.report.front import front_charts, front_table
 from stormproof_train.search.report.history import history_chart
-from stormproof_train.search.report.importances import importance_chart, sort_shares
 from stormproof_train.search.report.marks import LAST_VALUE_NOTE
 from stormproof_train.search.report.parallel import parallel_chart
 from stormproof_train.search.report.rungs import curves_chart, rung_table
@@ -92,7 +92,7 @@ def _front_section(search: SearchInfo) -> Section:
 
 def _parameters_section(search: SearchInfo, importances: Sequence[Mapping[str, float]]) -> Section:
     bar_charts = [
-        importance_chart(objective.name, shares)
+        _importance_chart(objective.name, shares)
         for objective, shares in zip(search.objectives, importances, strict=False)
         if shares
     ]
@@ -113,7 +113,7 @@ def _parameters_section(search: SearchInfo, importances: Sequence[Mapping[str, f
 
 def _slice_charts(search: SearchInfo, importances: Mapping[str, float]) -> tuple[list[Chart], list[str]]:
     """Returns the charts of the parameters, the most important first, and the keys of parameters without a chart."""
-    keys = list(sort_shares(importances))
+    keys = list(_sort_shares(importances))
     parameters: list[ParameterInfo] = sorted(
         search.space, key=lambda candidate: keys.index(candidate.key) if candidate.key in keys else len(keys)
     )
@@ -167,3 +167,51 @@ def _stopped_section(search: SearchInfo) -> Section:
         if pruned_trials
         else [],
     )
+
+
+_MAX_ROW_HEIGHT = 24
+_MAX_BARS = 25
+
+
+def _importance_chart(name: str, importances: Mapping[str, float]) -> Chart:
+    """Draws the shares of the variance of an objective as bars.
+
+    Args:
+        name: Name of the objective.
+        importances: Shares in [0, 1] by key of the parameter. At least one.
+    """
+    title = f"Parameter importance for {name}"
+    shares = _sort_shares(importances)
+    rows = [(key, f"{share:.1%}") for key, share in shares.items()]
+    drawn_shares = dict(list(shares.items())[:_MAX_BARS])
+    return Chart(
+        title=title,
+        text=f"{title}, the most important first: {', '.join(f'{key} {share}' for key, share in rows)}.",
+        spec={
+            "width": "container",
+            "height": len(drawn_shares) * _MAX_ROW_HEIGHT,  # with a step size, Vega warns about fit-x
+            "autosize": {"type": "fit-x", "contains": "padding"},
+            "data": {"name": "bars"},
+            "mark": {"type": "bar", "color": Line("", 0).color},
+            "encoding": {
+                "y": {
+                    "field": "key", "type": "nominal", "title": None, "sort": None,
+                    "axis": {"labelLimit": 140, "ticks": False, "domain": False},
+                },
+                "x": {
+                    "field": "share", "type": "quantitative", "title": "share of the variance",
+                    "axis": {"format": ".0%", "tickCount": 4}, "scale": {"domainMin": 0},
+                },
+                "tooltip": [{"field": "key", "title": "parameter"}, {"field": "share", "format": ".1%"}],
+            },
+        },
+        data={"bars": {"key": list(drawn_shares), "share": [round(share, 6) for share in drawn_shares.values()]}},
+        note=f"Shows the first {_MAX_BARS} parameters." if len(shares) > _MAX_BARS else "",
+        table=Table(("parameter", "share"), rows),
+    )  # fmt: skip
+
+
+def _sort_shares(importances: Mapping[str, float]) -> dict[str, float]:
+    """Returns the shares in descending order."""
+    finite_shares = {key: finite_or_none(share) or 0.0 for key, share in importances.items()}
+    return dict(sorted(finite_shares.items(), key=lambda pair: -pair[1]))
