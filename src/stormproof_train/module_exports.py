@@ -13,10 +13,6 @@ def module_exports(package: str, path: Sequence[str]) -> dict[str, Any]:
 
     A name belongs to a module if it is defined there and equals the module's name without case and underscores.
 
-    Args:
-        package: Import path of the package.
-        path: ``__path__`` of the package.
-
     Returns:
         The exported classes and functions by name.
 

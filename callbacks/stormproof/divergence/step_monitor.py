@@ -302,10 +302,6 @@ class StepLosses:
         They are the number of skipped steps, the number of finished steps, and the losses of the first
         ``gathered_steps`` finished steps, padded with zeros.
 
-        Args:
-            skipped_steps: Number of steps that this rank has skipped.
-            device: Device of the result.
-
         Returns:
             float32 values, ``(2 + gathered_steps,)``.
         """
@@ -318,9 +314,6 @@ class StepLosses:
 
     def read(self, rows: list[list[float]]) -> list[tuple[int, float]]:
         """Removes up to ``gathered_steps`` finished steps and returns them with their mean losses over all ranks.
-
-        Args:
-            rows: Results of :meth:`row` on all ranks.
 
         Raises:
             RanksDisagreeError: If the ranks have skipped or finished different numbers of steps.

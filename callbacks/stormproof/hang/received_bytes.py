@@ -37,11 +37,7 @@ class ReceivedBytes:
         self._total_bytes = 0
 
     def update(self, pids: Iterable[int]) -> int:
-        """Returns the bytes that these processes received so far. Never decreases.
-
-        Args:
-            pids: Process IDs.
-        """
+        """Returns the bytes that these processes received so far. Never decreases."""
         bytes_by_inode = dict(_read_tcp_sockets())
         for inode in {inode for pid in pids for inode in _socket_inodes(pid)} & bytes_by_inode.keys():
             self._total_bytes += max(0, bytes_by_inode[inode] - self._bytes_by_inode.get(inode, 0))

@@ -220,9 +220,6 @@ def read_ledger(path: Path) -> ProcessLedger | None:
 
     A line that is not valid becomes an entry of :attr:`ProcessLedger.errors`. Unknown events and fields are ignored.
 
-    Args:
-        path: File of JSON lines.
-
     Raises:
         ValueError: If the file has another format or version.
     """

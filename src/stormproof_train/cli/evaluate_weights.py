@@ -42,9 +42,6 @@ IGNORED_DATA_ARGUMENTS = {"batch_size", "num_workers", "drop_last"}
 def evaluate_weights(args: EvaluationArguments) -> None:
     """Evaluates weights, prints the metrics and saves predictions and evaluation.
 
-    Args:
-        args: Arguments of the subcommand.
-
     Raises:
         UserError: If an override is invalid, or there is nothing to evaluate.
     """

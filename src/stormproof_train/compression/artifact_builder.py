@@ -79,13 +79,7 @@ class Candidate:
 
 
 class ArtifactBuilder:
-    """Builds and measures artifacts.
-
-    Args:
-        original: Model to compress.
-        artifacts: Folder for the artifacts.
-        settings: Number of samples, and settings of the timing.
-    """
+    """Builds and measures artifacts."""
 
     def __init__(self, original: OriginalModel, artifacts: Path, settings: Settings) -> None:
         self._original, self._folder, self._settings = original, artifacts, settings

@@ -55,13 +55,6 @@ class CompressionStep:
 class CompressionLoop:
     """Builds all artifacts that the settings allow.
 
-    Args:
-        original: Model to compress.
-        settings: Settings of the compression.
-        folder: Folder of the compression.
-        builder: Builds the artifacts.
-        budget: Allowed degradation.
-
     Attributes:
         artifacts: Artifacts, the original first.
         steps: Fine-tuning runs.

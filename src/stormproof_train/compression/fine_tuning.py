@@ -54,12 +54,7 @@ class FineTuning:
 
 
 def build_config(fine_tuning: FineTuning, original: OriginalModel) -> dict[str, Any]:
-    """Builds the config of the run as plain values.
-
-    Args:
-        fine_tuning: Fine-tuning run.
-        original: Model that the network is derived from.
-    """
+    """Builds the config of the run as plain values."""
     config = dict(original.config)
     network_config = config["model"]
     if original.plan.logger.accepts("group") and config["logger"].get("group") is None:
@@ -98,12 +93,6 @@ def build_config(fine_tuning: FineTuning, original: OriginalModel) -> dict[str, 
 
 def run_fine_tuning(fine_tuning: FineTuning, original: OriginalModel, configs_dir: Path, log: Path) -> Path:
     """Executes a fine-tuning run, unless it has finished, as the command line would.
-
-    Args:
-        fine_tuning: Fine-tuning run.
-        original: Model that the network is derived from.
-        configs_dir: Folder for its config.
-        log: File for its output.
 
     Returns:
         The path of the final checkpoint.
@@ -152,9 +141,6 @@ def _wait_until_free(folder: Path) -> None:
 
 def dump_literal_yaml(config: Mapping[str, Any]) -> str:
     r"""Dumps plain values as YAML without interpolation, and with all text quoted.
-
-    Args:
-        config: Plain values.
 
     Example:
         >>> print(dump_literal_yaml({"path": "${oc.env:HOME}", "lr": 0.5, "name": "1e3"}), end="")

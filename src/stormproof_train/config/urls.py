@@ -31,11 +31,6 @@ def check_urls(argv: Iterable[str]) -> None:
 
 
 def check_url(name: str, value: object) -> None:
-    """Raises UserError if a value is a URL.
-
-    Args:
-        name: Name of the setting.
-        value: Its value.
-    """
+    """Raises UserError if a value is a URL."""
     if isinstance(value, str) and URL.match(value):
         raise UserError(f"{name}={value} is a URL; only local or mounted paths are supported")

@@ -218,14 +218,7 @@ _MERGE_COLUMN = "\0occurs"
 
 
 def _column_warnings(table: CSVFile, features: Sequence[str], categories: Sequence[str], target: str) -> Iterator[str]:
-    """Yields a warning for each column that equals the target, contains row numbers, or contains decimal commas.
-
-    Args:
-        table: File with the training rows.
-        features: Names of the feature columns.
-        categories: Names of the categorical features.
-        target: Name of the target column.
-    """
+    """Yields a warning for each column that equals the target, contains row numbers, or contains decimal commas."""
     fix = "Exclude it with data.features=[…]."
     values = parse_categories(table.column(target))
     for name in features:

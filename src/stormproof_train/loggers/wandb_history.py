@@ -158,12 +158,7 @@ class WandbHistory(WandbLogger):
 
 
 def last_offline_step(folder: Path, run_id: str) -> int:
-    """Returns the last step in the offline files of a run, or -1 without any.
-
-    Args:
-        folder: Folder that contains the files of W&B.
-        run_id: ID of the run.
-    """
+    """Returns the last step in the offline files of a run, or -1 without any."""
     files = sorted(folder.glob(f"wandb/offline-run-*/run-{run_id}.wandb"))
     return max((step for file in files for step in _read_steps(file)), default=-1)
 
@@ -182,11 +177,7 @@ _UPLOAD_SECONDS = 1800
 
 
 def sort_best_first(recovery: CheckpointRecovery) -> list[Checkpoint]:
-    """Returns the committed checkpoints of a run, the best by the monitored metric first, or the newest without one.
-
-    Args:
-        recovery: Callback with the checkpoints of the run.
-    """
+    """Returns the committed checkpoints of a run, the best by the monitored metric first, or the newest without one."""
     candidates = [checkpoint for checkpoint in recovery.store.read_checkpoints() if checkpoint.finite]
     ranked_checkpoints = recovery.retention.sort_by_score(candidates) if recovery.monitored_metric.name else []
     return ranked_checkpoints or candidates[::-1]

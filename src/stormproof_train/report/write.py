@@ -24,11 +24,7 @@ RUN_FILES = {"run.json", "summary.json", "evaluation.json", "lease.json", "resul
 
 
 def write_report(folder: Path) -> None:
-    """Writes ``report.html`` to the folder of a run. A failure only warns, because the run is finished.
-
-    Args:
-        folder: Folder of the run.
-    """
+    """Writes ``report.html`` to the folder of a run. A failure only warns, because the run is finished."""
     try:
         write_output(render_html(run_page(collect_run_numbers(read_run(folder)))), folder / REPORT_FILE)
     except Exception as error:  # noqa: BLE001 (a finished run must not fail because of its report)

@@ -30,13 +30,7 @@ class _RunProgress:
 
 
 class TrialPruner:
-    """Decides whether trials continue, pause or are pruned, from the results of all trials.
-
-    Args:
-        settings: Settings of the search.
-        trials: Storage of the trials.
-        folder: Folder of the search.
-    """
+    """Decides whether trials continue, pause or are pruned, from the results of all trials."""
 
     def __init__(self, settings: Settings, trials: TrialStore, folder: SearchFolder) -> None:
         self._settings, self._trials, self._folder = settings, trials, folder
@@ -50,12 +44,7 @@ class TrialPruner:
         self._progress: dict[int, _RunProgress] = {}
 
     def handle_message(self, number: int, message: Message) -> Reply:
-        """Decides whether a run continues, pauses or is pruned, and why.
-
-        Args:
-            number: Number of its trial.
-            message: Message of the run.
-        """
+        """Decides whether a run continues, pauses or is pruned, and why."""
         if message["kind"] == "begin":
             return self._handle_begin(number, message)
         return self._handle_validation(number, message)

@@ -33,17 +33,7 @@ def collect_numbers(
     final_evaluation: FinalEvaluation,
     fixed_overrides: Sequence[str],
 ) -> SearchNumbers:
-    """Collects the numbers of a search.
-
-    Args:
-        name: Name of the search.
-        settings: Settings of the search.
-        space: Search space.
-        trials: Storage of the trials.
-        pruner: Provides the rungs.
-        final_evaluation: Provides the final runs.
-        fixed_overrides: Overrides of every trial.
-    """
+    """Collects the numbers of a search."""
     records = [record for record in trials.records() if record.state != "waiting" and not record.is_duplicate]
     front = trials.pareto_front() if len(settings.all_objectives) > 1 else []
     winner = select_winner(records, settings, front)

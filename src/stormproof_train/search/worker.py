@@ -176,12 +176,7 @@ _MIN_INTERVAL_SECONDS = 5.0
 
 
 class _TrialCost:
-    """Records the duration of one attempt every few seconds, so that a kill loses little of it.
-
-    Args:
-        trials: Storage of the trials.
-        number: Number of the trial.
-    """
+    """Records the duration of one attempt every few seconds, so that a kill loses little of it."""
 
     def __init__(self, trials: TrialStore, number: int) -> None:
         self._trials, self._number = trials, number

@@ -19,12 +19,6 @@ def write_reports(
 ) -> str:
     """Writes ``report.html``, ``report.json``, ``junit.xml`` and ``badge.svg``.
 
-    Args:
-        certification: The results.
-        folder: Output folder.
-        json_file: Additional file for the JSON document.
-        junit_file: Additional file for the JUnit document.
-
     Returns:
         The text for the terminal.
     """

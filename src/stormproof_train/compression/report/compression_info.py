@@ -122,11 +122,7 @@ class CompressionInfo:
 
 
 def read_compression(numbers: CompressionNumbers) -> CompressionInfo:
-    """Converts the numbers of a compression.
-
-    Args:
-        numbers: Content of ``answer.json``.
-    """
+    """Converts the numbers of a compression."""
     artifacts = [read_artifact(entry) for entry in numbers["artifacts"]]
     budget = numbers["budget"] or {"requested": "", "allowed": None}
     return CompressionInfo(

@@ -20,9 +20,6 @@ def compression_page(numbers: CompressionNumbers) -> Page:
     """Builds the page of a compression.
 
     Numbers may be None or not finite. Texts are not trusted.
-
-    Args:
-        numbers: Content of ``answer.json``.
     """
     compression = read_compression(numbers)
     return Page(

@@ -79,11 +79,7 @@ TONES = {
 
 
 def render_html(page: Page) -> str:
-    """Renders the page as HTML. All texts are escaped, and a content security policy allows only its own scripts.
-
-    Args:
-        page: Content of the page.
-    """
+    """Renders the page as HTML. All texts are escaped, and a content security policy allows only its own scripts."""
     sections = [section for section in page.sections if not section.is_empty]
     charts = [chart for section in sections for chart in (*section.charts, *section.wide_charts)]
     scripts = [load_vega_script(), _read_file("page.js")]

@@ -132,11 +132,7 @@ class SearchInfo:
 
 
 def read_search(numbers: SearchNumbers) -> SearchInfo:
-    """Converts the numbers of a search.
-
-    Args:
-        numbers: Content of ``answer.json``.
-    """
+    """Converts the numbers of a search."""
     objectives = [Objective(entry["name"], entry["higher_is_better"]) for entry in numbers["objectives"]]
     trials = [_read_trial(entry, len(objectives)) for entry in numbers["trials"]]
     return SearchInfo(

@@ -34,9 +34,6 @@ def search_page(numbers: SearchNumbers) -> Page:
     """Builds the page of a search, finished or not.
 
     Values of objectives may be None or not finite. Texts are not trusted.
-
-    Args:
-        numbers: Content of ``answer.json``.
     """
     search = read_search(numbers)
     return Page(
