@@ -131,7 +131,7 @@ class LaneRun:
                 break
             waiting.discard(paused.index)
             fault = faults[paused.index]
-            self.settings.report(f"{fault.kind.value} after step {fault.step}")
+            self.settings.options.report(f"{fault.kind.value} after step {fault.step}")
             if fault is not last:
                 frozen.append(self._freeze(run, folder / f"files-{paused.index}", fault))
                 run.resume()
@@ -147,7 +147,7 @@ class LaneRun:
 
     def _end_attempt(self, run: CommandRun, target: Path, fault: Fault, paused: PausedProcess) -> list[_Frozen]:
         moment = time.time()
-        if not inject(run, fault, paused, self.settings.grace_seconds):
+        if not inject(run, fault, paused, self.settings.options.grace_seconds):
             self.trials.append(Trial(fault, reason="this system does not support this fault"))
             return []
         earlier, later = split_processes(read_ledgers(run.ledger), moment)
