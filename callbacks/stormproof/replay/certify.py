@@ -13,18 +13,22 @@ from pathlib import Path
 from stormproof.redaction import redact_output
 from stormproof.replay.certification import NO_TIME, Certification, Result, Skipped
 from stormproof.replay.command_run import Ending
-from stormproof.replay.comparison.determinism import Determinism, compare_uninterrupted
 from stormproof.replay.comparison.history import Histories, join_ranks
 from stormproof.replay.comparison.verdict import VerdictKind, judge
 from stormproof.replay.faults.lane import LaneRun, Trial
 from stormproof.replay.faults.plan import plan_faults
-from stormproof.replay.faults.schedule import Schedule, make_schedule
-from stormproof.replay.faults.timing import Timing, measure_timing
+from stormproof.replay.faults.schedule import Schedule, Timing, make_schedule, measure_timing
 from stormproof.replay.ledger import read_ledgers
 from stormproof.replay.not_certifiable import NotCertifiable
 from stormproof.replay.output_text import last_lines
 from stormproof.replay.reports.component_names import describe_component
-from stormproof.replay.requirements import check_reference, check_resume, find_recorder_error
+from stormproof.replay.requirements import (
+    Determinism,
+    check_reference,
+    check_resume,
+    compare_uninterrupted,
+    find_recorder_error,
+)
 from stormproof.replay.settings import Options, Settings
 from stormproof.replay.working_copy import prepare_output
 

@@ -16,7 +16,7 @@ from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.distributed.rank import is_rank_zero
 from stormproof_train.broken_links import describe_path_error
 from stormproof_train.build_task import build_task
-from stormproof_train.cli.evaluation_arguments import EvaluationArguments
+from stormproof_train.cli.evaluate import EvaluationArguments
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.config.plan import FINGERPRINT_KEY, Plan
 from stormproof_train.config.redaction import redact_override, redact_settings

@@ -21,9 +21,8 @@ from stormproof_train.search.arguments import Arguments, Composer, parse_argumen
 from stormproof_train.search.claims import Claims
 from stormproof_train.search.final_evaluation import FinalEvaluation
 from stormproof_train.search.folder import LOCK_SECONDS, SearchFolder
-from stormproof_train.search.limits import increase_limits
 from stormproof_train.search.local_workers import HELPER_VARIABLE, LocalWorkers
-from stormproof_train.search.pruner import TrialPruner
+from stormproof_train.search.pruner import TrialPruner, increase_limits
 from stormproof_train.search.report_writer import ReportWriter
 from stormproof_train.search.results import collect_numbers, select_winner
 from stormproof_train.search.runner import Runner

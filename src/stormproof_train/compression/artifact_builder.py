@@ -63,14 +63,7 @@ VALIDATION, TEST = "validation", "test"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network from which artifacts are built.
-
-    Attributes:
-        name: Name of the network.
-        network: Network with its weights, in evaluation mode.
-        structure: Differences from the structure of the original.
-        method: Description of how it was made.
-    """
+    """A network from which artifacts are built."""
 
     name: str
     network: nn.Module

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 from xml.sax.saxutils import escape as escape_xml
 from xml.sax.saxutils import quoteattr
 
 from stormproof.replay.certification import Certification, Result
 from stormproof.replay.output_text import escape
+from stormproof.replay.reports.fixes import fixes_for
 from stormproof.replay.reports.html_report import html_report
-from stormproof.replay.reports.json_report import json_report
 from stormproof.replay.reports.sentences import describe_fault, details, headline
 from stormproof.replay.reports.text_report import text_report
 
@@ -24,7 +26,7 @@ def write_reports(
     """
     documents = {
         folder / "report.html": html_report(certification),
-        folder / "report.json": json_report(certification),
+        folder / "report.json": _json_report(certification),
         folder / "junit.xml": _junit_report(certification),
         folder / "badge.svg": _badge(certification),
     }
@@ -95,3 +97,57 @@ def _case(result: Result) -> str:
     message = quoteattr(headline(result.verdict))
     kind = quoteattr(result.verdict.kind.value)
     return f"{start}><failure message={message} type={kind}>{escape_xml(text)}</failure></testcase>"
+
+
+_VERSION = 1
+"""Version of the format."""
+
+
+def _json_report(certification: Certification) -> str:
+    """Returns the results as a JSON document."""
+    document = {
+        "version": _VERSION,
+        "exact": certification.is_exact,
+        "command": certification.command,
+        "framework": certification.framework,
+        "packages": certification.packages,
+        "steps": certification.steps,
+        "ranks": certification.ranks,
+        "compared_every": certification.every,
+        "run_seconds": round(certification.run_seconds, 3),
+        "certification_seconds": round(certification.seconds, 3),
+        "faults": [_describe(result, certification.framework) for result in certification.results],
+        "skipped": [
+            {"kind": skipped.fault.kind.value, "step": skipped.fault.step, "reason": skipped.reason}
+            for skipped in certification.skipped
+        ],
+        "ignored": certification.ignored,
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _describe(result: Result, framework: str) -> dict[str, Any]:
+    verdict = result.verdict
+    components = (verdict.component, *verdict.others) if verdict.component else ()
+    return {
+        "kind": result.fault.kind.value,
+        "fault": describe_fault(result.fault, result.step),
+        "step": result.step,
+        "verdict": verdict.kind.value,
+        "safe": result.is_safe,
+        "sentence": headline(verdict),
+        "resumed_step": verdict.resumed_step,
+        "compared_steps": verdict.compared_steps,
+        "lost_steps": verdict.lost_steps,
+        "loaded": verdict.loaded,
+        "first_differing_step": verdict.step,
+        "rank": verdict.rank,
+        "component": verdict.component or None,
+        "also_not_restored": verdict.others,
+        "restored": verdict.restored,
+        "differs_without_effect": verdict.without_effect,
+        "fixes": [{"component": name, "fix": fix} for name, fix in fixes_for(components, framework)],
+        "exit_code": verdict.exit_code,
+        "message": verdict.message,
+        "seconds": round(result.seconds, 3),
+    }
