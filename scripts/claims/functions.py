@@ -28,7 +28,7 @@ from claims.claim import (
 )
 from claims.interval import exact_interval, mean_interval, mean_share_interval
 from stormproof_train.activations import Maxout
-from stormproof_train.initialization.quadrature import normal_grid
+from stormproof_train.initialization.mean_square import normal_grid
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 CONF = Path(__file__).resolve().parents[2] / "conf" / "activation"

@@ -27,12 +27,6 @@ TRUE_PRECISIONS = {"64", "64-true", "16-true", "bf16-true"}
 def build_task(plan: Plan, data: pl.LightningDataModule, spec: DataSpec, loss_target: Target) -> Task:
     """Builds and initializes the network, and everything that trains it, and checks that the parts are compatible.
 
-    Args:
-        plan: Plan of the run.
-        data: Data module of the run.
-        spec: Spec of the data.
-        loss_target: Loss to build.
-
     Raises:
         UserError: If the parts are incompatible with each other or with the data.
     """

@@ -40,11 +40,7 @@ _UNKNOWN_KEY = re.compile(r"Could not override '([^']+)'|Key '([^']+)' is not in
 
 
 def describe_error(error: BaseException) -> tuple[str, ExitCode]:
-    """Returns the message for the user and the exit code.
-
-    Args:
-        error: Exception that ended the run.
-    """
+    """Returns the message for the user and the exit code."""
     if isinstance(error, RunError):
         return str(error), error.exit_code
     if isinstance(error, NoGoodCheckpointError):

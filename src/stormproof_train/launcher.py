@@ -13,9 +13,6 @@ def detect_launcher(environ: Mapping[str, str] = os.environ) -> dict[str, int]:
 
     Empty if neither started this process, for example in a SLURM job without ``srun`` or in its interactive shell.
 
-    Args:
-        environ: Environment variables.
-
     Example:
         >>> detect_launcher({"RANK": "0", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"})
         {'devices': 2, 'num_nodes': 2}

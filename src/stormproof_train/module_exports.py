@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
 
-def module_exports(package: str, path: Sequence[str], *, internal: Collection[str] = ()) -> dict[str, Any]:
+def module_exports(package: str, path: Sequence[str]) -> dict[str, Any]:
     """Imports the modules of a package and returns the class or function that each is named after.
 
     A name belongs to a module if it is defined there and equals the module's name without case and underscores.
-
-    Args:
-        package: Import path of the package.
-        path: ``__path__`` of the package.
-        internal: Modules that export nothing.
 
     Returns:
         The exported classes and functions by name.
@@ -32,8 +27,7 @@ def module_exports(package: str, path: Sequence[str], *, internal: Collection[st
         exports |= {
             name: value
             for name, value in vars(module).items()
-            if module_info.name not in internal
-            and _normalize_name(name) == _normalize_name(module_info.name)
+            if _normalize_name(name) == _normalize_name(module_info.name)
             and getattr(value, "__module__", None) == module.__name__
         }
     return exports

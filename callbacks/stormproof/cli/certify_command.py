@@ -107,8 +107,9 @@ def run_certify(options: argparse.Namespace) -> int:
     kinds = _parse_faults(options.faults)
 
     # not at the top: other commands and --help need none of it
-    from stormproof.replay.certify import Options, certify  # noqa: PLC0415
+    from stormproof.replay.certify import certify  # noqa: PLC0415
     from stormproof.replay.reports.write import write_reports  # noqa: PLC0415
+    from stormproof.replay.settings import Options  # noqa: PLC0415
 
     with _exit_on_signals():
         certification = certify(

@@ -30,9 +30,6 @@ def capture_order(model: object) -> list[int] | None:
 
     All ranks call it together, between two batches. DDP exposes the order in its logging data.
 
-    Args:
-        model: Model of the strategy.
-
     Returns:
         Indices of the parameters that DDP reduces. None before the first backward pass, with fewer than three ranks, or
         if DDP does not rebuild its buckets, for example with ``find_unused_parameters=True``.
@@ -89,11 +86,7 @@ def restore_buffer_sync(model: object, is_syncing: bool | None) -> None:
 
 
 def find_order_problem(model: object) -> str | None:
-    """Returns why the reduction of gradients cannot be restored and how to fix it, or None.
-
-    Args:
-        model: Model of the strategy.
-    """
+    """Returns why the reduction of gradients cannot be restored and how to fix it, or None."""
     if not isinstance(model, DistributedDataParallel):
         return None
     hook_states = [getattr(hook, "__self__", state) for hook, state in model._comm_hooks]

@@ -14,9 +14,6 @@ def global_rank(environ: Mapping[str, str] = os.environ) -> int:
     ``NODE_RANK`` and ``LOCAL_RANK`` (Lightning's launcher). For Lightning's launcher, the result is only correct for
     rank 0. A process that no launcher started is rank 0.
 
-    Args:
-        environ: Environment variables.
-
     Example:
         >>> global_rank({"RANK": "3", "LOCAL_RANK": "1"})
         3

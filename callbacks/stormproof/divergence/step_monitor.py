@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 import pytorch_lightning as pl
 import torch
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from stormproof.distributed.collectives import SYNC_EVERY_N_STEPS, all_gather_rows, all_reduce_max
-from stormproof.divergence.buffer_snapshot import BufferSnapshot
 from stormproof.divergence.detector import Anomaly, DivergenceDetector
-from stormproof.divergence.step_losses import StepLosses
+from stormproof.errors import RanksDisagreeError
 from stormproof.lightning import internals
 from stormproof.lightning.optimizer_step import find_optimizer_index, get_gradients, get_scaler, unscales_gradients
 from stormproof.lightning.step_exchange import StepExchange
@@ -162,3 +162,172 @@ class StepMonitor:
             all_reduce_max([float(self._buffer_snapshot.has_new_non_finite())], self._trainer.strategy.root_device)[0]
             > 0
         )
+
+
+class BufferSnapshot:
+    """Copies and restores the buffers of a module, which a forward pass may change.
+
+    Floating-point buffers are copied each time, because normalization kernels and code that uses ``.data`` change them
+    without a change of torch's version counter. Other buffers are copied if their version counter has changed.
+
+    Args:
+        module: Module. Buffers that are registered later are not copied.
+
+    Example:
+        >>> norm = torch.nn.BatchNorm1d(2)
+        >>> kept = BufferSnapshot(norm)
+        >>> kept.capture()
+        >>> _ = norm(torch.full((3, 2), torch.nan))
+        >>> kept.has_new_non_finite(), kept.restore(), norm.running_mean
+        (True, None, tensor([0., 0.]))
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._buffer_locations = [
+            (owner, name) for owner in module.modules() for name, _ in owner.named_buffers(recurse=False)
+        ]
+        self._copies: dict[int, tuple[torch.Tensor, torch.Tensor, int]] = {}  # by index: buffer, copy, version
+
+    @torch.no_grad()
+    def capture(self) -> None:
+        """Copies the buffers."""
+        sources, copies = [], []
+        for index, (owner, name) in enumerate(self._buffer_locations):
+            buffer, saved = getattr(owner, name, None), self._copies.get(index)
+            if buffer is None or buffer.is_inference() or is_lazy(buffer):
+                self._copies.pop(index, None)
+            elif saved is None or saved[0] is not buffer or saved[1].shape != buffer.shape:
+                self._copies[index] = (buffer, buffer.clone(), _version(buffer))
+            elif _may_have_changed(buffer, saved[2]):
+                sources.append(buffer)
+                copies.append(saved[1])
+                self._copies[index] = (buffer, saved[1], _version(buffer))
+        if sources:
+            torch._foreach_copy_(copies, sources)  # pyright: ignore[reportPrivateImportUsage]
+
+    def restore(self, *, non_finite_only: bool = False) -> None:
+        """Restores the values of the last :meth:`capture`.
+
+        Args:
+            non_finite_only: Whether to restore only buffers that were finite then and are not finite now.
+        """
+        for index, (buffer, copy, version) in self._copies.items():
+            owner, name = self._buffer_locations[index]
+            if non_finite_only and not self._is_new_non_finite(index):
+                continue
+            if getattr(owner, name, None) is not buffer:
+                setattr(owner, name, buffer)
+            if _may_have_changed(buffer, version):
+                # .data does not change the version counter, which a later backward pass checks
+                buffer.data.copy_(copy)
+
+    def has_new_non_finite(self) -> bool:
+        """Returns True if a buffer that was finite at :meth:`capture` is not finite now."""
+        return any(map(self._is_new_non_finite, self._copies))
+
+    def _is_new_non_finite(self, index: int) -> bool:
+        owner, name = self._buffer_locations[index]
+        buffer = getattr(owner, name, None)
+        return (
+            buffer is not None and not bool(buffer.isfinite().all()) and bool(self._copies[index][1].isfinite().all())
+        )
+
+
+def _may_have_changed(buffer: torch.Tensor, version: int) -> bool:
+    """Returns True unless the version counter proves that the buffer is unchanged."""
+    return buffer.is_floating_point() or buffer.is_complex() or _version(buffer) != version
+
+
+def _version(tensor: torch.Tensor) -> int:
+    """Returns torch's version counter of in-place changes, which has no public name."""
+    return tensor._version  # noqa: SLF001
+
+
+class StepLosses:
+    """Sums the losses of the batches of each step and keeps the sums on the device until they are read.
+
+    Args:
+        gathered_steps: Number of steps whose losses are exchanged together. Must be at least 1.
+
+    Example:
+        >>> losses = StepLosses(gathered_steps=10)
+        >>> losses.add(0.25)
+        >>> losses.add(0.5)
+        >>> losses.finish_step(step=1)
+        >>> row = losses.row(skipped_steps=0, device=torch.device("cpu"))
+        >>> losses.read([row.tolist()])
+        [(1, 0.75)]
+    """
+
+    def __init__(self, gathered_steps: int) -> None:
+        self._gathered_steps = gathered_steps
+        self._batch_losses: list[float | torch.Tensor] = []
+        self._step_losses: list[tuple[int, float | torch.Tensor]] = []
+
+    @property
+    def is_accumulating(self) -> bool:
+        """True if the current step has losses and was neither finished nor discarded."""
+        return bool(self._batch_losses)
+
+    def add(self, loss: float | torch.Tensor) -> None:
+        """Adds the loss of a batch to the current step, as a number or a 0-d tensor."""
+        self._batch_losses.append(loss)
+
+    def accumulated_loss(self) -> float | None:
+        """Returns the loss of the current step on this rank, or None without batches. Synchronizes with the device."""
+        return float(sum(self._batch_losses)) if self._batch_losses else None
+
+    def discard_step(self) -> None:
+        """Discards the losses of the current step."""
+        self._batch_losses = []
+
+    def finish_step(self, step: int) -> None:
+        """Ends the current step, which is optimizer step ``step``."""
+        if self._batch_losses:
+            self._step_losses.append((step, sum(self._batch_losses)))
+        self._batch_losses = []
+
+    def clear(self) -> None:
+        """Discards all losses."""
+        self._batch_losses, self._step_losses = [], []
+
+    @property
+    def has_finished(self) -> bool:
+        """True if finished steps have unread losses."""
+        return bool(self._step_losses)
+
+    def row(self, skipped_steps: int, device: torch.device) -> torch.Tensor:
+        """Returns the values that the ranks exchange.
+
+        They are the number of skipped steps, the number of finished steps, and the losses of the first
+        ``gathered_steps`` finished steps, padded with zeros.
+
+        Returns:
+            float32 values, ``(2 + gathered_steps,)``.
+        """
+        losses = [
+            torch.as_tensor(loss, dtype=torch.float32, device=device).reshape(1)
+            for _, loss in self._step_losses[: self._gathered_steps]
+        ]
+        counts = torch.tensor([skipped_steps, len(self._step_losses)], dtype=torch.float32, device=device)
+        return torch.cat([counts, *losses, counts.new_zeros(self._gathered_steps - len(losses))])
+
+    def read(self, rows: list[list[float]]) -> list[tuple[int, float]]:
+        """Removes up to ``gathered_steps`` finished steps and returns them with their mean losses over all ranks.
+
+        Raises:
+            RanksDisagreeError: If the ranks have skipped or finished different numbers of steps.
+        """
+        for index, verb in enumerate(("skipped", "finished")):
+            counts = [int(row[index]) for row in rows]
+            if counts != counts[:1] * len(counts):
+                raise RanksDisagreeError(
+                    f"the ranks have {verb} different numbers of steps ({counts}), so their gradients differed: "
+                    "restart all ranks"
+                )
+        finished, self._step_losses = (
+            self._step_losses[: self._gathered_steps],
+            self._step_losses[self._gathered_steps :],
+        )
+        means = torch.tensor(rows, dtype=torch.float32)[:, 2:].mean(0).tolist()
+        return [(step, mean) for (step, _), mean in zip(finished, means, strict=False)]

@@ -6,27 +6,30 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stormproof.redaction import redact_output
 from stormproof.replay.certification import NO_TIME, Certification, Result, Skipped
 from stormproof.replay.command_run import Ending
-from stormproof.replay.comparison.determinism import Determinism, compare_uninterrupted
 from stormproof.replay.comparison.history import Histories, join_ranks
 from stormproof.replay.comparison.verdict import VerdictKind, judge
-from stormproof.replay.faults.fault import FaultKind
 from stormproof.replay.faults.lane import LaneRun, Trial
 from stormproof.replay.faults.plan import plan_faults
-from stormproof.replay.faults.schedule import Schedule, make_schedule
-from stormproof.replay.faults.timing import Timing, measure_timing
+from stormproof.replay.faults.schedule import Schedule, Timing, make_schedule, measure_timing
 from stormproof.replay.ledger import read_ledgers
 from stormproof.replay.not_certifiable import NotCertifiable
 from stormproof.replay.output_text import last_lines
 from stormproof.replay.reports.component_names import describe_component
-from stormproof.replay.requirements import check_reference, check_resume, find_recorder_error
-from stormproof.replay.settings import Settings
+from stormproof.replay.requirements import (
+    Determinism,
+    check_reference,
+    check_resume,
+    compare_uninterrupted,
+    find_recorder_error,
+)
+from stormproof.replay.settings import Options, Settings
 from stormproof.replay.working_copy import prepare_output
 
 MAX_TIMES = 3.5
@@ -48,49 +51,6 @@ FRAMEWORKS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """Options of a certification.
-
-    Attributes:
-        command: The command and its arguments.
-        resume_command: Command that resumes. The same command if empty.
-        output: Folder for reports and copies.
-        folder: Working folder of the command.
-        links: Paths that the copies link to instead of copying them.
-        budget: Maximum seconds for faults. If None, the certification takes about four times as long as the
-            command, and faults at most ten minutes.
-        max_faults: Maximum number of faults.
-        kinds: Kinds of faults.
-        every: Only every n-th step is compared.
-        timeout: Seconds without progress after which a command hangs. If None, five times the longest time without
-            progress of the uninterrupted run, at least 30.
-        grace_seconds: Seconds between SIGTERM and SIGKILL.
-        jobs: Number of runs at the same time. If None, two if the command uses one thread.
-        seed: Seed of the places of faults.
-        keep: Whether to keep the working folder of the first uninterrupted run.
-        environment: Environment of the command.
-        report: Called with a line for each event.
-    """
-
-    command: tuple[str, ...]
-    resume_command: tuple[str, ...] = ()
-    output: Path = Path("certify")
-    folder: Path = field(default_factory=Path.cwd)
-    links: tuple[Path, ...] = ()
-    budget: float | None = None
-    max_faults: int = 12
-    kinds: tuple[FaultKind, ...] = tuple(FaultKind)
-    every: int = 1
-    timeout: float | None = None
-    grace_seconds: float = 10.0
-    jobs: int | None = None
-    seed: int = 0
-    keep: bool = False
-    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
-    report: Callable[[str], None] = lambda _: None
-
-
 def certify(options: Options) -> Certification:
     """Runs a command twice without faults, then with faults, and judges each restart.
 
@@ -99,15 +59,15 @@ def certify(options: Options) -> Certification:
     """
     output = (options.folder / options.output).resolve()
     prepare_output(output, options.folder)
-    settings = _settings(options, output)
+    settings = Settings(options, output, options.timeout or FIRST_TIMEOUT)
     try:
-        return _certify(options, settings, output / "scratch")
+        return _certify(settings, output / "scratch")
     finally:
         settings.running.close()  # after Ctrl-C or an error
 
 
-def _certify(options: Options, settings: Settings, scratch: Path) -> Certification:
-    started = time.monotonic()
+def _certify(settings: Settings, scratch: Path) -> Certification:
+    options, started = settings.options, time.monotonic()
     reference = _run_once(settings, scratch / "uninterrupted")
     timing = reference.timing
     lanes = options.jobs or (2 if _may_run_twice(reference) else 1)
@@ -159,7 +119,7 @@ class _Reference:
 
 
 def _run_once(settings: Settings, folder: Path) -> _Reference:
-    settings.report("uninterrupted run")
+    settings.options.report("uninterrupted run")
     folder.mkdir(parents=True)
     settings.copy(folder / "work")
     launched = time.time()
@@ -173,21 +133,6 @@ def _run_once(settings: Settings, folder: Path) -> _Reference:
     first = histories[min(histories)]
     sizes = {save.path: _size(folder / "work" / save.path) for save in first.saves}
     return _Reference(histories, measure_timing(first, launched, ending.seconds), cores, sizes)
-
-
-def _settings(options: Options, output: Path) -> Settings:
-    return Settings(
-        options.command,
-        options.resume_command or options.command,
-        options.environment,
-        source=options.folder.resolve(),
-        output=output,
-        links=options.links,
-        every=options.every,
-        timeout=options.timeout or FIRST_TIMEOUT,
-        grace_seconds=options.grace_seconds,
-        report=options.report,
-    )
 
 
 def _make_schedule(options: Options, reference: _Reference, lanes: int) -> Schedule:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 FOLDER_VARIABLE = "STORMPROOF_LEDGER"
 """Environment variable with the folder for ledgers. The recorder is off without it."""
@@ -198,6 +199,9 @@ class ProcessLedger:
     end: ProcessEnd | None = None
 
 
+_Event = TypeVar("_Event", ProcessStart, Before, Step, Save, Load, RecorderError, ProcessEnd)
+
+
 def read_ledgers(folder: Path) -> dict[int, tuple[ProcessLedger, ...]]:
     """Returns the ledgers in a folder by rank. The processes of a rank are sorted by their start.
 
@@ -220,9 +224,6 @@ def read_ledger(path: Path) -> ProcessLedger | None:
 
     A line that is not valid becomes an entry of :attr:`ProcessLedger.errors`. Unknown events and fields are ignored.
 
-    Args:
-        path: File of JSON lines.
-
     Raises:
         ValueError: If the file has another format or version.
     """
@@ -238,10 +239,10 @@ def read_ledger(path: Path) -> ProcessLedger | None:
         if event["event"] == "packages":
             start = replace(start, rank=event["rank"], world_size=event["world_size"], packages=event["packages"])
         elif event["event"] in _PARSERS:
-            parsed.setdefault(event["event"], []).append(_PARSERS[event["event"]](event))
-    ends = parsed.pop("end", [])
-    fields = {_FIELDS[name]: tuple(values) for name, values in parsed.items()}
-    return ProcessLedger(path, start, end=ends[-1] if ends else None, **fields)
+            name, parse = _PARSERS[event["event"]]
+            parsed.setdefault(name, []).append(parse(event))
+    ends = parsed.pop("end", [None])
+    return ProcessLedger(path, start, end=ends[-1], **{name: tuple(events) for name, events in parsed.items()})
 
 
 def _read_events(path: Path) -> Iterator[dict[str, Any]]:
@@ -255,58 +256,30 @@ def _read_events(path: Path) -> Iterator[dict[str, Any]]:
             yield event
 
 
-def _parse_start(event: dict[str, Any]) -> ProcessStart:
-    return ProcessStart(
-        version=event["version"],
-        pid=event["pid"],
-        rank=event["rank"],
-        world_size=event["world_size"],
-        argv=tuple(event["argv"]),
-        time=event["time"],
-        hash_algorithm=event["hash"],
-        root=event["root"],
-        every=event["every"],
-        packages=event["packages"],
-    )
+def _build(event_type: type[_Event], event: Mapping[str, Any], **converted: Any) -> _Event:
+    """Returns an event with the fields that the line has. Other fields of the line are ignored."""
+    values = {**event, **converted}
+    return event_type(**{name: values[name] for name in event_type.__dataclass_fields__ if name in values})
 
 
-def _parse_step(event: dict[str, Any]) -> Step:
-    return Step(
-        n=event["n"],
-        optimizer=event["optimizer"],
-        time=event["time"],
-        hashed=event["hashed"],
-        components=event["components"],
-        values={f"variables/{name}": text for name, text in event.get("values", {}).items()},
-        batches=tuple(event.get("batches", ())),
-        indices=tuple(event.get("indices", ())),
-    )
+def _parse_start(event: Mapping[str, Any]) -> ProcessStart:
+    return _build(ProcessStart, event, argv=tuple(event["argv"]), hash_algorithm=event["hash"])
 
 
-def _parse_save(event: dict[str, Any]) -> Save:
-    return Save(event["path"], event["phase"], event["after_step"], event["time"], event.get("from", ""))
+def _parse_step(event: Mapping[str, Any]) -> Step:
+    values = {f"variables/{name}": text for name, text in event.get("values", {}).items()}
+    batches, indices = tuple(event.get("batches", ())), tuple(event.get("indices", ()))
+    return _build(Step, event, values=values, batches=batches, indices=indices)
 
 
-def _parse_after_step(event: dict[str, Any]) -> int:
-    return event["after_step"]
-
-
-_PARSERS: Mapping[str, Callable[[dict[str, Any]], object]] = {
-    "before": lambda event: Before(event["n"], event["optimizer"], event["components"]),
-    "step": _parse_step,
-    "save": _parse_save,
-    "load": lambda event: Load(event["path"], event["after_step"], event["time"]),
-    "validation": _parse_after_step,
-    "epoch": _parse_after_step,
-    "recorder_error": lambda event: RecorderError(event["where"], event["message"]),
-    "end": lambda event: ProcessEnd(event["exit"], event["steps"], event["time"]),
+_PARSERS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], object]]] = {
+    "before": ("before", lambda event: _build(Before, event)),
+    "step": ("steps", _parse_step),
+    "save": ("saves", lambda event: _build(Save, event, source=event.get("from", ""))),
+    "load": ("loads", lambda event: _build(Load, event)),
+    "validation": ("validations", itemgetter("after_step")),
+    "epoch": ("epochs", itemgetter("after_step")),
+    "recorder_error": ("errors", lambda event: _build(RecorderError, event)),
+    "end": ("end", lambda event: _build(ProcessEnd, event)),
 }
-_FIELDS = {
-    "before": "before",
-    "step": "steps",
-    "save": "saves",
-    "load": "loads",
-    "validation": "validations",
-    "epoch": "epochs",
-    "recorder_error": "errors",
-}
+"""Attribute of :class:`ProcessLedger` and parser by event."""

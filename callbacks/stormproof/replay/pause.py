@@ -88,12 +88,7 @@ class Pauses:
         return cls(folder, (PausePoint(**point) for point in json.loads(value))) if value else None
 
     def after(self, event: Mapping[str, Any], rank: int) -> None:
-        """Counts an event that was written to the ledger, and stops the process if a point matches.
-
-        Args:
-            event: The line of the ledger.
-            rank: Rank of this process.
-        """
+        """Counts an event that was written to the ledger, and stops the process if a point matches."""
         name, phase = event["event"], event.get("phase", "")
         if self._counts is None:
             self._counts = _count_events(self._folder, rank)

@@ -49,15 +49,15 @@ class Certified:
 def certify(tmp_path: Path) -> Callable[..., Certified]:
     """Returns a function that certifies a command.
 
-    Its arguments are the command, the kinds of ``faults``, and the fields of ``stormproof.replay.certify.Options``. The
-    working folder is the current one, and the output folder is temporary.
+    Its arguments are the command, the kinds of ``faults``, and the fields of ``stormproof.replay.settings.Options``.
+    The working folder is the current one, and the output folder is temporary.
     """
 
     def run(command: str | Sequence[str], faults: Iterable[str] = (), **options: Any) -> Certified:
-        from stormproof.replay.certify import Options  # noqa: PLC0415
         from stormproof.replay.certify import certify as certify_command  # noqa: PLC0415
         from stormproof.replay.faults.fault import FaultKind  # noqa: PLC0415
         from stormproof.replay.reports.write import write_reports  # noqa: PLC0415
+        from stormproof.replay.settings import Options  # noqa: PLC0415
 
         words = {name: options.pop(name, ()) for name in ("resume_command",)} | {"command": command}
         arguments = {name: tuple(shlex.split(text) if isinstance(text, str) else text) for name, text in words.items()}

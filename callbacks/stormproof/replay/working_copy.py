@@ -16,10 +16,6 @@ MARKER_NAME = ".stormproof-certify"
 def prepare_output(folder: Path, source: Path) -> None:
     """Creates an empty output folder. Deletes the content of a former one.
 
-    Args:
-        folder: Output folder.
-        source: Working folder of the command.
-
     Raises:
         NotCertifiable: If the folder exists and is not a former output folder, or contains the working folder.
     """

@@ -7,8 +7,7 @@ A class or function is exported if its module has the same name: ``Maxout`` in `
 stub ``__init__.pyi``, which ``scripts/generate.py`` writes.
 """
 
-from stormproof_train.activations.factory import Activation, Elementwise, activation_factory
-from stormproof_train.activations.features import infer_feature_counts
+from stormproof_train.activations.factory import Activation, Elementwise, activation_factory, infer_feature_counts
 from stormproof_train.activations.gated import bilinear, geglu, reglu, swiglu
 from stormproof_train.activations.rectified import crelu, squared_relu
 from stormproof_train.activations.swap import swap_activations

@@ -1,7 +1,6 @@
 from typing import Any
 
-from stormproof_train.activations.factory import Activation, Elementwise, activation_factory
-from stormproof_train.activations.features import infer_feature_counts
+from stormproof_train.activations.factory import Activation, Elementwise, activation_factory, infer_feature_counts
 from stormproof_train.activations.gated import bilinear, geglu, reglu, swiglu
 from stormproof_train.activations.maxout import Maxout
 from stormproof_train.activations.rectified import crelu, squared_relu

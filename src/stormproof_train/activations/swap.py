@@ -10,8 +10,7 @@ from torch import nn
 from torch.nn.modules import activation as torchs
 from torchvision.ops import SqueezeExcitation
 
-from stormproof_train.activations.factory import Activation, Elementwise
-from stormproof_train.activations.features import infer_output_features
+from stormproof_train.activations.factory import Activation, Elementwise, infer_output_features
 from stormproof_train.activations.maxout import Maxout
 from stormproof_train.errors import UserError
 

@@ -8,13 +8,33 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from stormproof_train.cli.collection_pause import paused_collection
-from stormproof_train.cli.evaluation_arguments import EvaluationArguments
 from stormproof_train.data.split_name import SplitName
 from stormproof_train.errors import ExitCode, UserError, rank_by_similarity
+
+
+@dataclass(frozen=True)
+class EvaluationArguments:
+    """Parsed arguments of the subcommand ``evaluate``.
+
+    Attributes:
+        checkpoint: Folder or checkpoint of a run.
+        against: Folder or checkpoint of the run to compare with. None for no comparison.
+        split: Split to evaluate.
+        output: Output folder. None selects a folder of the run.
+        overrides: Overrides of the settings of the run.
+    """
+
+    checkpoint: Path
+    against: Path | None
+    split: SplitName
+    output: Path | None
+    overrides: Sequence[str]
+
 
 USAGE = """Evaluates the weights of a run. Results are in runs/<name>/evaluations/.
 

@@ -16,7 +16,7 @@ from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.distributed.rank import is_rank_zero
 from stormproof_train.broken_links import describe_path_error
 from stormproof_train.build_task import build_task
-from stormproof_train.cli.evaluation_arguments import EvaluationArguments
+from stormproof_train.cli.evaluate import EvaluationArguments
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.config.plan import FINGERPRINT_KEY, Plan
 from stormproof_train.config.redaction import redact_override, redact_settings
@@ -41,9 +41,6 @@ IGNORED_DATA_ARGUMENTS = {"batch_size", "num_workers", "drop_last"}
 
 def evaluate_weights(args: EvaluationArguments) -> None:
     """Evaluates weights, prints the metrics and saves predictions and evaluation.
-
-    Args:
-        args: Arguments of the subcommand.
 
     Raises:
         UserError: If an override is invalid, or there is nothing to evaluate.

@@ -25,7 +25,7 @@ from stormproof.standard_output import discard_unwritten_errors, pipe_is_broken,
 from stormproof_train.cli.collection_pause import paused_collection
 from stormproof_train.cli.registry import DEFAULT, SUBCOMMANDS
 from stormproof_train.config.overrides import describe_overridden
-from stormproof_train.config.urls import check_urls
+from stormproof_train.config.settings import check_urls
 from stormproof_train.errors import ExitCode, PreemptedError, RunError, UserError
 from stormproof_train.install_command import install_command
 from stormproof_train.run import torchrun_agent

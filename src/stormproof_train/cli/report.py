@@ -38,7 +38,7 @@ def run(argv: Sequence[str]) -> int:
             raise UserError(f"report: unknown option {option}. Did you mean {rank_by_similarity(option, _OPTIONS)[0]}?")
     options = _parser().parse_args(list(argv))
     with paused_collection():
-        from stormproof_train.report.write_runs import write_runs_report  # noqa: PLC0415 (imports torch)
+        from stormproof_train.report.write import write_runs_report  # noqa: PLC0415 (imports torch)
 
     suppress_lightning_output()
     write_runs_report(options.folders, options.output, as_json=options.json)

@@ -21,11 +21,10 @@ from stormproof_train.search.arguments import Arguments, Composer, parse_argumen
 from stormproof_train.search.claims import Claims
 from stormproof_train.search.final_evaluation import FinalEvaluation
 from stormproof_train.search.folder import LOCK_SECONDS, SearchFolder
-from stormproof_train.search.limits import increase_limits
 from stormproof_train.search.local_workers import HELPER_VARIABLE, LocalWorkers
-from stormproof_train.search.pruner import TrialPruner
+from stormproof_train.search.pruner import TrialPruner, increase_limits
 from stormproof_train.search.report_writer import ReportWriter
-from stormproof_train.search.results import collect_numbers
+from stormproof_train.search.results import collect_numbers, select_winner
 from stormproof_train.search.runner import Runner
 from stormproof_train.search.samplers import check_sampler
 from stormproof_train.search.settings import DEFAULT_TRIALS
@@ -33,7 +32,6 @@ from stormproof_train.search.space_check import check_space
 from stormproof_train.search.summary import explain_no_winner, print_summary
 from stormproof_train.search.trial_command import TrialCommand
 from stormproof_train.search.trials import TrialStore
-from stormproof_train.search.winner import select_winner
 from stormproof_train.search.work_queue import WorkQueue
 from stormproof_train.search.worker import Worker
 

@@ -30,12 +30,6 @@ def tune(cfg: DictConfig) -> None:
     """Finds the learning rate or batch size for the run that ``cfg`` describes, without starting the run.
 
     The measurements are saved in ``<runs_dir>/tune-<lr or batch_size>-<name>.yaml`` with the name of the run.
-
-    Args:
-        cfg: Composed config with ``tune`` set.
-
-    Raises:
-        RunError: With the message for the user and the exit code.
     """
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     plan = read_plan(config)

@@ -21,12 +21,7 @@ _SETTING_NAMES = tuple(inspect.signature(Settings).parameters)
 
 @dataclass(frozen=True)
 class Arguments:
-    """Parsed arguments of the ``compress`` command.
-
-    Attributes:
-        settings: Settings of the compression.
-        run_overrides: Overrides of the fine-tuning runs.
-    """
+    """Parsed arguments of the ``compress`` command."""
 
     settings: Settings
     run_overrides: Sequence[str]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import stats
 from torch import nn
 
 from stormproof.checkpoint import atomic_write
@@ -33,7 +35,6 @@ from stormproof_train.compression.deployment.weight_quantization import quantize
 from stormproof_train.compression.original import OriginalModel
 from stormproof_train.compression.samples import Samples, load_samples
 from stormproof_train.compression.settings import Settings
-from stormproof_train.compression.speed import estimate_speedup
 from stormproof_train.compression.structure.macs import count_macs
 from stormproof_train.compression.structure.rebuild import Structure
 from stormproof_train.config.redaction import redact_settings
@@ -62,14 +63,7 @@ VALIDATION, TEST = "validation", "test"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network from which artifacts are built.
-
-    Attributes:
-        name: Name of the network.
-        network: Network with its weights, in evaluation mode.
-        structure: Differences from the structure of the original.
-        method: Description of how it was made.
-    """
+    """A network from which artifacts are built."""
 
     name: str
     network: nn.Module
@@ -78,13 +72,7 @@ class Candidate:
 
 
 class ArtifactBuilder:
-    """Builds and measures artifacts.
-
-    Args:
-        original: Model to compress.
-        artifacts: Folder for the artifacts.
-        settings: Number of samples, and settings of the timing.
-    """
+    """Builds and measures artifacts."""
 
     def __init__(self, original: OriginalModel, artifacts: Path, settings: Settings) -> None:
         self._original, self._folder, self._settings = original, artifacts, settings
@@ -228,7 +216,7 @@ class ArtifactBuilder:
                 for batch_size in artifact_latencies[0]
             },
             speedup={
-                str(batch_size): estimate_speedup(
+                str(batch_size): _estimate_speedup(
                     *(
                         [latencies[batch_size].median for latencies in rounds]
                         for rounds in (original_latencies, artifact_latencies)
@@ -270,3 +258,21 @@ class ArtifactBuilder:
 
 
 _QUANTIZATION_DESCRIPTIONS = {"int8": "layers in int8 where that is faster", "weights_int8": "weights in int8"}
+
+
+def _estimate_speedup(original_seconds: Sequence[float], artifact_seconds: Sequence[float]) -> Interval:
+    r"""Returns the geometric mean of the ratios of paired times, with the 95% t interval of the mean logarithm.
+
+    Args:
+        original_seconds: Seconds of the original in each round. At least 2 rounds.
+        artifact_seconds: Seconds of the artifact in the same rounds.
+
+    Example:
+        >>> speedup = _estimate_speedup([2.0, 2.2, 1.9, 2.1], [1.0, 1.0, 1.0, 1.0])
+        >>> round(speedup.value, 2), round(speedup.low, 2), round(speedup.high, 2)
+        (2.05, 1.85, 2.26)
+    """
+    logarithms = np.log(np.asarray(original_seconds) / np.asarray(artifact_seconds))
+    mean, standard_error = float(logarithms.mean()), float(stats.sem(logarithms))
+    low, high = stats.t.interval(0.95, len(logarithms) - 1, mean, standard_error) if standard_error else (mean, mean)
+    return Interval(float(np.exp(mean)), float(np.exp(low)), float(np.exp(high)))

@@ -86,10 +86,6 @@ def read_budget(text: str | float | None, headline: Headline, original_value: fl
 def check_budget_is_measurable(budget: Budget, num_samples: int) -> None:
     """Checks that the number of samples suffices to verify a budget of accuracy.
 
-    Args:
-        budget: Budget of accuracy.
-        num_samples: Number of samples on which artifacts are compared.
-
     Raises:
         UserError: If the budget is too small even for an artifact with identical predictions.
     """

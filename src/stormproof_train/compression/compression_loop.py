@@ -19,8 +19,7 @@ from stormproof_train.compression.choice import reaches_target
 from stormproof_train.compression.fine_tuning import FineTuning, count_steps, run_fine_tuning
 from stormproof_train.compression.folder import CompressionFolder
 from stormproof_train.compression.original import OriginalModel
-from stormproof_train.compression.schedule import search_compression_ratio
-from stormproof_train.compression.settings import Settings
+from stormproof_train.compression.settings import Settings, search_compression_ratio
 from stormproof_train.compression.structure.factoring import choose_ranks, factorize
 from stormproof_train.compression.structure.macs import count_macs
 from stormproof_train.compression.structure.pruning import UnitPruner
@@ -55,13 +54,6 @@ class CompressionStep:
 
 class CompressionLoop:
     """Builds all artifacts that the settings allow.
-
-    Args:
-        original: Model to compress.
-        settings: Settings of the compression.
-        folder: Folder of the compression.
-        builder: Builds the artifacts.
-        budget: Allowed degradation.
 
     Attributes:
         artifacts: Artifacts, the original first.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from stormproof.checkpoint import Lease, atomic_write
-from stormproof_train.compression.literal_yaml import dump_literal_yaml
 from stormproof_train.compression.original import OriginalModel
 from stormproof_train.compression.structure.rebuild import Structure
 from stormproof_train.config.redaction import redact_settings
@@ -51,12 +54,7 @@ class FineTuning:
 
 
 def build_config(fine_tuning: FineTuning, original: OriginalModel) -> dict[str, Any]:
-    """Builds the config of the run as plain values.
-
-    Args:
-        fine_tuning: Fine-tuning run.
-        original: Model that the network is derived from.
-    """
+    """Builds the config of the run as plain values."""
     config = dict(original.config)
     network_config = config["model"]
     if original.plan.logger.accepts("group") and config["logger"].get("group") is None:
@@ -95,12 +93,6 @@ def build_config(fine_tuning: FineTuning, original: OriginalModel) -> dict[str, 
 
 def run_fine_tuning(fine_tuning: FineTuning, original: OriginalModel, configs_dir: Path, log: Path) -> Path:
     """Executes a fine-tuning run, unless it has finished, as the command line would.
-
-    Args:
-        fine_tuning: Fine-tuning run.
-        original: Model that the network is derived from.
-        configs_dir: Folder for its config.
-        log: File for its output.
 
     Returns:
         The path of the final checkpoint.
@@ -145,3 +137,32 @@ def _wait_until_free(folder: Path) -> None:
         print_line(f"{folder} is still active: waiting until it ends")
     while Lease.is_active(folder):
         time.sleep(0.2)
+
+
+def dump_literal_yaml(config: Mapping[str, Any]) -> str:
+    r"""Dumps plain values as YAML without interpolation, and with all text quoted.
+
+    Example:
+        >>> print(dump_literal_yaml({"path": "${oc.env:HOME}", "lr": 0.5, "name": "1e3"}), end="")
+        "path": "\\${oc.env:HOME}"
+        "lr": 0.5
+        "name": "1e3"
+    """
+    return yaml.dump(_escape(config), Dumper=_QuotingDumper, sort_keys=False, allow_unicode=True, width=1000)
+
+
+class _QuotingDumper(yaml.SafeDumper):
+    """Quotes all text, because YAML parsers disagree on whether ``1e3`` is a number."""
+
+
+_QuotingDumper.add_representer(
+    str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
+)
+
+
+def _escape(value: Any) -> Any:
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    if isinstance(value, Mapping):
+        return {key: _escape(item) for key, item in value.items()}
+    return [_escape(item) for item in value] if isinstance(value, list | tuple) else value

@@ -26,10 +26,6 @@ class CompressionFolder:
     """The folder ``<folder>/<name>/`` of a compression.
 
     It contains compress.json, starts/, fine_tuning/, logs/, runs/, artifacts/, and finally the results.
-
-    Args:
-        settings: Settings of the compression.
-        original: Model to compress.
     """
 
     def __init__(self, settings: Settings, original: OriginalModel) -> None:

@@ -35,16 +35,7 @@ NUMBERS_FILE, PAGE_FILE, CARD_FILE = "answer.json", "report.html", "README.md"
 
 
 class CompressionResult:
-    """Collects and writes the results.
-
-    Args:
-        original: Compressed model.
-        settings: Settings of the compression.
-        folder: Folder of the compression.
-        builder: Builder of the artifacts.
-        budget: Allowed degradation.
-        loop: Loop that has finished.
-    """
+    """Collects and writes the results."""
 
     def __init__(
         self,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
 from stormproof_train.compression.budget import read_amount
-from stormproof_train.compression.schedule import MAX_RATIO
 from stormproof_train.compression.structure.cuts import BLOCK
 
 CostName = Literal["latency", "size", "macs"]
@@ -103,3 +103,28 @@ class Settings:
             BLOCK_KEY: self.block if self.allows("prune") else None,
             "threads": self.threads, "timing": self.timing, "samples": self.samples,
         }  # fmt: skip
+
+
+MAX_RATIO = 64.0
+"""Maximum ratio. Networks that are compressed further are not known to remain useful."""
+
+
+def search_compression_ratio(try_ratio: Callable[[float], bool]) -> None:
+    """Tries ratios 2, 4, 8, … until one fails, then the geometric mean of it and the last success.
+
+    Args:
+        try_ratio: Compresses the original by the ratio, and returns True if a larger ratio should be tried.
+
+    Example:
+        >>> search_compression_ratio(lambda times: print(times) or times < 7)
+        2.0
+        4.0
+        8.0
+        5.7
+    """
+    ratio = 2.0
+    while try_ratio(ratio):
+        if ratio >= MAX_RATIO:
+            return
+        ratio *= 2
+    try_ratio(round(ratio / math.sqrt(2), 1))

@@ -18,11 +18,7 @@ _MEANINGS = {
 
 
 def print_summary(numbers: CompressionNumbers) -> None:
-    """Prints the table of artifacts and the sentences at the top of the report.
-
-    Args:
-        numbers: Content of ``answer.json``.
-    """
+    """Prints the table of artifacts and the sentences at the top of the report."""
     compression = read_compression(numbers)
     metric = compression.metric
     is_tested = any(artifact.test is not None for artifact in compression.compressed_artifacts)

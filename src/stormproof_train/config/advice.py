@@ -18,9 +18,6 @@ SATURATING_ACTIVATIONS = ("Sigmoid", "Tanh", "Softsign", "Hardtanh", "Hardsigmoi
 def make_advisor(plan: Plan) -> Callable[[Finding], str | None]:
     """Returns a function that translates a finding to advice for this configuration.
 
-    Args:
-        plan: Plan of the run.
-
     Returns:
         Function from a finding to a sentence with overrides, or to None if no override helps.
     """

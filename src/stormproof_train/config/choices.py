@@ -8,12 +8,7 @@ from pathlib import Path
 
 
 def list_options(folders: Sequence[Path], group: str) -> list[tuple[str, str]]:
-    """Returns the options of a config group and the first comment line of their files.
-
-    Args:
-        folders: Config folders.
-        group: Name of the group.
-    """
+    """Returns the options of a config group and the first comment line of their files."""
     files = {
         str(file.relative_to(folder / group).with_suffix("")): file
         for folder in folders

@@ -24,10 +24,6 @@ _MULTI_OPTION_GROUPS = {"augmentation", "callbacks", "experiment"}
 def check_option_lists(argv: Sequence[str], groups: Container[str]) -> None:
     """Rejects lists such as ``activation=[relu,elu]``, of which Hydra would silently use the last option.
 
-    Args:
-        argv: Command-line arguments.
-        groups: Config groups.
-
     Raises:
         UserError: If a group that accepts one option is set to a list.
     """
@@ -70,10 +66,6 @@ def describe_overridden(argv: Sequence[str]) -> list[str]:
 
 def check_dashes(argv: Sequence[str], names: Container[str]) -> None:
     """Raises UserError for a setting that is written as an option.
-
-    Args:
-        argv: Command-line arguments.
-        names: Groups and settings.
 
     Example:
         >>> check_dashes(["--activation", "elu"], {"activation"})

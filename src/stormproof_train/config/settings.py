@@ -6,10 +6,10 @@ This module imports neither torch nor Hydra, so the command line can reject a mi
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
-from stormproof_train.config.urls import check_url
 from stormproof_train.errors import UserError
 
 Resume = Literal["auto", "must", "never"]
@@ -73,7 +73,7 @@ def check_settings(config: Mapping[str, Any]) -> None:
             raise UserError(f"{switch} must be true or false, got {config[switch]}")
     if not isinstance(config["runs_dir"], str) or not config["runs_dir"]:
         raise UserError(f"runs_dir must be a folder, got {config['runs_dir']!r}")
-    check_url("runs_dir", config["runs_dir"])
+    _check_url("runs_dir", config["runs_dir"])
     _check_trainer(config.get("trainer") or {})
 
 
@@ -125,3 +125,32 @@ def unknown_key_message(key: str) -> str:
     suggestions = difflib.get_close_matches(key, valid_keys, n=1)
     hint = f"Did you mean {suggestions[0]}?" if suggestions else f"Valid names: {', '.join(valid_keys)}"
     return f"unknown setting or group {key}. {hint} (--help lists all)"
+
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_PATH_SETTINGS = frozenset({
+    "runs_dir", "search.folder", "folder", "run", "checkpoint", "against", "input", "output", "data.path", "data.root",
+    "data.packaged", "data.validation_path", "data.test_path", "initialization.path",
+})  # fmt: skip
+"""Settings of all subcommands that are paths."""
+
+
+def check_urls(argv: Iterable[str]) -> None:
+    """Raises UserError if an argument sets a path to a URL.
+
+    Example:
+        >>> check_urls(["runs_dir=runs", "search.storage=postgresql://host/database"])
+        >>> check_urls(["runs_dir=s3://bucket/runs"])
+        Traceback (most recent call last):
+        stormproof_train.errors.UserError: runs_dir=s3://bucket/runs is a URL; only local or mounted paths are supported
+    """
+    for arg in argv:
+        name, _, value = arg.lstrip("+").partition("=")
+        if name in _PATH_SETTINGS:
+            _check_url(name, value.strip("'\""))
+
+
+def _check_url(name: str, value: object) -> None:
+    """Raises UserError if a value is a URL."""
+    if isinstance(value, str) and _URL.match(value):
+        raise UserError(f"{name}={value} is a URL; only local or mounted paths are supported")

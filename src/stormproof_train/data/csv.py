@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from stormproof_train.data.columns import convert_columns, infer_task, select_categorical, select_features
-from stormproof_train.data.csv_checks import column_warnings, repeated_row_share
+from stormproof_train.data.columns import (
+    MAX_INTEGER_CLASSES,
+    convert_columns,
+    infer_task,
+    parse_categories,
+    parse_numbers,
+    select_categorical,
+    select_features,
+)
 from stormproof_train.data.csv_file import CSVFile
 from stormproof_train.data.csv_inputs import TableEncoder
 from stormproof_train.data.csv_target import (
@@ -140,7 +148,7 @@ class CSV(InMemoryDataModule):
             rows = self._split_features(f"{split}_path", held_out)
             self._warn_unseen_values(split, files.get(f"{split}_path", table), rows)
             self._warn_repeated_rows(split, files.get(f"{split}_path", table), rows, held_out)
-        for message in column_warnings(table, columns, categories, target):
+        for message in _column_warnings(table, columns, categories, target):
             rank_zero_warn(message)
         self.spec = self._make_spec(f"{table.location}: the target {target!r}")
 
@@ -178,7 +186,7 @@ class CSV(InMemoryDataModule):
     def _warn_repeated_rows(self, split: str, table: CSVFile, features: pd.DataFrame, held_out: np.ndarray) -> None:
         train, file_key = self._targets["path"][self._rows[0]], f"{split}_path"
         targets = self._targets[file_key] if file_key in self._own_file_keys else self._targets["path"][held_out]
-        share = repeated_row_share(
+        share = _repeated_row_share(
             self._features["path"].iloc[self._rows[0]].assign(**{"": train.flatten().numpy()}),
             features.assign(**{"": targets.flatten().numpy()}),
         )
@@ -198,3 +206,66 @@ class CSV(InMemoryDataModule):
                 f"{description} is {train[0].item():g} in all {len(train)} training rows, so there is nothing to learn."
             )
         return add_target_statistics(DataSpec(shape, None, num_outputs=1), train)
+
+
+_IDENTIFIER_NAME = re.compile(r"(?i:(?:^|[\s_-])(?:id|nr|no|number|index)$)|[a-z]I[Dd]$")
+"""Names of columns that number the rows."""
+_DECIMAL_COMMA = r"[+-]?\d*,\d+"
+_MIN_DECIMAL_COMMA_SHARE = 0.9
+"""Minimum share of a column's cells with a decimal comma."""
+_MERGE_COLUMN = "\0occurs"
+"""Column name that no table has."""
+
+
+def _column_warnings(table: CSVFile, features: Sequence[str], categories: Sequence[str], target: str) -> Iterator[str]:
+    """Yields a warning for each column that equals the target, contains row numbers, or contains decimal commas."""
+    fix = "Exclude it with data.features=[…]."
+    values = parse_categories(table.column(target))
+    for name in features:
+        column = table.column(name)
+        if parse_categories(column).equals(values):
+            yield f"{table.location}: the column {name!r} equals the target {target!r} in all rows. {fix}"
+        elif name in categories:
+            cells = column.dropna()
+            if len(cells) and cells.str.fullmatch(_DECIMAL_COMMA).mean() > _MIN_DECIMAL_COMMA_SHARE:
+                yield (
+                    f"{table.location}: the column {name!r} contains numbers such as {cells.iloc[0]!r}, which are "
+                    """treated as categories. Set "data.decimal=','\"."""
+                )
+        elif len(features) > 1 and _is_row_number(name, column):  # the only feature cannot be excluded
+            description = "has a different whole number in each row, like an ID"
+            yield f"{table.location}: the column {name!r} {description}. {fix}"
+
+
+def _repeated_row_share(train: pd.DataFrame, held_out: pd.DataFrame) -> float:
+    """Returns the share of held-out rows that also occur in the training split.
+
+    Returns 0 for tables whose rows may repeat by chance: no column has fractions, more than 20 values, and at least
+    half as many values as there are different rows.
+
+    Args:
+        train: Features and target of the training split.
+        held_out: The same columns of another split.
+
+    Example:
+        >>> train = pd.DataFrame({"x": np.arange(30) + 0.5})
+        >>> _repeated_row_share(train, pd.DataFrame({"x": [2.5, 2.5, 100.0, 200.0]}))
+        0.5
+    """
+    distinct_rows = train.drop_duplicates()
+    numbers = distinct_rows.select_dtypes("number")
+    values = numbers.loc[:, (numbers % 1 > 0).any()].nunique()
+    if not len(held_out) or not ((values > MAX_INTEGER_CLASSES) & (2 * values >= len(distinct_rows))).any():
+        return 0.0
+    is_repeated = held_out.merge(distinct_rows, how="left", indicator=_MERGE_COLUMN)[_MERGE_COLUMN] == "both"
+    return float(np.mean(is_repeated))
+
+
+def _is_row_number(name: str, column: pd.Series) -> bool:
+    numbers = parse_numbers(column)
+    if numbers is None or numbers.isna().any() or len(numbers) <= MAX_INTEGER_CLASSES or (numbers % 1).any():
+        return False
+    if numbers.nunique() < len(numbers):
+        return False
+    is_consecutive = numbers.max() - numbers.min() == len(numbers) - 1
+    return bool(is_consecutive or _IDENTIFIER_NAME.search(name))

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from stormproof_train.data.class_sizes import check_class_sizes
 from stormproof_train.data.columns import coerce_numbers, parse_finite_numbers, parse_numbers
 from stormproof_train.data.csv_file import CSVFile
 from stormproof_train.data.first_batches import MAX_TARGET
+from stormproof_train.data.splits import check_class_sizes
 from stormproof_train.errors import UserError
 
 MAX_RELATIVE_STEP = 1e-3

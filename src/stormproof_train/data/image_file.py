@@ -65,9 +65,6 @@ class ImageDataset(Dataset):
 def check_images(files: Sequence[str]) -> None:
     """Decodes images completely in threads. Pillow decodes without Python's global lock.
 
-    Args:
-        files: Paths of the images.
-
     Raises:
         UserError: If an image cannot be read. Names the first one, and counts the others.
     """

@@ -12,7 +12,6 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from stormproof.distributed.collectives import run_on_rank_zero
 from stormproof.distributed.rank import is_rank_zero
-from stormproof_train.data.class_sizes import check_class_sizes
 from stormproof_train.data.content_sketch import compute_content_sketch
 from stormproof_train.data.image_file import ImageDataset, check_images
 from stormproof_train.data.image_folder_layout import (
@@ -24,7 +23,7 @@ from stormproof_train.data.image_folder_layout import (
 )
 from stormproof_train.data.spec import DataSpec, add_target_statistics
 from stormproof_train.data.split_data import SplitDataModule
-from stormproof_train.data.splits import split_three_ways
+from stormproof_train.data.splits import check_class_sizes, split_three_ways
 from stormproof_train.launcher import detect_launcher
 
 MAX_STATISTICS_IMAGES = 1_000

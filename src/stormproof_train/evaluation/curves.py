@@ -33,9 +33,6 @@ class Curve:
 def roc_curves(predictions: Predictions) -> list[Curve]:
     """Returns the ROC curve of each class for which there are positive and negative samples.
 
-    Args:
-        predictions: Predictions of a classifier.
-
     Example:
         >>> probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7]])
         >>> roc_curves(Predictions("probabilities", probabilities, np.array([0, 1, 1])))[0]
@@ -48,11 +45,7 @@ def roc_curves(predictions: Predictions) -> list[Curve]:
 
 
 def precision_recall_curves(predictions: Predictions) -> list[Curve]:
-    """Returns the precision-recall curve of each class for which there are positive and negative samples.
-
-    Args:
-        predictions: Predictions of a classifier.
-    """
+    """Returns the precision-recall curve of each class for which there are positive and negative samples."""
     curves = []
     for class_index, is_class, score in _one_vs_rest(predictions):
         precision, recall, _ = metrics.precision_recall_curve(is_class, score, drop_intermediate=True)

@@ -15,9 +15,6 @@ from stormproof_train.evaluation.records import Evaluation
 def evaluate(predictions: Predictions) -> Evaluation | None:
     """Evaluates the predictions of a split.
 
-    Args:
-        predictions: Predictions of all samples of the split.
-
     Returns:
         JSON-serializable values, or None if an output or a target is not finite.
     """

@@ -16,11 +16,7 @@ Arrays = tuple[NDArray[Any], ...]
 
 
 class PredictionStore:
-    """Collects outputs, targets and sample hashes per batch on the host, and gathers them from all ranks.
-
-    Args:
-        kind: Kind of the outputs.
-    """
+    """Collects outputs, targets and sample hashes per batch on the host, and gathers them from all ranks."""
 
     def __init__(self, kind: OutputKind) -> None:
         self.kind: OutputKind = kind

@@ -8,11 +8,7 @@ from stormproof_train.evaluation.intervals import IntervalRecord
 
 
 class ConstantBaseline(TypedDict):
-    """The constant that is best for the test split.
-
-    Attributes:
-        headline: Values by metric.
-    """
+    """The constant that is best for the test split."""
 
     headline: dict[str, float]
 

@@ -17,8 +17,7 @@ from stormproof_train.errors import UserError, first_line
 from stormproof_train.initialization.gains import activation_class
 from stormproof_train.initialization.layer_inputs import trace_layer_inputs
 from stormproof_train.initialization.layers import draw_normal
-from stormproof_train.initialization.mean_square import is_elementwise
-from stormproof_train.initialization.quadrature import normal_grid
+from stormproof_train.initialization.mean_square import is_elementwise, normal_grid
 
 BIAS_VARIANCES = (0.05, 0.2, 1.0, 0.0)
 """Tried in this order. Smooth variants of ReLU are stable only with large variances, ReLU only with 0."""

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from stormproof_train.errors import UserError, first_line
-from stormproof_train.initialization.quadrature import normal_grid
 
 MIN_BATCH_ELEMENTS = 2**20
 """Minimum elements of the batch for activations that are not elementwise. Accurate to about 0.3%."""
@@ -103,3 +102,37 @@ def _normal_batch(elements: int, shape: Sequence[int], generator: torch.Generato
 
 def _describe(activation: nn.Module) -> str:
     return " ".join(str(activation).split())
+
+
+_MIN_POINTS = 2**16
+"""Minimum number of grid points. A jump of the activation causes an error of up to 1e-4, a kink much less."""
+_GRID_LIMIT = 10.0
+"""Limit of the grid in standard deviations. The mass outside of it is 1.5e-23."""
+
+
+def normal_grid(shape: Sequence[int], points: int = _MIN_POINTS) -> tuple[torch.Tensor, torch.Tensor]:
+    r"""Returns points z and weights w with :math:`E[f(z)] \approx \sum w f(z)` for standard normal z.
+
+    Uses the trapezoidal rule, which converges exponentially for smooth f.
+
+    Args:
+        shape: Shape of one sample. The number of samples is chosen so that there are enough points.
+        points: Minimum number of points.
+
+    Returns:
+        Points and weights, both ``(samples, *shape)`` in float64.
+
+    Example:
+        >>> z, weights = normal_grid((8,))
+        >>> round((weights * z**4).sum().item(), 9)
+        3.0
+
+    References:
+        Trefethen & Weideman, The exponentially convergent trapezoidal rule, 2014.
+    """
+    samples = math.ceil(points / math.prod(shape))
+    z = torch.linspace(-_GRID_LIMIT, _GRID_LIMIT, samples * math.prod(shape), dtype=torch.float64).reshape(
+        samples, *shape
+    )
+    density = torch.exp(-z.square() / 2)
+    return z, density / density.sum()

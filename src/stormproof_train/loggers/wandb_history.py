@@ -7,7 +7,7 @@ import math
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning.loggers import WandbLogger
 
 from stormproof import CheckpointRecovery
+from stormproof.checkpoint import Checkpoint
 from stormproof_train.console import print_line
-from stormproof_train.loggers.wandb_checkpoints import sort_best_first, upload_checkpoints
 from stormproof_train.loggers.wandb_evaluation import build_charts, summary_values
 from stormproof_train.metric_direction import higher_is_better
 from stormproof_train.run.metrics_rows import read_rows
@@ -158,12 +158,7 @@ class WandbHistory(WandbLogger):
 
 
 def last_offline_step(folder: Path, run_id: str) -> int:
-    """Returns the last step in the offline files of a run, or -1 without any.
-
-    Args:
-        folder: Folder that contains the files of W&B.
-        run_id: ID of the run.
-    """
+    """Returns the last step in the offline files of a run, or -1 without any."""
     files = sorted(folder.glob(f"wandb/offline-run-*/run-{run_id}.wandb"))
     return max((step for file in files for step in _read_steps(file)), default=-1)
 
@@ -175,3 +170,41 @@ def _read_steps(file: Path) -> list[int]:
         print_line(f"W&B: {file} cannot be read, so its rows will be sent again ({process.stderr.strip()})")
     records = [json.loads(line) for line in process.stdout.splitlines()]
     return [int(record["history"]["step"]["num"]) for record in records if record["type"] == "history"]
+
+
+_UPLOAD_SECONDS = 1800
+"""Maximum time that a finished run waits for the upload of the files."""
+
+
+def sort_best_first(recovery: CheckpointRecovery) -> list[Checkpoint]:
+    """Returns the committed checkpoints of a run, the best by the monitored metric first, or the newest without one."""
+    candidates = [checkpoint for checkpoint in recovery.store.read_checkpoints() if checkpoint.finite]
+    ranked_checkpoints = recovery.retention.sort_by_score(candidates) if recovery.monitored_metric.name else []
+    return ranked_checkpoints or candidates[::-1]
+
+
+def upload_checkpoints(run: Any, checkpoints: Sequence[Checkpoint]) -> None:
+    """Uploads checkpoints with their manifests as a version of ``checkpoints-<id of the run>``, and deletes the others.
+
+    Args:
+        run: W&B run. If it is offline, the version is uploaded by ``wandb sync``, and nothing is deleted.
+        checkpoints: Checkpoints, the best first. If empty, nothing is done.
+    """
+    if not checkpoints:
+        return
+    checkpoint_metadata = [
+        {"step": checkpoint.step, "epoch": checkpoint.epoch, "score": checkpoint.score} for checkpoint in checkpoints
+    ]
+    name = f"checkpoints-{run.id}"
+    artifact = wandb.Artifact(name, "model", metadata={"best_first": checkpoint_metadata})
+    for checkpoint in checkpoints:
+        folder = checkpoint.path.parent
+        for file in (*(folder / name for name in checkpoint.stored_files), checkpoint.manifest_path):
+            artifact.add_file(str(file), name=str(file.relative_to(folder)), policy="immutable", skip_cache=True)
+    run.log_artifact(artifact, aliases=["latest", "best"])
+    if run.offline or run.disabled:
+        return
+    artifact.wait(timeout=_UPLOAD_SECONDS)
+    for version in wandb.Api().artifacts("model", f"{run.entity}/{run.project}/{name}"):
+        if version.id != artifact.id:
+            version.delete(delete_aliases=True)

@@ -9,7 +9,7 @@ from stormproof_train.losses.contract import Loss, LossProperties, loss_properti
 from stormproof_train.losses.fit import DEFAULT_LOSSES, check_fit, check_task
 from stormproof_train.module_exports import module_exports
 
-LOSSES = module_exports(__name__, __path__, internal={"quantiles", "softmax_loss"})
+LOSSES = module_exports(__name__, __path__)
 """All loss classes by name."""
 globals().update(LOSSES)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from stormproof_train.losses.bounds import check_at_least, check_fraction
-from stormproof_train.losses.softmax_loss import SoftmaxLoss, power_of_complement
+from stormproof_train.losses.classification import SoftmaxLoss, power_of_complement
 
 
 class Asymmetric(SoftmaxLoss):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from stormproof_train.losses.quantiles import quantiles
-from stormproof_train.losses.regression import RegressionLoss
+from stormproof_train.losses.regression import RegressionLoss, quantiles
 
 
 class MAE(RegressionLoss, nn.L1Loss):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from stormproof_train.losses.quantiles import quantiles
-from stormproof_train.losses.regression import RegressionLoss
+from stormproof_train.losses.regression import RegressionLoss, quantiles
 
 
 class Pinball(RegressionLoss):

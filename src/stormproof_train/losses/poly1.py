@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from stormproof_train.losses.bounds import check_at_least
-from stormproof_train.losses.softmax_loss import SoftmaxLoss
+from stormproof_train.losses.classification import SoftmaxLoss
 
 
 class Poly1(SoftmaxLoss):

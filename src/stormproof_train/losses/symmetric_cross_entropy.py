@@ -7,7 +7,7 @@ import math
 import torch
 
 from stormproof_train.losses.bounds import check_at_least
-from stormproof_train.losses.softmax_loss import SoftmaxLoss
+from stormproof_train.losses.classification import SoftmaxLoss
 
 
 class SymmetricCrossEntropy(SoftmaxLoss):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from stormproof_train.errors import UserError
-from stormproof_train.predict import arrays, images
+from stormproof_train.errors import UserError, first_line
+from stormproof_train.predict import images
 from stormproof_train.predict.images import ImagePreprocessor
 from stormproof_train.predict.table import TablePreprocessor
 
@@ -52,7 +53,7 @@ def read_samples(path: Path, preparation: Mapping[str, Any] | None) -> Iterator[
         base_hint = "" if path.is_absolute() else f" (from {Path.cwd()})"
         raise UserError(f"input={path} does not exist{base_hint}")
     kind = (preparation or {}).get("kind")
-    if path.suffix.lower() in arrays.SUFFIXES:
+    if path.suffix.lower() in _SUFFIXES:
         yield from _read_array_samples(path)
     elif preparation is not None and kind == "image":
         if path.suffix.lower() in TABLE_SUFFIXES:
@@ -68,7 +69,7 @@ def read_samples(path: Path, preparation: Mapping[str, Any] | None) -> Iterator[
 
 
 def _read_array_samples(path: Path) -> Iterator[Samples]:
-    inputs = arrays.read_array(path)
+    inputs = _read_array(path)
     for start in range(0, len(inputs), CHUNK_SIZE):
         chunk = inputs[start : start + CHUNK_SIZE]
         yield Samples("row", _row_names(start, len(chunk)), chunk)
@@ -83,3 +84,51 @@ def _read_image_samples(path: Path, preparation: ImagePreprocessor) -> Iterator[
 
 def _row_names(start: int, count: int) -> list[str]:
     return [str(number) for number in range(start + 1, start + count + 1)]
+
+
+_SUFFIXES = (".npy", ".npz")
+_ARRAY_NAMES = ("inputs", "input")
+"""Names of the inputs in an ``.npz`` with several arrays."""
+
+
+def _read_array(path: Path) -> NDArray[Any]:
+    """Returns the numbers ``(samples, …)`` in a file without executing code from it.
+
+    Args:
+        path: An ``.npy``, an ``.npz`` with one array, or an ``.npz`` with an array named ``inputs``.
+
+    Raises:
+        UserError: If the file cannot be read, or does not contain such an array.
+
+    Example:
+        >>> np.savez("samples.npz", inputs=np.zeros((3, 2)), labels=np.zeros(3))
+        >>> _read_array(Path("samples.npz")).shape
+        (3, 2)
+    """
+    try:
+        content = np.load(path, allow_pickle=False)
+        array = content if isinstance(content, np.ndarray) else _select_array(path, content)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        message = first_line(error)
+        if "pickle" in message and "Object arrays" not in message:  # NumPy suggests loading the file unsafely
+            message = "it is damaged, or has another format"
+        raise UserError(f"input={path} cannot be read as an array: {message}") from error
+    if array.ndim < 2 or not len(array) or array.dtype.kind not in "fiub":
+        raise UserError(
+            f"input={path} is an array of shape {array.shape} and type {array.dtype}, expected numbers (samples, …) "
+            "with at least one sample"
+        )
+    return array
+
+
+def _select_array(path: Path, arrays: Any) -> NDArray[Any]:
+    with arrays:
+        name = (
+            arrays.files[0]
+            if len(arrays.files) == 1
+            else next((candidate for candidate in _ARRAY_NAMES if candidate in arrays), None)
+        )
+        if name is None:
+            contents = f"the arrays {', '.join(arrays.files)}" if arrays.files else "no array"
+            raise UserError(f"input={path} contains {contents}. Name one of them inputs.")
+        return arrays[name]

@@ -45,12 +45,7 @@ class AttemptSummary(TypedDict):
 
 
 def summarize_attempts(record: RunRecord, logged: Mapping[str, Series]) -> list[AttemptSummary]:
-    """Summarizes each attempt of a ``run.json``.
-
-    Args:
-        record: Content of ``run.json``.
-        logged: All logged series by name.
-    """
+    """Summarizes each attempt of a ``run.json``."""
     series = logged.get("recovery/seconds")
     resume_seconds = {} if series is None else dict(zip(series.attempts.tolist(), series.values.tolist(), strict=True))
     return [

@@ -25,11 +25,7 @@ class Points(TypedDict):
 
 
 class ClassCurve(Points):
-    """Curve of one class.
-
-    Attributes:
-        of_class: Index of the class.
-    """
+    """Curve of one class."""
 
     of_class: int
 

@@ -11,7 +11,7 @@ from stormproof_train.report.kit.chart import Chart, Table
 from stormproof_train.report.kit.evaluation_charts import class_names, evaluation_charts
 from stormproof_train.report.kit.heat_chart import heat_chart
 from stormproof_train.report.kit.line_chart import FINDING, RESTART, Event, line_chart
-from stormproof_train.report.kit.section import Page, Section
+from stormproof_train.report.kit.page import Page, Section
 from stormproof_train.report.kit.time_chart import time_chart
 from stormproof_train.report.layers import LayerCells
 from stormproof_train.report.metric_curves import CurveSummary

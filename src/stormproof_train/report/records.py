@@ -114,13 +114,7 @@ class MeanRecord(TypedDict):
 
 
 class SeedStatistics(TypedDict):
-    """Means of runs that differ only in their seed.
-
-    Attributes:
-        count: Number of runs.
-        test: Means by metric.
-        validation: Means by metric.
-    """
+    """Means of runs that differ only in their seed."""
 
     count: int
     test: dict[str, MeanRecord]

@@ -9,7 +9,7 @@ from stormproof_train.console import format_value
 from stormproof_train.evaluation.intervals import IntervalRecord
 from stormproof_train.report.kit.chart import Chart, Line, Table
 from stormproof_train.report.kit.line_chart import line_chart
-from stormproof_train.report.kit.section import Page, Section
+from stormproof_train.report.kit.page import Page, Section
 from stormproof_train.report.records import ComparedRun, ComparisonNumbers, MeanRecord, RunPair, SeedGroup
 from stormproof_train.report.tables import attempts_table, drop_empty, findings_table, format_setting, metric_names
 

@@ -40,12 +40,7 @@ TEACHER_TARGET = "stormproof_train.compression.teacher.Teacher"
 
 @dataclass(frozen=True)
 class TrainedWeights:
-    """Weights of a run.
-
-    Attributes:
-        run: Folder of the run.
-        checkpoint: One of its checkpoints.
-    """
+    """Weights of a run."""
 
     run: Path
     checkpoint: Path

@@ -11,11 +11,7 @@ from stormproof_train.errors import StorageError
 
 
 class Claims:
-    """Leases of jobs of a search.
-
-    Args:
-        folder: Folder that contains one folder per job.
-    """
+    """Leases of jobs of a search."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,6 @@ from stormproof_train.search.seed_comparison import compare_with_default
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import Space, format_overrides
 from stormproof_train.search.trials import TrialRecord, TrialStore, trial_status
-from stormproof_train.search.winner import is_feasible, select_winner
 
 MIN_RANDOM_TRIALS = 10
 """Minimum number of random trials for an estimate of random search."""
@@ -34,17 +33,7 @@ def collect_numbers(
     final_evaluation: FinalEvaluation,
     fixed_overrides: Sequence[str],
 ) -> SearchNumbers:
-    """Collects the numbers of a search.
-
-    Args:
-        name: Name of the search.
-        settings: Settings of the search.
-        space: Search space.
-        trials: Storage of the trials.
-        pruner: Provides the rungs.
-        final_evaluation: Provides the final runs.
-        fixed_overrides: Overrides of every trial.
-    """
+    """Collects the numbers of a search."""
     records = [record for record in trials.records() if record.state != "waiting" and not record.is_duplicate]
     front = trials.pareto_front() if len(settings.all_objectives) > 1 else []
     winner = select_winner(records, settings, front)
@@ -167,3 +156,32 @@ def _final_status(record: TrialRecord, objective: Objective) -> TrialStatus:
     status = trial_status(record, objective.as_loss)
     final_losses = {1.0: objective.as_loss(record.values[0])} if record.values else {}
     return replace(status, losses={**status.losses, **final_losses})
+
+
+def is_feasible(record: TrialRecord, settings: Settings) -> bool:
+    """Returns True if a complete trial satisfies all constraints."""
+    measurements = record.notes.get("measured", {})
+    return all(
+        constraint.name in measurements and constraint.violation(measurements) <= 0
+        for constraint in settings.all_constraints
+    )
+
+
+def select_winner(records: Sequence[TrialRecord], settings: Settings, front: Collection[int]) -> TrialRecord | None:
+    """Returns the winner, or None if no complete trial satisfies the constraints.
+
+    Args:
+        records: All trials.
+        settings: Settings of the search.
+        front: Numbers of the trials on the Pareto front. With several objectives, the winner is the one among them with
+            the best first objective.
+    """
+    complete_records = [record for record in records if record.state == "complete" and is_feasible(record, settings)]
+    if len(settings.all_objectives) > 1:
+        complete_records = [record for record in complete_records if record.number in front]
+    objective = settings.all_objectives[0]
+    return min(
+        complete_records,
+        key=lambda record: (objective.as_loss((record.values or [float("nan")])[0]), record.number),
+        default=None,
+    )

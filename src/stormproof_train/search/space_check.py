@@ -20,10 +20,6 @@ from stormproof_train.search.space import Parameter, Space
 def check_space(arguments: Arguments, composer: Composer) -> None:
     """Builds the task for each choice and for both ends of each interval.
 
-    Args:
-        arguments: Parsed arguments of the search.
-        composer: Composes configs.
-
     Raises:
         UserError: If a run with one of these values would fail to start.
     """

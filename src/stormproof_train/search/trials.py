@@ -104,12 +104,6 @@ class TrialRecord:
 class TrialStore:
     """All trials of a search.
 
-    Args:
-        url: SQLAlchemy URL of the storage.
-        study_name: Name of the study.
-        settings: Settings of the search.
-        space: Search space.
-
     Raises:
         UserError: If the storage cannot be used.
     """

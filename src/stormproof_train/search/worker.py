@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +18,6 @@ from stormproof_train.search.runner import Runner, RunOutcome
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import summarize_params
 from stormproof_train.search.trial_command import TrialCommand
-from stormproof_train.search.trial_cost import TrialCost
 from stormproof_train.search.trials import TrialRecord, TrialStore
 from stormproof_train.search.work_queue import WorkQueue, trial_name
 from stormproof_train.search.worker_socket import Message, Reply
@@ -90,7 +90,7 @@ class Worker:
             *self._command.build(record.params, folder),
             *self._command.reporting_overrides(self._runner.address),
         ]
-        cost = TrialCost(self._trials, number)
+        cost = _TrialCost(self._trials, number)
 
         def handle_message(message: Message) -> Reply:
             if not self._queue.owns(number):
@@ -170,3 +170,25 @@ class Worker:
 
     def _log_trial(self, record: TrialRecord, message: str) -> None:
         print_line(f"trial {record.number} ({summarize_params(record.params)}): {message}")
+
+
+_MIN_INTERVAL_SECONDS = 5.0
+
+
+class _TrialCost:
+    """Records the duration of one attempt every few seconds, so that a kill loses little of it."""
+
+    def __init__(self, trials: TrialStore, number: int) -> None:
+        self._trials, self._number = trials, number
+        self._last_update = time.monotonic()
+
+    def update(self, *, force: bool = False) -> None:
+        """Stores the elapsed time if the last update was some seconds ago, or with ``force``."""
+        now = time.monotonic()
+        elapsed = now - self._last_update
+        if elapsed < _MIN_INTERVAL_SECONDS and not force:
+            return
+        notes = self._trials.record(self._number).notes
+        gpu_seconds = notes.get("gpu_seconds", 0.0) + elapsed * notes.get("gpus", 0)
+        self._trials.note(self._number, seconds=notes.get("seconds", 0.0) + elapsed, gpu_seconds=gpu_seconds)
+        self._last_update = now

@@ -116,9 +116,6 @@ class WorkerServer:
 class WorkerClient:
     """The run's end of the connection. If the worker disappears, it sends SIGTERM to the run, which saves and ends.
 
-    Args:
-        address: Path of the worker's socket.
-
     Raises:
         OSError: If no worker listens.
     """

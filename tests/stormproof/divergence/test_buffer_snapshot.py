@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from stormproof.divergence.buffer_snapshot import BufferSnapshot
+from stormproof.divergence.step_monitor import BufferSnapshot
 
 
 class Odd(nn.Module):

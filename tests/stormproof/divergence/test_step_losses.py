@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from stormproof.divergence.step_losses import StepLosses
+from stormproof.divergence.step_monitor import StepLosses
 from stormproof.errors import RanksDisagreeError
 
 

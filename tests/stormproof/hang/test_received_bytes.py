@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from stormproof.hang.received_bytes import ReceivedBytes
+from stormproof.hang.process_activity import ReceivedBytes
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the bytes of a socket")

@@ -7,8 +7,7 @@ import pytest
 
 from stormproof.replay.faults.fault import Fault, FaultKind
 from stormproof.replay.faults.plan import plan_faults, resumable_steps
-from stormproof.replay.faults.schedule import MIN_FAULTS, make_schedule
-from stormproof.replay.faults.timing import Timing, measure_timing, steps_to_compare
+from stormproof.replay.faults.schedule import MIN_FAULTS, Timing, make_schedule, measure_timing, steps_to_compare
 from stormproof.replay.ledger import Save
 from stormproof.replay.pause import PausePoint
 from tests.stormproof.replay.synthetic_runs import STEPS, history

@@ -9,9 +9,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from stormproof.replay.certification import NO_TIME, Certification, Result, Skipped
-from stormproof.replay.comparison.batch_position import BatchPosition
 from stormproof.replay.comparison.causes import CAUSAL_ORDER
-from stormproof.replay.comparison.verdict import Verdict, VerdictKind
+from stormproof.replay.comparison.verdict import BatchPosition, Verdict, VerdictKind
 from stormproof.replay.faults.fault import Fault, FaultKind
 from stormproof.replay.pause import PausePoint
 from stormproof.replay.reports.fixes import FIXES, fix_for

@@ -6,14 +6,13 @@ import pytest
 
 from stormproof.replay.certification import Result
 from stormproof.replay.command_run import Ending
-from stormproof.replay.comparison.determinism import compare_uninterrupted
 from stormproof.replay.comparison.history import History
 from stormproof.replay.comparison.verdict import Outcome, Verdict, VerdictKind
 from stormproof.replay.faults.fault import Fault, FaultKind
 from stormproof.replay.ledger import RecorderError
 from stormproof.replay.not_certifiable import NotCertifiable
 from stormproof.replay.pause import PausePoint
-from stormproof.replay.requirements import check_reference, check_resume, find_recorder_error
+from stormproof.replay.requirements import check_reference, check_resume, compare_uninterrupted, find_recorder_error
 from tests.stormproof.replay.synthetic_runs import history
 
 ENDED = Ending(0, hung=False, seconds=9.0)

@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from stormproof_train.compression.literal_yaml import dump_literal_yaml
+from stormproof_train.compression.fine_tuning import dump_literal_yaml
 
 TEXTS = [
     "${oc.env:HOME}", "\\${oc.env:HOME}", "\\\\${oc.env:HOME}", "a${b}c${d}", "1e3", "null", "true", "a: b", "- x", "",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stormproof_train.compression.schedule import search_compression_ratio
+from stormproof_train.compression.settings import search_compression_ratio
 
 
 @pytest.mark.parametrize(

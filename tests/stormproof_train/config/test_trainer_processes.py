@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
+from stormproof_train.config.plan import match_launcher
 from stormproof_train.config.signature_binding import bind
-from stormproof_train.config.trainer_processes import match_launcher
 from stormproof_train.errors import UserError
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stormproof import CheckpointRecovery
-from stormproof_train.loggers.wandb_checkpoints import sort_best_first
+from stormproof_train.loggers.wandb_history import sort_best_first
 from tests.support.checkpoint_files import commit_checkpoint, make_store
 from tests.support.forked_command import ROOT
 from tests.support.wandb_server import WandbServer
@@ -40,7 +40,7 @@ SCRIPT = """
 import sys
 import wandb
 from stormproof.checkpoint import Store
-from stormproof_train.loggers.wandb_checkpoints import upload_checkpoints
+from stormproof_train.loggers.wandb_history import upload_checkpoints
 
 checkpoints = Store(sys.argv[1]).read_checkpoints()
 with wandb.init(id="mine", project="p", settings=wandb.Settings(silent=True, console="off")) as run:

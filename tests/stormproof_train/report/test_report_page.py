@@ -11,7 +11,7 @@ import pytest
 from stormproof_train.cli.main import main
 from stormproof_train.cli.report import run as report
 from stormproof_train.errors import UserError
-from stormproof_train.report.kit import vega
+from stormproof_train.report.kit import page as kit_page
 from stormproof_train.report.write import write_report
 from tests.support.forked_command import Command
 from tests.support.run_folders import make_predictions, training_rows, write_run
@@ -23,7 +23,7 @@ HOSTILE = "</script><script>alert(1)</script>"
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache in which the script lies already, so that nobody waits for it."""
     monkeypatch.setattr(platformdirs, "user_cache_path", lambda name: tmp_path / "cache" / name)
-    monkeypatch.setattr(vega.vl_convert, "javascript_bundle", lambda snippet: "window.vegaEmbed = '</script>'")
+    monkeypatch.setattr(kit_page.vl_convert, "javascript_bundle", lambda snippet: "window.vegaEmbed = '</script>'")
     return tmp_path / "cache"
 
 
@@ -152,22 +152,22 @@ def test_at_the_end_of_a_run_whatever_goes_wrong_is_a_warning(tmp_path: Path, ca
 
 
 def test_the_script_is_put_together_once_and_cannot_end_its_element(cache: Path, monkeypatch: pytest.MonkeyPatch):
-    assert vega.load_vega_script() == r"window.vegaEmbed = '<\/script>'"
-    monkeypatch.delattr(vega.vl_convert, "javascript_bundle")
-    assert vega.load_vega_script() == r"window.vegaEmbed = '<\/script>'"
+    assert kit_page.load_vega_script() == r"window.vegaEmbed = '<\/script>'"
+    monkeypatch.delattr(kit_page.vl_convert, "javascript_bundle")
+    assert kit_page.load_vega_script() == r"window.vegaEmbed = '<\/script>'"
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(cache: Path):
     cache.write_text("a file where the folder should be")
-    assert vega.load_vega_script() == r"window.vegaEmbed = '<\/script>'"
+    assert kit_page.load_vega_script() == r"window.vegaEmbed = '<\/script>'"
 
 
 @pytest.mark.parametrize("damage", [b"", b"window.vegaEmbed = nothing", b"\xff\xfe"])
 def test_a_copy_that_was_damaged_is_made_again(cache: Path, damage: bytes):
-    whole = vega.load_vega_script()
+    whole = kit_page.load_vega_script()
     (cached_file,) = cache.rglob("vega-embed-*")
     cached_file.write_bytes(damage)
-    assert vega.load_vega_script() == whole
+    assert kit_page.load_vega_script() == whole
     assert cached_file.read_text().endswith(whole)
 
 
@@ -176,7 +176,7 @@ def test_a_user_without_a_home_has_a_page_too(monkeypatch: pytest.MonkeyPatch):
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(platformdirs, "user_cache_path", homeless)
-    assert vega.load_vega_script().startswith("window.vegaEmbed")
+    assert kit_page.load_vega_script().startswith("window.vegaEmbed")
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stormproof_train.errors import CrashLoopError, ExitCode
-from stormproof_train.run.crash_loop import check_restart_budget
+from stormproof_train.run.resume import check_restart_budget
 
 
 class Attempts(list[dict[str, Any]]):

@@ -1,6 +1,6 @@
 """How long a search goes on, and that its workers do not end each other's work."""
 
-from stormproof_train.search.limits import describe_exhausted_limit, increase_limits
+from stormproof_train.search.pruner import describe_exhausted_limit, increase_limits
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.trials import TrialRecord
 

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from stormproof_train.search.limits import increase_limits
-from stormproof_train.search.pruner import CONTINUE, TrialPruner
+from stormproof_train.search.pruner import CONTINUE, TrialPruner, increase_limits
 from stormproof_train.search.settings import DEFAULT_TRIALS, Settings
 from stormproof_train.search.trials import PAUSED, TrialStore
 from tests.stormproof_train.search.trial_storage import in_memory_trials, unlocked_folder

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from stormproof_train.search.results import is_feasible, select_winner
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.trials import TrialRecord
-from stormproof_train.search.winner import is_feasible, select_winner
 
 
 def record(number: int, *values: float, state: Any = "complete", **measured: float) -> TrialRecord:

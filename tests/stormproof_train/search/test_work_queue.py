@@ -6,8 +6,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from stormproof_train.search.claims import Claims
-from stormproof_train.search.limits import increase_limits
-from stormproof_train.search.pruner import TrialPruner
+from stormproof_train.search.pruner import TrialPruner, increase_limits
 from stormproof_train.search.settings import DEFAULT_TRIALS, Settings
 from stormproof_train.search.space import Parameter, Space
 from stormproof_train.search.trials import TrialStore

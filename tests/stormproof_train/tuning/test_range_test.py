@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 
-from stormproof_train.tuning.range_test import Reading, combine_readings, read_range_test
+from stormproof_train.tuning.learning_rate import Reading, combine_readings, read_range_test
 
 RATES = [10 ** (step / 14 - 6) for step in range(100)]
 

@@ -21,18 +21,12 @@ def file_system_risks(folder: Path) -> list[Risk]:
     """Returns risks of the file system of ``folder``: unsupported operations and too little space.
 
     Creates files in a temporary subfolder and deletes it.
-
-    Args:
-        folder: Existing folder of checkpoints.
     """
     return [*_temporary_folder_risks(folder), *_operation_risks(folder), *_free_space_risks(folder)]
 
 
 def address_risks(address: str) -> list[Risk]:
     """Returns a risk if ``address`` is a URL that is invalid or has an unsupported scheme.
-
-    Args:
-        address: Path or URL.
 
     Example:
         >>> [risk.summary for risk in address_risks("hdfs://host/run")], address_risks("s3://bucket/run")

@@ -12,11 +12,7 @@ from stormproof.cli.doctor.risk import Risk
 
 
 def object_store_risks(storage: ObjectStorage) -> Iterator[Risk]:
-    """Yields the operations that the object store does not support. Writes a small object and deletes it.
-
-    Args:
-        storage: Object store.
-    """
+    """Yields the operations that the object store does not support. Writes a small object and deletes it."""
     name = f".doctor.{secrets.token_hex(8)}.tmp"
     try:
         for summary, reason, check in _CHECKS:

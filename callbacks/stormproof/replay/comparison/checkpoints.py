@@ -54,10 +54,6 @@ def checkpoints_at_fault(reference: Histories, attempt: Histories) -> Checkpoint
     """Returns the checkpoints that a command had completed when a fault occurred.
 
     A checkpoint may consist of several files. It is complete if as many files as in the uninterrupted run are.
-
-    Args:
-        reference: The uninterrupted run.
-        attempt: The run until the fault.
     """
     saves = sorted((save for history in attempt.values() for save in history.saves), key=lambda save: save.time)
     expected = _finished(save for history in reference.values() for save in history.saves)

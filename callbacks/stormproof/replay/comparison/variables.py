@@ -52,11 +52,7 @@ def is_of_callback(component: str) -> bool:
 
 
 class VariableKinds:
-    """Roles of the variables in an uninterrupted run. Each is determined when it is first read.
-
-    Args:
-        history: The uninterrupted run.
-    """
+    """Roles of the variables in an uninterrupted run. Each is determined when it is first read."""
 
     def __init__(self, history: History) -> None:
         self._history = history

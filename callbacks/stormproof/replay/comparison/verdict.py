@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cache
 
 from stormproof.replay.comparison.alignment import Alignment, align
-from stormproof.replay.comparison.batch_position import BatchPosition, find_batch
 from stormproof.replay.comparison.causes import Causes, causal_position, find_causes, kind_of
 from stormproof.replay.comparison.checkpoints import checkpoints_at_fault
 from stormproof.replay.comparison.history import Histories, History
-from stormproof.replay.comparison.significance import Significance
 from stormproof.replay.comparison.step_difference import StepDifference, step_differences
-from stormproof.replay.comparison.variables import VariableKind, VariableKinds, is_variable
+from stormproof.replay.comparison.variables import (
+    VariableKind,
+    VariableKinds,
+    is_of_callback,
+    is_variable,
+    was_reset,
+)
 
 LENGTH = "length"
 """Component of a run that ends at another step."""
@@ -145,7 +151,7 @@ def _compare(outcome: Outcome, alignment: Alignment, base: Verdict, total: int) 
         reference = outcome.reference.get(rank)
         if reference is None:
             continue
-        significance = Significance(reference, restarted, alignment.step)
+        significance = _Significance(reference, restarted, alignment.step)
         for difference in step_differences(reference, restarted, alignment.step, outcome.ignored):
             significant = significance.select(difference)
             if significant:
@@ -166,7 +172,7 @@ def _compare(outcome: Outcome, alignment: Alignment, base: Verdict, total: int) 
         rank=rank,
         component=causes.first,
         others=causes.others,
-        batch=find_batch(outcome.reference[rank], outcome.restarted[rank], alignment.step, difference.step)
+        batch=_find_batch(outcome.reference[rank], outcome.restarted[rank], alignment.step, difference.step)
         if causes.first.startswith("data/")
         else None,
         restored=tuple(name for name in _restored(outcome, alignment, rank) if name not in _named(causes)),
@@ -224,3 +230,90 @@ def _restorable(restarted: History, differing: frozenset[str], ignored: frozense
         is_state = kind in {"learning_rate", "scheduler", "scaler", "buffers", "averaged", "frozen"}
         if (is_state or name.startswith("rng/")) and name not in differing and name not in ignored:
             yield name
+
+
+class _Significance:
+    """Significant components of a restarted process.
+
+    All components count, except random states, which matter only if something else differs, and most variables.
+    Programs sum up losses for display and rebuild the rest of an epoch, so a variable counts only in two cases:
+
+    - It is the state of a metric.
+    - It is not a sequence, changes only at some steps, has an earlier value after the restart, and is still different
+      at the end. Such a variable is the best loss, a patience counter or a level. In a framework's callback, it may
+      also count steps, and need not be different at the end.
+
+    Args:
+        reference: The uninterrupted run.
+        restarted: The restarted process.
+        offset: Number of steps before the first step of the restarted process.
+    """
+
+    def __init__(self, reference: History, restarted: History, offset: int) -> None:
+        self._reference, self._restarted, self._offset = reference, restarted, offset
+        self._kinds = VariableKinds(reference)
+        self._is_significant = cache(self._check_variable)  # many variables differ at each step
+
+    def select(self, difference: StepDifference) -> frozenset[str]:
+        """Returns the components that count: all of them, if any is neither a variable nor a random state."""
+        names = difference.components
+        if any(not is_variable(name) and not name.startswith("rng/") for name in names):
+            return names
+        return frozenset(name for name in names if is_variable(name) and self._is_significant(name))
+
+    def _check_variable(self, name: str) -> bool:
+        kind = self._kinds[name]
+        if self._kinds.is_metric(name):
+            return kind in {VariableKind.STATE, VariableKind.RESULT}
+        if self._kinds.is_sequence(name) or not was_reset(self._reference, self._restarted, name, self._offset + 1):
+            return False
+        if is_of_callback(name):
+            return kind in {VariableKind.STATE, VariableKind.COUNTER}
+        return kind is VariableKind.STATE and self._differs_at_end(name)
+
+    def _differs_at_end(self, name: str) -> bool:
+        last = min(self._offset + len(self._restarted.steps), len(self._reference.steps))
+        expected = self._reference.steps[last - 1].components.get(name)
+        return self._restarted.steps[last - self._offset - 1].components.get(name) != expected
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPosition:
+    """The batch of a step that differs.
+
+    Attributes:
+        epoch: Epoch of the step in the uninterrupted run, from 1.
+        same_as: Step of the uninterrupted run with the same batch or samples. None if no step has it.
+        same_epoch: Epoch of that step.
+        starts_epoch: Whether that step is the first of its epoch.
+    """
+
+    epoch: int
+    same_as: int | None = None
+    same_epoch: int = 0
+    starts_epoch: bool = False
+
+
+def _find_batch(reference: History, restarted: History, offset: int, step: int) -> BatchPosition | None:
+    """Returns the position of the batch of a step of a restarted run, or None if it has no recorded batch.
+
+    Args:
+        reference: The uninterrupted run.
+        restarted: The restarted process.
+        offset: Number of steps before the first step of the restarted process.
+        step: Step in the uninterrupted run.
+    """
+    actual = restarted.steps[step - offset - 1]
+    wanted = set(actual.indices[:1] or actual.batches[:1])
+    if not wanted:
+        return None
+    starts = sorted({0, *reference.epochs})
+    matches = [other.n for other in reference.steps if wanted & {*other.indices, *other.batches}]
+    same_as = min(matches, key=lambda other: abs(other - step), default=None)
+    if same_as is None:
+        return BatchPosition(_epoch(starts, step))
+    return BatchPosition(_epoch(starts, step), same_as, _epoch(starts, same_as), same_as - 1 in starts)
+
+
+def _epoch(starts: list[int], step: int) -> int:
+    return bisect_left(starts, step)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import shutil
+import signal
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import psutil
+
 from stormproof.replay.certification import NO_TIME
-from stormproof.replay.command_run import CommandRun, Ending
+from stormproof.replay.command_run import POLL_SECONDS, CommandRun, Ending
 from stormproof.replay.comparison.checkpoints import checkpoints_at_fault
 from stormproof.replay.comparison.history import Histories, join_ranks, split_processes
 from stormproof.replay.comparison.variables import is_variable
 from stormproof.replay.comparison.verdict import Outcome, VerdictKind, judge
 from stormproof.replay.faults.fault import Fault, FaultKind
-from stormproof.replay.faults.injection import inject, tear
-from stormproof.replay.faults.schedule import Attempt
-from stormproof.replay.faults.timing import MIN_COMPARED_STEPS, Timing, steps_to_compare
+from stormproof.replay.faults.schedule import MIN_COMPARED_STEPS, Attempt, Timing, steps_to_compare
 from stormproof.replay.ledger import read_ledgers
 from stormproof.replay.output_text import last_lines
 from stormproof.replay.pause import PausedProcess
@@ -50,13 +54,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class _Frozen:
-    """Files of a fault.
-
-    Attributes:
-        fault: The fault.
-        work: Working folder after the fault.
-        attempt: The run until the fault.
-    """
+    """Files of a fault."""
 
     fault: Fault
     work: Path
@@ -131,7 +129,7 @@ class LaneRun:
                 break
             waiting.discard(paused.index)
             fault = faults[paused.index]
-            self.settings.report(f"{fault.kind.value} after step {fault.step}")
+            self.settings.options.report(f"{fault.kind.value} after step {fault.step}")
             if fault is not last:
                 frozen.append(self._freeze(run, folder / f"files-{paused.index}", fault))
                 run.resume()
@@ -147,7 +145,7 @@ class LaneRun:
 
     def _end_attempt(self, run: CommandRun, target: Path, fault: Fault, paused: PausedProcess) -> list[_Frozen]:
         moment = time.time()
-        if not inject(run, fault, paused, self.settings.grace_seconds):
+        if not _inject(run, fault, paused, self.settings.options.grace_seconds):
             self.trials.append(Trial(fault, reason="this system does not support this fault"))
             return []
         earlier, later = split_processes(read_ledgers(run.ledger), moment)
@@ -200,7 +198,7 @@ class LaneRun:
         saved = checkpoints_at_fault(self.reference, files.attempt).saved
         newest = max(saved.values(), default=0)
         paths = [path for path, step in saved.items() if step == newest]
-        return tuple(path for path in paths if tear(work / path))
+        return tuple(path for path in paths if _tear(work / path))
 
     def _watch(self, run: CommandRun, files: _Frozen, damaged: tuple[str, ...], allotted: float) -> Ending:
         """Waits until the restarted command ends or hangs, or until enough steps were compared."""
@@ -244,3 +242,104 @@ def _check_fault(reference: Histories, attempt: Histories, fault: Fault, run: Co
         if not saves or saves[-1].phase != "open":
             return "the save was complete before the process died"
     return ""
+
+
+_FULL_DEVICE = Path("/dev/full")
+"""Device on which every write fails because no space is left."""
+_SAVE_SECONDS = 10.0
+"""Maximum time until a save ends after the fault."""
+
+_RANK_SECONDS = 60.0
+"""Maximum time for a launcher to end or restart the other ranks."""
+_AFTER_FULL_DISK_SECONDS = 0.5
+"""Time for the command to react to the failed save before it is killed."""
+
+
+def _inject(run: CommandRun, fault: Fault, paused: PausedProcess, grace_seconds: float) -> bool:
+    """Injects a fault that ends the command. Returns False if this system cannot inject it.
+
+    All processes of the command are stopped at the start, and killed at the end.
+    """
+    if paused.pid not in {process.pid for process in run.processes()}:  # its number in another PID namespace
+        run.kill()
+        return False
+    if fault.kind is FaultKind.TERM:
+        run.process.send_signal(signal.SIGTERM)
+        _continue(run, grace_seconds)
+    elif fault.kind is FaultKind.RANK:
+        psutil.Process(paused.pid).kill()
+        _continue(run, max(grace_seconds, _RANK_SECONDS))
+    elif fault.kind is FaultKind.MID_SAVE:
+        return _kill_while_writing(run, fault, paused)
+    elif fault.kind is FaultKind.FULL_DISK:
+        return _fill_disk(run, paused)
+    run.kill()
+    return True
+
+
+def _tear(path: Path) -> bool:
+    """Truncates a checkpoint file, or the largest file of a checkpoint folder, to half of its size."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    if not files:
+        return False
+    largest = max(files, key=lambda file: file.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
+    return True
+
+
+def _continue(run: CommandRun, seconds: float) -> None:
+    """Continues the command for a time, or until it ends."""
+    run.signal_all(signal.SIGCONT)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not run.has_ended():
+        time.sleep(POLL_SECONDS)
+
+
+def _kill_while_writing(run: CommandRun, fault: Fault, paused: PausedProcess) -> bool:
+    """Ends the process at the write that reaches the size limit. It can run no code after it, as with SIGKILL."""
+    try:
+        hard = resource.prlimit(paused.pid, resource.RLIMIT_FSIZE)[1]
+        resource.prlimit(paused.pid, resource.RLIMIT_FSIZE, (fault.size_limit, hard))
+    except (AttributeError, OSError):  # not Linux, or not permitted
+        run.kill()
+        return False
+    run.signal_all(signal.SIGCONT)
+    deadline = time.monotonic() + _SAVE_SECONDS
+    while time.monotonic() < deadline and _is_running(paused.pid):
+        time.sleep(0.001)
+    run.kill()
+    return True
+
+
+def _fill_disk(run: CommandRun, paused: PausedProcess) -> bool:
+    """Lets every write to the checkpoint fail with ENOSPC, and kills the command soon after the save."""
+    path = Path(paused.path)
+    if not _FULL_DEVICE.exists() or path.is_dir() or not path.parent.is_dir():
+        run.kill()
+        return False
+    path.unlink(missing_ok=True)  # opening the file for writing would truncate it, too
+    path.symlink_to(_FULL_DEVICE)
+    size = _ledger_size(run)
+    run.signal_all(signal.SIGCONT)
+    deadline = time.monotonic() + _SAVE_SECONDS
+    while time.monotonic() < deadline and not run.has_ended():
+        if _ledger_size(run) > size:  # the save or a step has ended
+            break
+        time.sleep(POLL_SECONDS)
+    _continue(run, _AFTER_FULL_DISK_SECONDS)
+    run.kill()
+    for link in run.work.rglob("*"):
+        if link.is_symlink() and link.readlink() == _FULL_DEVICE:
+            link.unlink()
+            link.touch()
+    return True
+
+
+def _ledger_size(run: CommandRun) -> int:
+    return sum(entry.stat().st_size for entry in os.scandir(run.ledger))
+
+
+def _is_running(pid: int) -> bool:
+    with suppress(psutil.Error):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False

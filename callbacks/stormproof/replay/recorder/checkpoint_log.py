@@ -6,13 +6,14 @@ import io
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from stormproof.replay.recorder.buffered_saves import BufferedSaves, find_size
 from stormproof.replay.recorder.session import Session, is_loader_worker
 from stormproof.user_objects import defines, is_a, read_attributes, to_builtin
 
@@ -29,7 +30,7 @@ class CheckpointLog:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._files: dict[str, int] = {}  # number of steps before the save, by real path of the file or folder
-        self._buffered = BufferedSaves()
+        self._buffered = _BufferedSaves()
         self._depth = threading.local()
         self.last_opened = {"r": "", "w": ""}  # last file by mode, for file objects without a name
 
@@ -79,7 +80,7 @@ class CheckpointLog:
         """Returns the last file that was opened for reading. A buffer must have its size."""
         path = self.last_opened["r"]
         if isinstance(source, io.BytesIO):
-            return path if find_size(path) == source.getbuffer().nbytes else ""
+            return path if _find_size(path) == source.getbuffer().nbytes else ""
         return path
 
     @contextmanager
@@ -165,3 +166,54 @@ def has_tensors(value: Any, depth: int = 0) -> bool:
         return any(has_tensors(item, depth + 1) for item in value[:_MAX_ITEMS])
     attributes = read_attributes(value)
     return bool(attributes) and has_tensors(attributes, depth + 1)
+
+
+_MAX_BUFFERS = 4
+
+
+class _BufferedSaves:
+    """Checkpoints in memory, and files that may receive them.
+
+    The write of a buffer is not visible: a file that is opened for writing is a candidate, and it has received a buffer
+    if it has the same size.
+    """
+
+    def __init__(self) -> None:
+        self._buffers = deque[tuple[int, int]](maxlen=_MAX_BUFFERS)
+        self._candidates: set[str] = set()
+
+    def add(self, size: int, after_step: int) -> None:
+        """Adds a buffer of ``size`` bytes that was saved after a step."""
+        self._buffers.append((size, after_step))
+
+    def is_candidate(self, path: str) -> bool:
+        """Returns whether an opened file may receive a buffer."""
+        if self._buffers:
+            self._candidates.add(path)
+        return bool(self._buffers)
+
+    def get_last_step(self) -> int:
+        """Returns the number of steps before the last buffered save."""
+        return self._buffers[-1][1]
+
+    def list_candidates(self) -> list[str]:
+        """Returns the files that may have received a buffer."""
+        return list(self._candidates)
+
+    def resolve(self, path: str) -> int | None:
+        """Returns the number of steps before the save that a candidate has received, or None. Forgets both."""
+        self._candidates.discard(path)
+        size = _find_size(path)
+        for buffer in self._buffers:
+            if buffer[0] == size:
+                self._buffers.remove(buffer)
+                return buffer[1]
+        return None
+
+
+def _find_size(path: str) -> int:
+    """Returns the size of a file in bytes, or -1 if it does not exist. Another thread may delete it at any time."""
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return -1

@@ -62,13 +62,7 @@ def collect(references: Iterable[weakref.ref[nn.Module]]) -> TreeState:
 def find_owners(
     modules: list[nn.Module], parameters: list[torch.Tensor], all_trained: Iterable[torch.Tensor]
 ) -> OwnerTree:
-    """Returns the modules of an optimizer with ``parameters``.
-
-    Args:
-        modules: All live modules.
-        parameters: Parameters of the optimizer.
-        all_trained: Parameters of all optimizers.
-    """
+    """Returns the modules of an optimizer with ``parameters``."""
     own, trained = set(map(id, parameters)), set(map(id, all_trained))
     children = {id(child) for module in modules for child in module._modules.values()}
     roots = [module for module in modules if id(module) not in children]

@@ -45,13 +45,7 @@ class ProgramState:
         self._user_code = UserCode(session.root)
 
     def read(self, frame: FrameType, modules: list[nn.Module], parameters: list[torch.Tensor]) -> ProgramComponents:
-        """Returns the components ``variables/…``, ``rng/generators/…``, ``rng/workers``, ``averaged``.
-
-        Args:
-            frame: Frame of the step.
-            modules: Modules that belong to the optimizer.
-            parameters: Parameters of the optimizer.
-        """
+        """Returns the components ``variables/…``, ``rng/generators/…``, ``rng/workers``, ``averaged``."""
         collector = VariableCollector(self._user_code)
         owners = self._list_data_objects()
         collector.add_objects(owners)

@@ -45,11 +45,7 @@ class Variables:
 
 
 class VariableCollector:
-    """Collects the variables of one step.
-
-    Args:
-        user_code: Decides which code belongs to the user.
-    """
+    """Collects the variables of one step."""
 
     def __init__(self, user_code: UserCode) -> None:
         self.found = Variables()

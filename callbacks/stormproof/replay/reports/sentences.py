@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from stormproof.replay.certification import Result
-from stormproof.replay.comparison.batch_position import BatchPosition
 from stormproof.replay.comparison.causes import kind_of
-from stormproof.replay.comparison.verdict import Verdict, VerdictKind
+from stormproof.replay.comparison.verdict import BatchPosition, Verdict, VerdictKind
 from stormproof.replay.faults.fault import Fault, FaultKind
 from stormproof.replay.output_text import escape
 from stormproof.replay.reports.component_names import describe_component, describe_components

@@ -14,12 +14,7 @@ IGNORED_LIMIT = 6
 
 
 def text_report(certification: Certification, report: Path) -> str:
-    """Returns the verdict of the worst fault, its fixes, and one line per fault.
-
-    Args:
-        certification: The results.
-        report: Path of the HTML report.
-    """
+    """Returns the verdict of the worst fault, its fixes, and one line per fault."""
     return "\n".join(_lines(certification, report)) + "\n"
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 
-from stormproof_train.compression.artifact import MODEL_FILE
+from stormproof_train.compression.artifact import MODEL_FILE, WEIGHTS_FILE
+from stormproof_train.compression.deployment.export import INPUT_NAME
 from stormproof_train.compression.records import ArtifactNumbers, ClassDegradation, CompressionNumbers
 from stormproof_train.compression.report.compression_info import (
     ORIGINAL,
@@ -14,10 +16,8 @@ from stormproof_train.compression.report.compression_info import (
     read_artifact,
     read_compression,
 )
-from stormproof_train.compression.report.markdown import escape_text, inline_code, table
 from stormproof_train.compression.report.metric import Metric
 from stormproof_train.compression.report.quantities import format_count, format_milliseconds, format_ratio
-from stormproof_train.compression.report.usage import describe_interface, describe_usage
 from stormproof_train.console import format_value
 from stormproof_train.predict.artifact_metadata import ArtifactMetadata
 from stormproof_train.report.kit.json_numbers import finite_or_none
@@ -35,12 +35,12 @@ def model_card(numbers: CompressionNumbers, artifact: ArtifactNumbers, metadata:
     """
     compression, artifact_info = read_compression(numbers), read_artifact(artifact)
     lines = [
-        f"# {escape_text(metadata.run)}: {escape_text(artifact_info.name)}", "",
+        f"# {_escape_text(metadata.run)}: {_escape_text(artifact_info.name)}", "",
         *_overview(numbers, artifact_info, metadata), "", "## Results", "",
         *_results_table(compression, artifact_info), "",
         *_comparison(numbers, compression, artifact_info),
-        "", "## Inputs and outputs", "", *describe_interface(metadata),
-        "", "## How to run it", "", *describe_usage(artifact_info, metadata),
+        "", "## Inputs and outputs", "", *_describe_interface(metadata),
+        "", "## How to run it", "", *_describe_usage(artifact_info, metadata),
         "", "## Data", "", *_data_section(numbers, metadata),
         "", "## Limits", "", *_limits_section(numbers, artifact_info, artifact["degradation_by_class"]),
     ]  # fmt: skip
@@ -55,14 +55,14 @@ def _overview(numbers: CompressionNumbers, artifact: ArtifactInfo, metadata: Art
         f"{format_count(artifact.macs)} multiply-accumulates per sample" * (artifact.macs is not None),
     )
     origin = numbers["made_with"]
-    target = f" ({escape_text(metadata.target)})" if metadata.target is not None else ""
-    task = escape_text(numbers["task"])
+    target = f" ({_escape_text(metadata.target)})" if metadata.target is not None else ""
+    task = _escape_text(numbers["task"])
     return [
-        f"A network for {task}, as an ONNX file ({inline_code(MODEL_FILE)}): it {purpose}{target}.",
+        f"A network for {task}, as an ONNX file ({_inline_code(MODEL_FILE)}): it {purpose}{target}.",
         "",
-        f"- From the run {inline_code(numbers['run'])}, checkpoint {inline_code(numbers['checkpoint'])}",
-        f"- Method: {escape_text(artifact.method)}",
-        f"- Network: {', '.join(f'{group} {inline_code(path)}' for group, path in origin['network'].items())}",
+        f"- From the run {_inline_code(numbers['run'])}, checkpoint {_inline_code(numbers['checkpoint'])}",
+        f"- Method: {_escape_text(artifact.method)}",
+        f"- Network: {', '.join(f'{group} {_inline_code(path)}' for group, path in origin['network'].items())}",
         f"- Built with {', '.join(f'{name} {release}' for name, release in origin['versions'].items())}",
         f"- Size: {', '.join(filter(None, sizes)) or 'unknown'}",
     ]
@@ -97,7 +97,7 @@ def _results_table(compression: CompressionInfo, artifact: ArtifactInfo) -> list
     rows = [(name, *(measure(column_artifact) for column_artifact in column_artifacts)) for name, measure in measures]
     header = ("", "this artifact", "the original")[: 1 + len(column_artifacts)]
     return table(
-        [escape_text(cell) for cell in header], [[escape_text(cell) for cell in row] for row in rows if any(row[1:])]
+        [_escape_text(cell) for cell in header], [[_escape_text(cell) for cell in row] for row in rows if any(row[1:])]
     )
 
 
@@ -105,8 +105,8 @@ def _comparison(numbers: CompressionNumbers, compression: CompressionInfo, artif
     """Returns the degradation, the gains and the hardware of the measurements."""
     machine = numbers["machine"]
     threads = machine["threads"]
-    hardware = f"{escape_text(machine['processor'])} with {threads} thread{'s' * (threads != 1)}"
-    lines = [f"Latencies were measured on {hardware}; {escape_text(machine['int8'].rstrip('.'))}."]
+    hardware = f"{_escape_text(machine['processor'])} with {threads} thread{'s' * (threads != 1)}"
+    lines = [f"Latencies were measured on {hardware}; {_escape_text(machine['int8'].rstrip('.'))}."]
     if artifact.difference is not None:
         lines.append(
             f"On real inputs, its outputs differ from those of its network in PyTorch by at most "
@@ -122,7 +122,7 @@ def _degradation_lines(metric: Metric, artifact: ArtifactInfo) -> list[str]:
         for interval, split in ((artifact.test_degradation, "the test split"), (artifact.degradation, "validation"))
         if interval
     ]
-    lines = [f"Degradation of {escape_text(metric.name)}, with 95% intervals, {unit}:"] if cells else []
+    lines = [f"Degradation of {_escape_text(metric.name)}, with 95% intervals, {unit}:"] if cells else []
     lines += ["", *(f"- {cell} on {split}" for cell, split in cells), ""] if cells else []
     if artifact.mcnemar is not None:
         original_only, artifact_only, p_value = artifact.mcnemar
@@ -170,7 +170,7 @@ def _limits_section(
             f"- Its int8 ranges were calibrated on {samples['calibration']:,} training samples. Inputs far outside "
             "these ranges are clipped."
         )
-    lines += [f"- Drawback: {escape_text(remark)}." for remark in artifact.remarks]
+    lines += [f"- Drawback: {_escape_text(remark)}." for remark in artifact.remarks]
     class_degradations = [
         (str(entry["name"]), degradation)
         for entry in degradation_by_class
@@ -178,7 +178,7 @@ def _limits_section(
     ]
     worst_classes = sorted(class_degradations, key=lambda pair: -pair[1])[:MAX_WORST_CLASSES]
     if worst_classes:
-        class_list = ", ".join(f"{escape_text(name)} ({degradation * 100:.2f})" for name, degradation in worst_classes)
+        class_list = ", ".join(f"{_escape_text(name)} ({degradation * 100:.2f})" for name, degradation in worst_classes)
         lines.append(
             f"- Classes with the largest decrease in recall on validation, in percentage points: {class_list}."
         )
@@ -188,7 +188,7 @@ def _limits_section(
 def _budget_note(numbers: CompressionNumbers) -> str:
     budget = numbers["budget"]
     return (
-        f": the upper end of the interval of its degradation is within {escape_text(budget['requested'])}"
+        f": the upper end of the interval of its degradation is within {_escape_text(budget['requested'])}"
         if budget
         else ""
     )
@@ -203,3 +203,104 @@ def _latency_formatter(batch_size: str) -> Callable[[ArtifactInfo], str]:
 
 def _format_optional(value: float | None) -> str:
     return "" if value is None else format_value(value)
+
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&$!])")
+
+
+def _escape_text(value: object) -> str:
+    r"""Returns a text on one line with all special characters of Markdown and HTML escaped.
+
+    Example:
+        >>> _escape_text("a|b <c>\n# *d*")
+        'a\\|b \\<c\\> \\# \\*d\\*'
+    """
+    return _SPECIAL.sub(r"\\\1", " ".join(str(value).split()))
+
+
+def _inline_code(value: object) -> str:
+    r"""Returns a text as inline code on one line. Pipes are escaped, because they would end a table cell.
+
+    Example:
+        >>> _inline_code("model=x"), _inline_code("a`b")
+        ('`model=x`', '``a`b``')
+    """
+    line = " ".join(str(value).split())
+    fence = "`" * (max((len(backticks) for backticks in re.findall("`+", line)), default=0) + 1)
+    pad = " " * (line.startswith("`") or line.endswith("`") or not line)
+    return f"{fence}{pad}{line}{pad}{fence}".replace("|", "\\|")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    r"""Returns the lines of a table. Its cells must be Markdown.
+
+    Example:
+        >>> table(("", "value"), [("size", "3 kB")])
+        ['|  | value |', '| --- | --- |', '| size | 3 kB |']
+    """
+    return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
+
+
+_MAX_CLASSES = 50
+"""Maximum number of classes to list. The file contains all of them."""
+
+_OUTPUT_DESCRIPTIONS = {
+    "probabilities": "the probability of each class, with a sum of 1 per sample",
+    "scores": "a score for each class, the highest for the predicted class; scores are not probabilities",
+    "values": "the predicted values, in the unit of the target",
+}
+
+
+def _describe_interface(metadata: ArtifactMetadata) -> list[str]:
+    """Returns lines that describe inputs and outputs."""
+    shape = ", ".join(["N", *map(str, metadata.input_shape)])
+    output_shape = f"N, {len(metadata.classes)}" if metadata.classes else "N, values"
+    rows = [
+        (
+            _inline_code(INPUT_NAME),
+            f"({shape})",
+            "float32",
+            "any number N of samples, prepared like the training data",
+        ),
+        (_inline_code(metadata.kind), f"({output_shape})", "float32", _OUTPUT_DESCRIPTIONS[metadata.kind]),
+    ]
+    lines = table(("name", "shape", "dtype", "meaning"), rows)
+    if metadata.classes:
+        class_list = ", ".join(_inline_code(name) for name in metadata.classes[:_MAX_CLASSES])
+        num_remaining = len(metadata.classes) - _MAX_CLASSES
+        remainder = f" and {num_remaining:,} more" if num_remaining > 0 else ""
+        lines += [
+            "",
+            f"Classes, in the order of the output: {class_list}{remainder}.",
+        ]
+    return lines
+
+
+def _describe_usage(artifact: ArtifactInfo, metadata: ArtifactMetadata) -> list[str]:
+    """Returns lines that describe how to run the artifact, and how to load its network in PyTorch."""
+    quantization_note = " before quantization" if artifact.quantization != "none" else ""
+    shape = ", ".join(["1", *map(str, metadata.input_shape)])
+    return [
+        "```python",
+        "import numpy as np",
+        "import onnxruntime",
+        f'session = onnxruntime.InferenceSession("{MODEL_FILE}", providers=["CPUExecutionProvider"])',
+        f"inputs = np.zeros(({shape}), dtype=np.float32)  # replace by your inputs",
+        f'({metadata.kind},) = session.run(None, {{"{INPUT_NAME}": inputs}})',
+        "```",
+        "",
+        "For files, prepared like the training data:",
+        "",
+        "```sh",
+        "stormproof-train predict model=FOLDER input=FILE",
+        "```",
+        "",
+        f"FOLDER is the folder of this card ({_inline_code(artifact.folder)} in the folder of the compression).",
+        "",
+        f"Its network in PyTorch{quantization_note}, in evaluation mode, from {_inline_code(WEIGHTS_FILE)}:",
+        "",
+        "```python",
+        "from stormproof_train.compression.rebuilding import load_network",
+        f'network = load_network("{WEIGHTS_FILE}")',
+        "```",
+    ]

@@ -18,32 +18,15 @@ ORIGINAL = "original"
 
 @dataclass(frozen=True)
 class ArtifactInfo:
-    """An artifact. All numbers are finite or None.
+    """An artifact: the fields of :class:`ArtifactNumbers` that the page shows. All numbers are finite or None.
 
     Attributes:
-        name: Name of the artifact.
-        method: Description of how it was made.
-        quantization: ``none``, ``int8`` or ``weights_int8``.
-        validation: Headline metric on validation.
-        degradation: Degradation on validation compared with the original.
         is_within_budget: Whether the degradation is within the budget.
-        test: Headline metric on the test split, or None.
-        test_degradation: Degradation on the test split, or None.
         mcnemar: Number of samples on which only the original is correct, only this artifact is correct, and the
             p-value. None if not tested.
         calibration_error: Expected calibration error, on the test split if it was used, otherwise on validation.
-        bytes: Size of its file.
-        parameters: Number of parameters.
-        macs: Multiply-accumulates per sample.
-        memory: Bytes of process memory that it needs.
-        load_seconds: Seconds to load it.
         latency: Median and 95th percentile in seconds by batch size.
         original_latency: Median of the original, timed in alternation, by batch size.
-        speedup: Speedup over the original with its 95% interval, by batch size.
-        difference: Largest absolute difference from the outputs of its network in PyTorch.
-        dominated_by: Name of an artifact that is nowhere worse and somewhere better, or None.
-        remarks: Drawbacks.
-        folder: Path, relative to the folder of the compression.
     """
 
     name: str
@@ -76,15 +59,12 @@ class ArtifactInfo:
 
 @dataclass(frozen=True)
 class CompressionInfo:
-    """A compression.
+    """A compression: the fields of :class:`CompressionNumbers` that the page shows.
 
     Attributes:
         metric: Headline metric.
         budget: Budget as the user wrote it. Empty if unlimited.
         allowed: Budget in the unit of the metric. None if unlimited.
-        target: Minimum gain by ``speedup``, ``size`` and ``macs``.
-        minimize: ``latency``, ``size`` or ``macs``.
-        artifacts: Artifacts, the original first.
         batch_sizes: Timed batch sizes in ascending order.
         best: Recommended artifact, or None.
     """
@@ -122,11 +102,7 @@ class CompressionInfo:
 
 
 def read_compression(numbers: CompressionNumbers) -> CompressionInfo:
-    """Converts the numbers of a compression.
-
-    Args:
-        numbers: Content of ``answer.json``.
-    """
+    """Converts the numbers of a compression."""
     artifacts = [read_artifact(entry) for entry in numbers["artifacts"]]
     budget = numbers["budget"] or {"requested": "", "allowed": None}
     return CompressionInfo(

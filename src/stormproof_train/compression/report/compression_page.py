@@ -13,16 +13,13 @@ from stormproof_train.compression.report.tables import (
 )
 from stormproof_train.compression.report.trade_offs import trade_off_charts
 from stormproof_train.compression.report.verdict import sentences, tone
-from stormproof_train.report.kit.section import Page, Section
+from stormproof_train.report.kit.page import Page, Section
 
 
 def compression_page(numbers: CompressionNumbers) -> Page:
     """Builds the page of a compression.
 
     Numbers may be None or not finite. Texts are not trusted.
-
-    Args:
-        numbers: Content of ``answer.json``.
     """
     compression = read_compression(numbers)
     return Page(

@@ -25,11 +25,7 @@ EARLY_RUNG = 0.2
 
 
 def curves_chart(search: SearchInfo) -> Chart | None:
-    """Draws the first objective of all trials over the fraction of their length. Returns None without any validation.
-
-    Args:
-        search: Search with the trials.
-    """
+    """Draws the first objective of all trials over the fraction of their length. None without any validation."""
     validated_trials = [trial for trial in search.trials if _finite_curve(trial)]
     if not validated_trials:
         return None

@@ -16,17 +16,7 @@ from stormproof_train.search.records import ReportedTrial, SearchNumbers
 
 @dataclass(frozen=True)
 class ParameterInfo:
-    """A parameter of the search space.
-
-    Attributes:
-        key: Key of the setting.
-        kind: ``choice``, ``float`` or ``int``.
-        is_log: Whether it is searched on a logarithmic scale.
-        choices: Choices as text. None for a number.
-        low: Lower bound. None for a choice.
-        high: Upper bound. None for a choice.
-        only_with: The parameter exists only with these choices, by key.
-    """
+    """A parameter of the search space: the fields of :class:`ParameterRecord` that the page shows."""
 
     key: str
     kind: str
@@ -47,20 +37,10 @@ class ParameterInfo:
 
 @dataclass(frozen=True)
 class TrialInfo:
-    """A trial. All numbers are finite or None.
+    """A trial: the fields of :class:`ReportedTrial` that the page shows. All numbers are finite or None.
 
     Attributes:
-        number: Number of the trial.
-        state: ``complete``, ``pruned``, ``failed``, ``running`` or ``paused``.
-        params: Values by key, of the parameters that exist.
-        values: One value per objective.
-        is_feasible: Whether it satisfies all constraints.
-        curve: Fraction of its length, step and first objective of each validation.
-        steps: Number of steps.
-        seconds: Duration in seconds.
-        end: End in ISO 8601. None before it ends.
-        reason: Why it was paused, pruned or failed.
-        run: Path of its folder, relative to the folder of the search.
+        values: One value per objective, None if it has no finite value.
     """
 
     number: int
@@ -94,15 +74,10 @@ class TrialInfo:
 
 @dataclass(frozen=True)
 class SearchInfo:
-    """A search.
+    """A search: the fields of :class:`SearchNumbers` that the page shows.
 
     Attributes:
-        objectives: Objectives.
-        space: Search space.
         trials: Trials by their end time. Trials that have not ended come last.
-        best: Number of the winner. None without a winner.
-        front: Numbers of the trials on the Pareto front.
-        rungs: Rungs as fractions of a run's length.
     """
 
     objectives: Sequence[Objective]
@@ -132,11 +107,7 @@ class SearchInfo:
 
 
 def read_search(numbers: SearchNumbers) -> SearchInfo:
-    """Converts the numbers of a search.
-
-    Args:
-        numbers: Content of ``answer.json``.
-    """
+    """Converts the numbers of a search."""
     objectives = [Objective(entry["name"], entry["higher_is_better"]) for entry in numbers["objectives"]]
     trials = [_read_trial(entry, len(objectives)) for entry in numbers["trials"]]
     return SearchInfo(

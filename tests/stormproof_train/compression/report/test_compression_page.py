@@ -11,8 +11,7 @@ from stormproof_train.compression.report.compression_page import compression_pag
 from stormproof_train.report.kit import page as page_module
 from stormproof_train.report.kit.chart import Chart, Table
 from stormproof_train.report.kit.json_numbers import to_json
-from stormproof_train.report.kit.page import render_html
-from stormproof_train.report.kit.section import Page
+from stormproof_train.report.kit.page import Page, render_html
 from tests.support.compression_records import (
     ARTIFACTS,
     ARTIFACTS_OVER_BUDGET,

@@ -8,8 +8,7 @@ import pytest
 
 from stormproof_train.report.kit import page as page_module
 from stormproof_train.report.kit.chart import Chart, Table
-from stormproof_train.report.kit.page import render_html
-from stormproof_train.report.kit.section import Page, Section
+from stormproof_train.report.kit.page import Page, Section, render_html
 from stormproof_train.search.report.search_page import MAX_SLICES, search_page
 from tests.support.search_records import LOSS_OBJECTIVE, RUN_STEPS, RUNGS, random_trials, search_record, trial_record
 
