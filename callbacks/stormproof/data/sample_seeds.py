@@ -15,6 +15,7 @@ from stormproof.data.dataset_proxy import DatasetProxy
 from stormproof.data.deterministic_datasets import collates_deterministically, fetches_deterministically
 from stormproof.data.owned_objects import find_owned_objects
 from stormproof.data.rng import RngState, get_state, is_generator, seed_generator, seed_process, set_state
+from stormproof.data.worker_changes import WorkerChanges
 
 _SEARCHED_BATCHES = 16
 """Number of batches of a process after each of which generators are searched. Later after 32, 64, 128 and so on."""
@@ -47,6 +48,8 @@ class SeededSamples(DatasetProxy, Dataset[Any]):
     A data set may create them at any time, such as at the first sample in a worker. They are searched before and after
     the first batches, and after fewer and fewer later ones. If there is a new one, the batch is fetched again.
 
+    Warns once about attributes of the data set and of ``collate_fn`` that change in a worker process.
+
     Args:
         loader: Loader of the user.
         preserves_rng: Whether to save the generators of the process before they are seeded, for :meth:`restore_rng`.
@@ -62,6 +65,8 @@ class SeededSamples(DatasetProxy, Dataset[Any]):
         self._set_own_attribute("_collate_samples", loader.collate_fn)
         self._set_own_attribute("_worker_init_fn", loader.worker_init_fn)
         self._set_own_attribute("_fetch_again", None)
+        changes = WorkerChanges() if loader.num_workers > 0 else None
+        self._set_own_attribute("_worker_changes", changes)
         self.restart_search()
 
     def restart_search(self) -> None:
@@ -70,12 +75,14 @@ class SeededSamples(DatasetProxy, Dataset[Any]):
 
     def __getitem__(self, seeded_indices: SeededIndices) -> Any:
         """Returns one sample, for a loader without batches."""
+        self._observe_attributes()
         if self._prepares_seeding(partial(self.__getitem__, seeded_indices)):
             self._seed(seeded_indices)
         return self.wrapped[seeded_indices.indices]
 
     def __getitems__(self, seeded_indices: SeededIndices) -> Any:
         """Returns all samples of a batch."""
+        self._observe_attributes()
         is_seeded = self._prepares_seeding(partial(self.__getitems__, seeded_indices))
         if self._has_getitems:
             if is_seeded:
@@ -96,7 +103,13 @@ class SeededSamples(DatasetProxy, Dataset[Any]):
         is_search_due = self._num_seeded_batches <= _SEARCHED_BATCHES or self._num_seeded_batches.bit_count() == 1
         if self._fetch_again is not None and is_search_due and self._finds_generator():
             batch = self._collate_samples(self._fetch_again())
+        if self._worker_changes is not None and self._num_seeded_batches.bit_count() == 1:
+            self._worker_changes.check(self.wrapped, self._collate_samples)
         return batch
+
+    def _observe_attributes(self) -> None:
+        if self._worker_changes is not None and self._num_seeded_batches == 0:
+            self._worker_changes.observe(self.wrapped, self._collate_samples)
 
     def _seed(self, seeded_indices: SeededIndices, index: int = 0) -> None:
         key = (*seeded_indices.seed_key, seeded_indices.first_position + index * seeded_indices.stride)

@@ -11,9 +11,9 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from stormproof.data.tensor_digest import digest_tensor
 from stormproof.distributed.collectives import broadcast, world_size
 from stormproof.distributed.dtensor import distribute_like, to_full, to_local
-from stormproof.resume.tensor_digest import digest_tensor
 
 Tensors = dict[str, torch.Tensor]
 

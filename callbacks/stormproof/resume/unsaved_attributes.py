@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import array
 import functools
-import re
-import sys
-import time
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
-from enum import Enum
-from hashlib import blake2b
+from collections.abc import Iterator, Mapping
 from itertools import islice
-from numbers import Number
 from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
+from torch.utils.data import Dataset, IterableDataset
 
+from stormproof.data.fingerprint import (
+    NONE_FINGERPRINT,
+    TimedSearch,
+    compute_fingerprint,
+    has_comparable_part,
+    summarize_paths,
+)
+from stormproof.data.owned_attributes import EXEMPT_ATTRIBUTE, is_exempt, is_library, named_owned_attributes
+from stormproof.data.sampler_state import find_samplers, is_stateful
 from stormproof.lightning import internals
-from stormproof.resume import owned_state
-from stormproof.resume.owned_attributes import EXEMPT_ATTRIBUTE, is_exempt, is_library, named_owned_attributes
-from stormproof.resume.tensor_digest import digest_tensor, read_bytes
+from stormproof.resume import owned_state, snapshot
+from stormproof.user_objects import is_a
 
-_MAX_ITEMS, _MAX_ELEMENTS, _MAX_PARTS, _MAX_NAMES = 1000, 100_000, 2000, 5
-"""Maximum items compared per attribute, elements per tensor, parts of a saved state, and names in a warning."""
-_FREE_SECONDS, _TIME_SHARE, _MAX_SECONDS = 0.1, 0.01, 0.5
-"""Time to search owned objects: in any case, as a share of the time since the start, and at most per search."""
-_INCOMPARABLE = "other"
-"""Fingerprint of a value that is neither a number nor a tensor nor a container."""
-_NONE = repr(None)
-_MAX_LIST_ELEMENTS = 300
-"""Arrays and tensors with at most this many elements have the fingerprint of a list with the same elements."""
+_MAX_PARTS = 2000
+"""Maximum parts of a saved state."""
 
 
 class UnsavedAttributes:
@@ -55,12 +49,12 @@ class UnsavedAttributes:
         self._first_entries: _SavedEntries | None = None  # entries of the first checkpoint
         self._entry_paths: dict[str, _EntryPath] = {}  # where the last checkpoint contained an attribute, by its path
         self._reported_paths: set[str] = set()
-        self._start_time, self._nested_seconds = time.monotonic(), 0.0
+        self._search = TimedSearch()
 
     def observe(self, trainer: pl.Trainer) -> None:
         """Takes the first snapshot, on rank 0. Call it before each batch."""
         if self._first_fingerprints is None and trainer.is_global_zero:
-            fingerprints = {path: _fingerprint(value) for path, _, value in _named_attributes(trainer)}
+            fingerprints = {path: compute_fingerprint(value) for path, _, value in _named_attributes(trainer)}
             self._first_fingerprints = fingerprints | {path: first for path, _, first in self._search_owned(trainer)}
 
     def check(self, trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> None:
@@ -77,17 +71,19 @@ class UnsavedAttributes:
             entries.freeze()
             self._first_entries = entries
         changed_paths = []
-        attributes = [(path, owner, _fingerprint(value)) for path, owner, value in _named_attributes(trainer)]
+        attributes = [(path, owner, compute_fingerprint(value)) for path, owner, value in _named_attributes(trainer)]
         owned_attributes = self._search_owned(trainer)
         for path, _, fingerprint in owned_attributes:
-            if self._first_fingerprints.get(path, _NONE) == _NONE:  # not yet read lazily, for example from a file
+            if (
+                self._first_fingerprints.get(path, NONE_FINGERPRINT) == NONE_FINGERPRINT
+            ):  # not yet read lazily, for example from a file
                 self._first_fingerprints[path] = fingerprint
         for path, owner, fingerprint in attributes + owned_attributes:
             first_fingerprint = self._first_fingerprints.get(path)
             if (
                 path not in self._reported_paths
                 and fingerprint != first_fingerprint
-                and _has_comparable_part(fingerprint)
+                and has_comparable_part(fingerprint)
             ):
                 likely_path = self._entry_paths.get(path)
                 entry_path = entries.find(owner, fingerprint, first_fingerprint, self._first_entries, likely_path)
@@ -97,27 +93,16 @@ class UnsavedAttributes:
                     self._entry_paths[path] = entry_path
         self._reported_paths.update(changed_paths)
         if changed_paths:
-            if changed_paths[_MAX_NAMES:]:  # items of one container count once
-                changed_paths = [*dict.fromkeys(re.sub(r"\[\d+\].*", "", path) for path in changed_paths)]
-            listed_paths = ", ".join(changed_paths[:_MAX_NAMES]) + (
-                f" and {len(changed_paths) - _MAX_NAMES} more" if changed_paths[_MAX_NAMES:] else ""
-            )
             rank_zero_warn(
-                f"These attributes change during training but are not in the checkpoint: {listed_paths}. A resume may "
-                "not be exact. If training depends on them, register buffers or save them in on_save_checkpoint or "
-                f"state_dict. Otherwise list them in the class attribute {EXEMPT_ATTRIBUTE}."
+                "These attributes change during training but are not in the checkpoint: "
+                f"{summarize_paths(changed_paths)}. A resume may not be exact. If training depends on them, register "
+                "buffers or save them in on_save_checkpoint or state_dict. Otherwise list them in the class attribute "
+                f"{EXEMPT_ATTRIBUTE}."
             )
 
     def _search_owned(self, trainer: pl.Trainer) -> list[tuple[str, Any, Any]]:
-        start, found = time.monotonic(), list[tuple[str, Any, Any]]()
-        if self._nested_seconds > _FREE_SECONDS + _TIME_SHARE * (start - self._start_time):
-            return []
-        for path, owner, value in named_owned_attributes(trainer):
-            if time.monotonic() - start > _MAX_SECONDS:
-                break
-            found.append((path, owner, _fingerprint(value)))
-        self._nested_seconds += time.monotonic() - start
-        return found
+        saved_ids = {id(state) for optimizer in trainer.optimizers for state in optimizer.state.values()}
+        return self._search.fingerprint(named_owned_attributes(_named_roots(trainer), {id(trainer)}, saved_ids))
 
 
 _EntryPath = tuple[Any, ...]
@@ -133,10 +118,18 @@ class _SavedEntries:
         lightning_keys = {*internals.state_keys(trainer), "hparams_name", "hyper_parameters", "stormproof"} - {data_key}
         self.step = trainer.global_step
         user_entries = {key: value for key, value in checkpoint.items() if key not in lightning_keys}
-        user_entries["lr_schedulers"] = checkpoint["lr_schedulers"]
-        user_entries["optimizers"] = [{**state, "state": None} for state in checkpoint["optimizer_states"]]
         extra_states = {name: value for name, value in checkpoint["state_dict"].items() if "_extra_state" in name}
-        self._roots: dict[str | None, Any] = {**checkpoint["callbacks"], "": extra_states, None: user_entries}
+        optimization = {
+            "lr_schedulers": checkpoint["lr_schedulers"],
+            "optimizers": [{**state, "state": None} for state in checkpoint["optimizer_states"]],
+        }
+        self._roots: dict[str | None, Any] = {
+            **checkpoint["callbacks"],  # by state key
+            "module": extra_states,
+            "optimization": optimization,
+            None: user_entries,
+        }
+        self._optimization_ids = {id(part) for part in owned_state.find_schedules(trainer).values()}
         self._fingerprints: dict[str | None, dict[_EntryPath, Any]] = {}
 
     def freeze(self) -> None:
@@ -175,7 +168,7 @@ class _SavedEntries:
 
         if likely_path is not None and is_equal(likely_path, self._fingerprint_entry(likely_path)):
             return likely_path
-        roots = None, getattr(owner, "state_key", "")
+        roots = None, "optimization" if id(owner) in self._optimization_ids else getattr(owner, "state_key", "module")
         entries = ((path, entry) for root in roots for path, entry in self._fingerprint_root(root).items())
         return next((path for path, entry in entries if is_equal(path, entry)), None)
 
@@ -195,7 +188,7 @@ class _SavedEntries:
                 part = part[key]
             except (LookupError, TypeError):
                 return None
-        return _fingerprint(part, is_saved=True)
+        return compute_fingerprint(part, is_saved=True)
 
 
 def _named_attributes(trainer: pl.Trainer) -> Iterator[tuple[str, Any, Any]]:
@@ -233,6 +226,20 @@ def _named_attributes(trainer: pl.Trainer) -> Iterator[tuple[str, Any, Any]]:
                     if _get_data_address(tensor) not in registered_addresses
                 ]
                 yield from ((name, owner, tensor) for name, tensor in unregistered_tensors)
+
+
+def _named_roots(trainer: pl.Trainer) -> Iterator[tuple[str, Any]]:
+    yield from (*owned_state.find_owners(trainer).items(), *owned_state.find_schedules(trainer).items())
+    for index, loader in enumerate(snapshot.train_loaders(trainer)):
+        suffix = f"[{index}]" if index > 0 else ""
+        names = ("sampler", "batch_sampler", "collate_fn", "dataset")
+        parts = {name: getattr(getattr(loader, "wrapped", loader), name, None) for name in names}
+        dataset, collate_fn = parts.pop("dataset"), parts.pop("collate_fn")
+        if is_a(dataset, Dataset) and not is_a(dataset, IterableDataset) and not is_stateful(dataset):
+            yield f"dataset{suffix}", dataset
+        for name, root in {**dict(find_samplers(parts, set())), "collate_fn": collate_fn}.items():
+            if not is_stateful(root) and not is_library(root):
+                yield f"{name}{suffix}", root
 
 
 def _named_owners(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[tuple[str, Any]]:
@@ -277,106 +284,10 @@ def _fingerprint_parts(value: Any, root: str | None) -> Iterator[tuple[_EntryPat
         if not queue:
             return
         path, part = queue.popleft()
-        yield path, _fingerprint(part, is_saved=True)
+        yield path, compute_fingerprint(part, is_saved=True)
         if isinstance(part, dict | list | tuple):
             items = part.items() if isinstance(part, dict) else enumerate(part)
             queue.extend(((*path, key), item) for key, item in islice(items, _MAX_PARTS))
-
-
-@dataclass(frozen=True, eq=False)
-class _LargeTensorFingerprint:
-    """Fingerprint of a large tensor: digest of some elements; address and version counter, None for a saved copy."""
-
-    content: str
-    version: tuple[int, int] | None
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _LargeTensorFingerprint):
-            return self.content == other
-        if self.version and other.version and self.version[0] == other.version[0]:
-            return self.version == other.version
-        return self.content == other.content
-
-    def __hash__(self) -> int:
-        return hash(self.content)
-
-
-def _fingerprint(value: Any, *, is_saved: bool = False) -> Any:
-    """Returns a value that differs if a number, tensor, array or container of them differs."""
-    try:
-        return _compute_fingerprint(value, [_MAX_ITEMS], is_saved)
-    except Exception:  # noqa: BLE001 (a user's container may raise any exception)
-        return _INCOMPARABLE
-
-
-def _compute_fingerprint(value: Any, remaining_items: list[int], is_saved: bool) -> Any:
-    """Computes a fingerprint. ``remaining_items`` contains the number of items that may still be compared."""
-    if "numpy" in sys.modules and isinstance(value, sys.modules["numpy"].ndarray | sys.modules["numpy"].generic):
-        return _INCOMPARABLE if value.dtype.hasobject else _fingerprint_array(value)
-    if value is None or isinstance(value, str | bytes | bytearray | Number | Enum):
-        return _fingerprint_scalar(value)
-    if isinstance(value, nn.Parameter):
-        return _INCOMPARABLE  # the checkpoint contains the parameters that an optimizer changes
-    if isinstance(value, torch.Tensor):
-        return _fingerprint_tensor(value, is_saved)
-    value = _sort_items(value) if isinstance(value, set | frozenset) else value
-    if not isinstance(value, dict | list | tuple | deque | array.array):
-        return _INCOMPARABLE
-    parts = []
-    for item in value.items() if isinstance(value, dict) else value:
-        if remaining_items[0] <= 0:
-            break
-        remaining_items[0] -= 1
-        part = _compute_fingerprint(item, remaining_items, is_saved)
-        parts.append(repr(type(item)) if part is _INCOMPARABLE and not is_library(item) else part)
-    last_items = [value[-1]] if isinstance(value, list | tuple | deque) and len(value) > len(parts) else []
-    return len(value), *parts, *(_compute_fingerprint(item, [0], is_saved) for item in last_items)
-
-
-def _sort_items(values: Collection[Any]) -> list[Any]:
-    try:
-        return sorted(values)
-    except TypeError:
-        return sorted(values, key=repr)
-
-
-def _fingerprint_scalar(value: Any) -> str:
-    """Returns a fingerprint that is the same for equal numbers of different types."""
-    return repr(float(value)) if isinstance(value, int | float) and abs(value) < 2**53 else repr(value)
-
-
-def _fingerprint_array(values: Any) -> Any:
-    """Returns a fingerprint. Tensors, lists and numbers with the same content have the same fingerprint."""
-    if values.ndim == 0:
-        return _compute_fingerprint(values.item(), [0], False)
-    if values.size <= _MAX_LIST_ELEMENTS:
-        return _compute_fingerprint(values.tolist(), [_MAX_ITEMS], False)
-    flat = values.reshape(-1)
-    return _compute_digest(values.shape, values.dtype.name, flat[:_MAX_ELEMENTS], flat[-_MAX_ITEMS:])
-
-
-def _fingerprint_tensor(tensor: torch.Tensor, is_saved: bool) -> Any:
-    if tensor.is_meta or hasattr(tensor, "to_local"):
-        return _INCOMPARABLE
-    if tensor.layout != torch.strided:
-        return digest_tensor(tensor)
-    if tensor.ndim == 0:
-        return _compute_fingerprint(tensor.item(), [0], is_saved)
-    if tensor.numel() <= _MAX_LIST_ELEMENTS:
-        return _compute_fingerprint(tensor.tolist(), [_MAX_ITEMS], is_saved)
-    flat = tensor.detach().flatten()
-    parts = map(read_bytes, (flat[:_MAX_ELEMENTS], flat[-_MAX_ITEMS:]))
-    digest = _compute_digest(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), *parts)
-    if tensor.numel() <= _MAX_ELEMENTS:
-        return digest
-    return _LargeTensorFingerprint(digest, None if is_saved else (tensor.data_ptr(), tensor._version))
-
-
-def _compute_digest(shape: tuple[int, ...], dtype: str, *arrays: Any) -> str:
-    digest = blake2b(f"{dtype} {shape}".encode(), digest_size=16)
-    for values in arrays:
-        digest.update(values.tobytes())
-    return digest.hexdigest()
 
 
 def _get_data_address(tensor: torch.Tensor) -> int | None:
@@ -385,10 +296,3 @@ def _get_data_address(tensor: torch.Tensor) -> int | None:
         return tensor.data_ptr() or None
     except RuntimeError:
         return None
-
-
-def _has_comparable_part(fingerprint: Any) -> bool:
-    """Returns whether any part is a number, a tensor or an array."""
-    if isinstance(fingerprint, tuple) and fingerprint and isinstance(fingerprint[0], int):
-        return len(fingerprint) == 1 or any(map(_has_comparable_part, fingerprint[1:]))
-    return fingerprint != _INCOMPARABLE

@@ -1,0 +1,165 @@
+"""Fingerprints of attributes, which differ if a number, tensor, array or container of them differs."""
+
+from __future__ import annotations
+
+import array
+import re
+import sys
+import time
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from hashlib import blake2b
+from numbers import Number
+from typing import Any
+
+import torch
+from torch import nn
+
+from stormproof.data.owned_attributes import is_library
+from stormproof.data.tensor_digest import digest_tensor, read_bytes
+
+_MAX_ITEMS, _MAX_ELEMENTS, _MAX_NAMES = 1000, 100_000, 5
+"""Maximum items compared per attribute, elements per tensor, and names in a warning."""
+_MAX_LIST_ELEMENTS = 300
+"""Arrays and tensors with at most this many elements have the fingerprint of a list with the same elements."""
+NONE_FINGERPRINT = repr(None)
+_INCOMPARABLE = "other"
+"""Fingerprint of a value that is neither a number nor a tensor nor a container."""
+_FREE_SECONDS, _TIME_SHARE, _MAX_SECONDS = 0.1, 0.01, 0.5
+"""Time to search owned objects: in any case, as a share of the time since the start, and at most per search."""
+
+
+class TimedSearch:
+    """Takes the fingerprints of attributes in at most 1% of the time since the start, after the first 0.1 s."""
+
+    def __init__(self) -> None:
+        self._start_time, self._spent_seconds = time.monotonic(), 0.0
+
+    def fingerprint(self, attributes: Iterable[tuple[str, Any, Any]]) -> list[tuple[str, Any, Any]]:
+        """Returns path, owner and fingerprint of the attributes, or of the first ones if time runs out.
+
+        Args:
+            attributes: Path, owner and value.
+        """
+        start, found = time.monotonic(), list[tuple[str, Any, Any]]()
+        if self._spent_seconds > _FREE_SECONDS + _TIME_SHARE * (start - self._start_time):
+            return []
+        for path, owner, value in attributes:
+            if time.monotonic() - start > _MAX_SECONDS:
+                break
+            found.append((path, owner, compute_fingerprint(value)))
+        self._spent_seconds += time.monotonic() - start
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class _LargeTensorFingerprint:
+    """Fingerprint of a large tensor: digest of some elements; address and version counter, None for a saved copy."""
+
+    content: str
+    version: tuple[int, int] | None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _LargeTensorFingerprint):
+            return self.content == other
+        if self.version and other.version and self.version[0] == other.version[0]:
+            return self.version == other.version
+        return self.content == other.content
+
+    def __hash__(self) -> int:
+        return hash(self.content)
+
+
+def compute_fingerprint(value: Any, *, is_saved: bool = False) -> Any:
+    """Returns a value that differs if a number, tensor, array or container of them differs."""
+    try:
+        return _fingerprint_value(value, [_MAX_ITEMS], is_saved)
+    except Exception:  # noqa: BLE001 (a user's container may raise any exception)
+        return _INCOMPARABLE
+
+
+def _fingerprint_value(value: Any, remaining_items: list[int], is_saved: bool) -> Any:
+    """Computes a fingerprint. ``remaining_items`` contains the number of items that may still be compared."""
+    if "numpy" in sys.modules and isinstance(value, sys.modules["numpy"].ndarray | sys.modules["numpy"].generic):
+        return _INCOMPARABLE if value.dtype.hasobject else _fingerprint_array(value)
+    if value is None or isinstance(value, str | bytes | bytearray | Number | Enum):
+        return _fingerprint_scalar(value)
+    if isinstance(value, nn.Parameter):
+        return _INCOMPARABLE  # the checkpoint contains the parameters that an optimizer changes
+    if isinstance(value, torch.Tensor):
+        return _fingerprint_tensor(value, is_saved)
+    value = _sort_items(value) if isinstance(value, set | frozenset) else value
+    if not isinstance(value, dict | list | tuple | deque | array.array):
+        return _INCOMPARABLE
+    parts = []
+    for item in value.items() if isinstance(value, dict) else value:
+        if remaining_items[0] <= 0:
+            break
+        remaining_items[0] -= 1
+        part = _fingerprint_value(item, remaining_items, is_saved)
+        parts.append(repr(type(item)) if part is _INCOMPARABLE and not is_library(item) else part)
+    last_items = [value[-1]] if isinstance(value, list | tuple | deque) and len(value) > len(parts) else []
+    return len(value), *parts, *(_fingerprint_value(item, [0], is_saved) for item in last_items)
+
+
+def _sort_items(values: Collection[Any]) -> list[Any]:
+    try:
+        return sorted(values)
+    except TypeError:
+        return sorted(values, key=repr)
+
+
+def _fingerprint_scalar(value: Any) -> str:
+    """Returns a fingerprint that is the same for equal numbers of different types."""
+    return repr(float(value)) if isinstance(value, int | float) and abs(value) < 2**53 else repr(value)
+
+
+def _fingerprint_array(values: Any) -> Any:
+    """Returns a fingerprint. Tensors, lists and numbers with the same content have the same fingerprint."""
+    if values.ndim == 0:
+        return _fingerprint_value(values.item(), [0], False)
+    if values.size <= _MAX_LIST_ELEMENTS:
+        return _fingerprint_value(values.tolist(), [_MAX_ITEMS], False)
+    flat = values.reshape(-1)
+    return _compute_digest(values.shape, values.dtype.name, flat[:_MAX_ELEMENTS], flat[-_MAX_ITEMS:])
+
+
+def _fingerprint_tensor(tensor: torch.Tensor, is_saved: bool) -> Any:
+    if tensor.is_meta or hasattr(tensor, "to_local"):
+        return _INCOMPARABLE
+    if tensor.layout != torch.strided:
+        return digest_tensor(tensor)
+    if tensor.ndim == 0:
+        return _fingerprint_value(tensor.item(), [0], is_saved)
+    if tensor.numel() <= _MAX_LIST_ELEMENTS:
+        return _fingerprint_value(tensor.tolist(), [_MAX_ITEMS], is_saved)
+    flat = tensor.detach().flatten()
+    parts = map(read_bytes, (flat[:_MAX_ELEMENTS], flat[-_MAX_ITEMS:]))
+    digest = _compute_digest(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), *parts)
+    if tensor.numel() <= _MAX_ELEMENTS:
+        return digest
+    return _LargeTensorFingerprint(digest, None if is_saved else (tensor.data_ptr(), tensor._version))  # noqa: SLF001
+
+
+def _compute_digest(shape: tuple[int, ...], dtype: str, *arrays: Any) -> str:
+    digest = blake2b(f"{dtype} {shape}".encode(), digest_size=16)
+    for values in arrays:
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def has_comparable_part(fingerprint: Any) -> bool:
+    """Returns whether any part is a number, a tensor or an array."""
+    if isinstance(fingerprint, tuple) and fingerprint and isinstance(fingerprint[0], int):
+        return len(fingerprint) == 1 or any(map(has_comparable_part, fingerprint[1:]))
+    return fingerprint != _INCOMPARABLE
+
+
+def summarize_paths(paths: Sequence[str]) -> str:
+    """Returns the first paths of changed attributes. Items of one container count once if there are many."""
+    names = (
+        [*dict.fromkeys(re.sub(r"(\.\w+)\[\d+\].*", r"\1", path) for path in paths)] if paths[_MAX_NAMES:] else paths
+    )
+    return ", ".join(names[:_MAX_NAMES]) + (f" and {len(names) - _MAX_NAMES} more" if names[_MAX_NAMES:] else "")

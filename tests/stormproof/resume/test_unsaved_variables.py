@@ -1,0 +1,154 @@
+"""State in closures, classes, global variables, hooks and worker processes is named."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from stormproof import CheckpointRecovery, resumable
+from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, RegressionModule, make_loader, make_module, make_trainer
+
+pytestmark = LIGHTNING_WARNING_FILTERS
+COUNTS = {"batches": 0}
+
+
+def make_counter() -> Callable[[], int]:
+    count = 0
+
+    def increment(*_: Any) -> int:
+        nonlocal count
+        count += 1
+        return count
+
+    return increment
+
+
+class Counting(RegressionModule):
+    num_batches = 0
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        type(self).count(self)
+
+    def count(self) -> None:
+        pass
+
+
+class CountsInClosure(Counting):
+    increment: Any
+
+    def on_fit_start(self) -> None:
+        self.increment = make_counter()
+
+    def count(self) -> None:
+        self.increment()
+
+
+class CountsInClass(Counting):
+    def count(self) -> None:
+        CountsInClass.num_batches += 1
+
+
+class CountsInGlobal(Counting):
+    def count(self) -> None:
+        COUNTS["batches"] += 1
+
+
+class CountsInHook(Counting):
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        optimizer.register_step_post_hook(make_counter())
+        return optimizer
+
+
+class ExemptGlobal(CountsInGlobal):
+    not_restored = ("COUNTS",)
+
+
+class CountingCollate:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, samples: Any) -> Any:
+        self.count += 1
+        return default_collate(samples)
+
+
+class Cyclic(RegressionModule):
+    """The number of steps of the schedule equals the number of batches."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 100)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def collect_warnings(folder: Path, kind: type[RegressionModule], loaders: Any) -> list[str]:
+    recovery = CheckpointRecovery(folder, every_n_train_steps=2, async_save=False)
+    with warnings.catch_warnings(record=True) as warning_records:
+        warnings.simplefilter("always")
+        make_trainer(pl, callbacks=[recovery], max_epochs=2).fit(make_module(kind=kind), loaders)
+    return [str(record.message) for record in warning_records if "These attributes change" in str(record.message)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        (CountsInClosure, "module.increment:count"),
+        (CountsInClass, "CountsInClass.num_batches"),
+        (CountsInGlobal, f"{__name__}.COUNTS"),
+        (CountsInHook, "optimizers[0]._optimizer_step_post_hooks[0]:count"),
+    ],
+)
+def test_a_variable_that_changes_outside_of_attributes_is_named(kind: Any, path: str, tmp_path: Path):
+    (message,) = collect_warnings(tmp_path, kind, resumable(make_loader()))
+    assert f"{path}. A resume" in message
+
+
+def test_a_module_can_exempt_a_global_variable(tmp_path: Path):
+    assert collect_warnings(tmp_path, ExemptGlobal, resumable(make_loader())) == []
+
+
+def test_the_steps_of_a_schedule_do_not_hide_a_counter_of_batches(tmp_path: Path):
+    loader = DataLoader(torch.ones(8, 2), batch_size=2, collate_fn=CountingCollate())  # type: ignore[arg-type]
+    (message,) = collect_warnings(tmp_path, Cyclic, resumable(loader))
+    assert "collate_fn.count. A resume" in message
+
+
+class Rows(Dataset[torch.Tensor]):
+    def __init__(self, value: float) -> None:
+        self.rows = torch.full((8, 2), value)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.rows[index]
+
+
+class UsesFirst(RegressionModule):
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return super().training_step(batch["a"], batch_idx)
+
+
+def test_data_sets_of_several_loaders_are_kept_apart(tmp_path: Path):
+    loaders = {name: resumable(DataLoader(Rows(value), batch_size=2)) for name, value in {"a": 1.0, "b": 2.0}.items()}
+    assert collect_warnings(tmp_path, UsesFirst, loaders) == []
+
+
+@pytest.mark.parametrize("is_persistent", [False, True])
+def test_a_counter_in_worker_processes_is_named_once(is_persistent: bool, capfd: pytest.CaptureFixture[str]):
+    loader: Any = DataLoader(
+        Rows(1.0), batch_size=1, num_workers=1, persistent_workers=is_persistent, collate_fn=CountingCollate()
+    )
+    resumable_loader = resumable(loader)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        for _ in range(2):
+            assert len(list(resumable_loader)) == 8
+    messages = capfd.readouterr().err.count("These attributes change in the worker processes of a loader: ")
+    assert messages == 1
