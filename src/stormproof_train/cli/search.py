@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
 import socket
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import filelock
 import torch
 from optuna.exceptions import StorageInternalError
 
+from stormproof.checkpoint import atomic_write
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.config.plan import RECOVERY_TARGET, Plan
 from stormproof_train.console import print_line
 from stormproof_train.errors import ExitCode, StorageError, UserError, first_line
 from stormproof_train.launcher import detect_launcher
+from stormproof_train.report.kit.json_numbers import to_json
+from stormproof_train.report.kit.page import render_html
 from stormproof_train.search.arguments import Arguments, Composer, parse_arguments
 from stormproof_train.search.claims import Claims
 from stormproof_train.search.final_evaluation import FinalEvaluation
 from stormproof_train.search.folder import LOCK_SECONDS, SearchFolder
 from stormproof_train.search.local_workers import HELPER_VARIABLE, LocalWorkers
 from stormproof_train.search.pruner import TrialPruner, increase_limits
-from stormproof_train.search.report_writer import ReportWriter
+from stormproof_train.search.records import SearchNumbers
+from stormproof_train.search.report.search_page import search_page
 from stormproof_train.search.results import collect_numbers, select_winner
 from stormproof_train.search.runner import Runner
 from stormproof_train.search.samplers import check_sampler
@@ -34,6 +41,10 @@ from stormproof_train.search.trial_command import TrialCommand
 from stormproof_train.search.trials import TrialStore
 from stormproof_train.search.work_queue import WorkQueue
 from stormproof_train.search.worker import Worker
+
+REPORT_FILE = "report.html"
+MIN_INTERVAL_SECONDS = 60.0
+"""Minimum seconds between two updates during a search."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -147,3 +158,38 @@ def _print_status(folder: SearchFolder, trials: TrialStore, claims: Claims) -> N
         print_line(
             "warning: SQLite may lose data of workers on several machines. Start the search with search.storage=…"
         )
+
+
+class ReportWriter:
+    """Writes ``answer.json`` and ``report.html``.
+
+    Args:
+        folder: Folder of the search.
+        collect_numbers: Returns the current numbers of the search.
+    """
+
+    def __init__(self, folder: SearchFolder, collect_numbers: Callable[[], SearchNumbers]) -> None:
+        self._folder, self.collect_numbers = folder, collect_numbers
+        self._last_write = -math.inf
+
+    def refresh(self) -> None:
+        """Writes both files unless they were written recently. A failure only prints a warning."""
+        if time.monotonic() - self._last_write < MIN_INTERVAL_SECONDS:
+            return
+        try:
+            self.write(self.collect_numbers())
+        except Exception as error:  # noqa: BLE001 (the next update retries, and the last write raises)
+            print_line(f"warning: {self._folder.path / REPORT_FILE} could not be written: {error}")
+
+    def write(self, numbers: SearchNumbers) -> Path:
+        """Writes both files and returns the path of the page."""
+        plain_numbers = to_json(numbers)
+        page = render_html(search_page(plain_numbers))
+        for name, content in (
+            ("answer.json", f"{json.dumps(plain_numbers, indent=1, allow_nan=False)}\n"),
+            (REPORT_FILE, page),
+        ):
+            with atomic_write(self._folder.path / name) as file:
+                file.write(content.encode())
+        self._last_write = time.monotonic()
+        return self._folder.path / REPORT_FILE

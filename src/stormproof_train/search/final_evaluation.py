@@ -48,18 +48,7 @@ class FinalRun:
 
 
 class FinalEvaluation:
-    """Runs the final runs and the test once, after the last trial.
-
-    Args:
-        settings: Settings of the search.
-        trials: Storage of the trials.
-        folder: Folder of the search.
-        command: Builds the commands of runs.
-        runner: Executes runs.
-        claims: Claims of all workers.
-        compose_plan: Composes the plan of a run from its overrides.
-        seed: Seed of the trials.
-    """
+    """Runs the final runs and the test once, after the last trial."""
 
     def __init__(
         self,
