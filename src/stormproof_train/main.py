@@ -40,11 +40,10 @@ from stormproof_train.mapping_file import read_mapping, read_unless_damaged
 from stormproof_train.metric_direction import HEADLINE
 from stormproof_train.report.output_files import is_report_current
 from stormproof_train.run.batch_sharding import adjust_accumulation
-from stormproof_train.run.checkpoint_io import AtomicCheckpointIO
+from stormproof_train.run.checkpoint_io import AtomicCheckpointIO, locate_mirror
 from stormproof_train.run.folder import RunFolder
 from stormproof_train.run.metrics_file import MetricsFile
 from stormproof_train.run.metrics_rows import HEADER
-from stormproof_train.run.mirror import locate_mirror
 from stormproof_train.run.progress_bar import ProgressLines, RunProgressBar
 from stormproof_train.run.records import EvaluationSummary, RunSummary
 from stormproof_train.run.resume import (
@@ -53,8 +52,7 @@ from stormproof_train.run.resume import (
     find_resume_checkpoint,
     print_resume_step,
 )
-from stormproof_train.run.shutdown import ShutdownHandler
-from stormproof_train.run.sigint_mask import block_sigint_during_launch
+from stormproof_train.run.shutdown import ShutdownHandler, block_sigint_during_launch
 from stormproof_train.task import Task
 
 RANK_SEED_STRIDE = 1_000_003

@@ -15,7 +15,6 @@ from stormproof_train.console import print_line
 from stormproof_train.errors import ExitCode, StorageError
 from stormproof_train.mapping_file import read_mapping
 from stormproof_train.run.folder import RunFolder
-from stormproof_train.search.claims import Claims
 from stormproof_train.search.folder import SearchFolder
 from stormproof_train.search.pruner import CONTINUE
 from stormproof_train.search.runner import Runner, RunOutcome
@@ -23,6 +22,7 @@ from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import format_overrides
 from stormproof_train.search.trial_command import TrialCommand
 from stormproof_train.search.trials import TrialRecord, TrialStore
+from stormproof_train.search.work_queue import Claims
 
 DEFAULT = "default"
 
