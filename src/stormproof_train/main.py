@@ -19,11 +19,10 @@ from pytorch_lightning.loggers import Logger
 from stormproof import CheckpointRecovery
 from stormproof.distributed.rank import global_rank, is_rank_zero
 from stormproof_train.build_task import build_task
-from stormproof_train.config.advice import make_advisor
+from stormproof_train.config.advice import add_divergence_hint, make_advisor
 from stormproof_train.config.callback_arguments import CallbackArguments
 from stormproof_train.config.callback_checks import check_monitors
 from stormproof_train.config.changed_settings import find_changed_settings
-from stormproof_train.config.divergence_hint import add_divergence_hint
 from stormproof_train.config.identity import RunSpec, SettingRecord
 from stormproof_train.config.plan import Plan, read_plan
 from stormproof_train.config.settings import Resume

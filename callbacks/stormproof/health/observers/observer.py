@@ -19,8 +19,8 @@ from stormproof.health.observations.ranks import RankComputeTimes, Ranks
 from stormproof.health.observations.timing import Timing
 from stormproof.health.observers.data_wait import DataWaitTimer, describe_loader
 from stormproof.health.observers.loss.baselines import BaselineEvaluator
-from stormproof.health.observers.loss.constant_targets import ConstantTargetCounter
 from stormproof.health.observers.loss.loss_history import LossHistory
+from stormproof.health.observers.loss.target_pool import ConstantTargetCounter
 from stormproof.health.observers.loss.validation_losses import ValidationLosses
 from stormproof.health.observers.optimization import OptimizationObserver
 from stormproof.health.observers.rank_compute_time import ComputeTimer
