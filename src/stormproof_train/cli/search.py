@@ -163,12 +163,7 @@ def _print_status(folder: SearchFolder, trials: TrialStore, claims: Claims) -> N
 
 
 class ReportWriter:
-    """Writes ``answer.json`` and ``report.html``.
-
-    Args:
-        folder: Folder of the search.
-        collect_numbers: Returns the current numbers of the search.
-    """
+    """Writes ``answer.json`` and ``report.html``."""
 
     def __init__(self, folder: SearchFolder, collect_numbers: Callable[[], SearchNumbers]) -> None:
         self._folder, self.collect_numbers = folder, collect_numbers

@@ -40,11 +40,7 @@ RUN_FILES = {"run.json", "summary.json", "evaluation.json", "lease.json", "resul
 
 
 def collect_run_numbers(run: RunFiles) -> RunNumbers:
-    """Returns all content of a run's page as plain values.
-
-    Args:
-        run: Files of a run, finished or not.
-    """
+    """Returns all content of a run's page as plain values."""
     names = curve_names(run.logged)
     active = active_findings(run.findings)
     batches_per_step = {entry["number"]: entry.get("accumulated") or 1 for entry in run.record["attempts"]}
@@ -121,10 +117,6 @@ def write_report(folder: Path) -> None:
 
 def write_output(text: str, output: Path | None) -> None:
     """Writes text to a file, or to standard output if no file is given.
-
-    Args:
-        text: Text to write.
-        output: Path of the file. None writes to standard output.
 
     Raises:
         UserError: If ``output`` is a run file, exists without an ``.html`` or ``.json`` suffix, or cannot be written.

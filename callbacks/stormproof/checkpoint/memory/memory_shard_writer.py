@@ -88,10 +88,6 @@ class MemoryShardWriter(ShardWriter):
 
         Warns once if files cannot be sent.
 
-        Args:
-            folder: Name of the checkpoint's folder.
-            manifest: Content of the manifest.
-
         Raises:
             OSError: If the memory of a node is full, or a rank has ended.
         """

@@ -29,10 +29,6 @@ TARGET_MARGIN = 0.05
 class BaselineEvaluator:
     """Identifies the loss function of traced steps and evaluates it for other predictions and targets.
 
-    Args:
-        module: Module to trace.
-        user_loss: Loss function given by the user, if any.
-
     Attributes:
         objective: Last identified loss, without its tensors.
         target_pool: Targets so far.
