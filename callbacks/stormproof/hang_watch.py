@@ -26,11 +26,10 @@ from stormproof.checkpoint.background_thread import BackgroundJob
 from stormproof.distributed.collectives import broadcast
 from stormproof.distributed.rank import is_started_by_rank_zero
 from stormproof.hang import report
-from stormproof.hang.debugger import is_debugged
 from stormproof.hang.liveness import LivenessPoll
 from stormproof.hang.process_activity import ProcessActivity
 from stormproof.hang.stall_detector import StallDetector
-from stormproof.hang.thread_frames import current_frames
+from stormproof.hang.thread_frames import current_frames, is_debugged
 from stormproof.lightning import internals
 from stormproof.lightning.find_callback import require_single
 from stormproof.lightning.inactive_copies import InactiveCopies

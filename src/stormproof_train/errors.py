@@ -95,12 +95,7 @@ class StoppedBySearchError(StopError):
 
 
 class StoppedBySearchExit(PreemptedExit):
-    """Exits a run on all ranks at the same step, because its search requests it.
-
-    Args:
-        reason: Reason, for messages.
-        is_rank_zero: True on rank 0.
-    """
+    """Exits a run on all ranks at the same step, because its search requests it."""
 
     def __init__(self, reason: str, *, is_rank_zero: bool) -> None:
         super().__init__("", is_rank_zero=is_rank_zero)

@@ -19,11 +19,10 @@ from pytorch_lightning.loggers import Logger
 from stormproof import CheckpointRecovery
 from stormproof.distributed.rank import global_rank, is_rank_zero
 from stormproof_train.build_task import build_task
-from stormproof_train.config.advice import make_advisor
+from stormproof_train.config.advice import add_divergence_hint, make_advisor
 from stormproof_train.config.callback_arguments import CallbackArguments
 from stormproof_train.config.callback_checks import check_monitors
 from stormproof_train.config.changed_settings import find_changed_settings
-from stormproof_train.config.divergence_hint import add_divergence_hint
 from stormproof_train.config.identity import RunSpec, SettingRecord
 from stormproof_train.config.plan import Plan, read_plan
 from stormproof_train.config.settings import Resume
@@ -40,11 +39,10 @@ from stormproof_train.mapping_file import read_mapping, read_unless_damaged
 from stormproof_train.metric_direction import HEADLINE
 from stormproof_train.report.output_files import is_report_current
 from stormproof_train.run.batch_sharding import adjust_accumulation
-from stormproof_train.run.checkpoint_io import AtomicCheckpointIO
+from stormproof_train.run.checkpoint_io import AtomicCheckpointIO, locate_mirror
 from stormproof_train.run.folder import RunFolder
 from stormproof_train.run.metrics_file import MetricsFile
 from stormproof_train.run.metrics_rows import HEADER
-from stormproof_train.run.mirror import locate_mirror
 from stormproof_train.run.progress_bar import ProgressLines, RunProgressBar
 from stormproof_train.run.records import EvaluationSummary, RunSummary
 from stormproof_train.run.resume import (
@@ -53,8 +51,7 @@ from stormproof_train.run.resume import (
     find_resume_checkpoint,
     print_resume_step,
 )
-from stormproof_train.run.shutdown import ShutdownHandler
-from stormproof_train.run.sigint_mask import block_sigint_during_launch
+from stormproof_train.run.shutdown import ShutdownHandler, block_sigint_during_launch
 from stormproof_train.task import Task
 
 RANK_SEED_STRIDE = 1_000_003

@@ -12,7 +12,7 @@ import pytest
 import pytorch_lightning as pl
 
 from stormproof import HangWatch, hang_watch
-from stormproof.hang.debugger import is_debugged
+from stormproof.hang.thread_frames import is_debugged
 from stormproof.long_waits import get_current_wait, long_wait
 from tests.support.small_fits import BOTH_PACKAGES, LIGHTNING_WARNING_FILTERS, make_loader, make_module, make_trainer
 

@@ -12,9 +12,6 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 def find_non_finite_tensors(checkpoint: Mapping[str, Any]) -> list[str]:
     """Returns the names of weights, buffers and optimizer states that contain a NaN or an infinity.
 
-    Args:
-        checkpoint: Lightning checkpoint.
-
     Returns:
         Names in the form ``state_dict/<name>``, ``current_model_state/<name>`` (if ``state_dict`` contains an average)
         and ``optimizer_states/<optimizer>/<parameter>/<name>``.

@@ -1,13 +1,16 @@
-"""Description of a checkpoint, and the manifest file that stores it with a checksum."""
+"""Description of a checkpoint, with software versions, and the manifest file that stores it with a checksum."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
+import platform
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ _ZERO_DIGEST = "0" * 64
 _DIGEST_PREFIX = b'"manifest_sha256": "'
 _DIGEST_SUFFIX = b'"\n}\n'
 _MAX_BYTES = 10_000_000  # bytes; a manifest has about 1,000, and 100 more for each shard
+PACKAGES = ("torch", "pytorch-lightning", "stormproof")
 
 
 class AbortedCommitError(ValueError):
@@ -268,3 +272,16 @@ def _has_type(value: object, types: tuple[type | None, ...]) -> bool:
     if isinstance(value, float) and not math.isfinite(value):
         return False
     return type(value) in types  # not isinstance, for which True is an int
+
+
+@cache
+def collect_versions() -> Mapping[str, str]:
+    """Returns the versions of Python and of ``PACKAGES``. A package that is not installed is ``unknown``."""
+    return {"python": platform.python_version(), **{package: _find_version(package) for package in PACKAGES}}
+
+
+def _find_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

@@ -18,7 +18,14 @@ from stormproof.checkpoint.fault_points import reach_fault_point
 from stormproof.checkpoint.file_names import format_stem, parse_sequence
 from stormproof.checkpoint.hashing_file import put_hashed
 from stormproof.checkpoint.lease import Lease
-from stormproof.checkpoint.manifest import Checkpoint, CommitInfo, LogPrefix, StoredFile, encode_manifest
+from stormproof.checkpoint.manifest import (
+    Checkpoint,
+    CommitInfo,
+    LogPrefix,
+    StoredFile,
+    collect_versions,
+    encode_manifest,
+)
 from stormproof.checkpoint.resolution import (
     Resolution,
     fingerprint_folder,
@@ -35,7 +42,6 @@ from stormproof.checkpoint.storage import (
     is_url,
 )
 from stormproof.checkpoint.verification import ContentCheck, describe_read_error
-from stormproof.checkpoint.versions import collect_versions
 from stormproof.errors import (
     DamagedError,
     FolderLostError,

@@ -154,11 +154,7 @@ class PartialGradient:
                     self._norms = [local_norms(gradients)]
 
     def finish(self, scaler: Any) -> PartialSquare | None:
-        """Returns the squared norm. None if the batches differ in size, or not all of them had a backward pass.
-
-        Args:
-            scaler: Gradient scaler, or None.
-        """
+        """Returns the squared norm. None if the batches differ in size, or not all of them had a backward pass."""
         self.stop()
         size = self._sizes[0] if self._sizes else None
         if (
@@ -228,11 +224,7 @@ class NoiseMeter:
             self._gradient.stop()
 
     def take(self, scaler: Any) -> PartialSquare | None:
-        """Returns the result of the current step, before its update. None if it was not measured.
-
-        Args:
-            scaler: Gradient scaler, or None.
-        """
+        """Returns the result of the current step, before its update. None if it was not measured."""
         gradient, self._gradient = self._gradient, None
         return None if gradient is None else gradient.finish(scaler)
 

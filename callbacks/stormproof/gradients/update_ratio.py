@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from stormproof.distributed.dtensor import to_local
-from stormproof.units.accumulation_dtype import accumulation_dtype
+from stormproof.units.running_min_max import accumulation_dtype
 
 SAMPLED_ENTRIES = 256
 """Approximate number of sampled entries of each tensor. Smaller tensors are sampled completely."""

@@ -8,8 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from stormproof.lightning.method_origin import is_from_user
-from stormproof.lightning.method_replacement import call_before, replace
+from stormproof.lightning.method_replacement import call_before, is_from_user, replace
 
 _CLIPPING_METHODS = ("_after_closure", "_clip_gradients", "clip_gradients", "clip_grad_by_norm", "main_params")
 

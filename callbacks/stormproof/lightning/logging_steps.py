@@ -36,10 +36,6 @@ def log_values(trainer: pl.Trainer, values: Mapping[str, float]) -> None:
 
     Call it on all ranks with equal values, because ``EarlyStopping`` and ``ModelCheckpoint`` read their metric on every
     rank.
-
-    Args:
-        trainer: Running trainer.
-        values: Values by metric name.
     """
     add_callback_metrics(trainer, values)
     log_to_loggers(trainer, values)
@@ -49,10 +45,6 @@ def log_to_loggers(trainer: pl.Trainer, values: Mapping[str, float]) -> None:
     """Logs ``values`` to all loggers. Faster than one ``self.log`` per value.
 
     Uses Lightning's step: within ``fit``, the step of the last batch, from 0.
-
-    Args:
-        trainer: Running trainer.
-        values: Values by metric name.
     """
     step = max(trainer.global_step - (trainer.state.fn == "fit"), 0)
     for logger in trainer.loggers:

@@ -1,4 +1,4 @@
-"""Temporary replacement of methods of one object."""
+"""Temporary replacement of methods of one object, and where a method is defined."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import copy
 import functools
 from collections.abc import Callable
 from typing import Any
+
+_PACKAGES = ("stormproof.", "pytorch_lightning.", "lightning_fabric.", "lightning.")
 
 
 class Replacement:
@@ -126,3 +128,12 @@ def _restore_method(
         object.__delattr__(owner, name)
     else:
         object.__setattr__(owner, name, instance_attribute)
+
+
+def is_from_user(owner: object, name: str) -> bool:
+    """Returns whether the method ``name`` of ``owner`` is defined outside Stormproof and Lightning."""
+    if name in vars(owner) and not isinstance(vars(owner)[name], Replacement):
+        return True
+    # not the module of the function, because functools.wraps copies that from another function
+    defining_class = next((cls for cls in type(owner).__mro__ if name in vars(cls)), object)
+    return not defining_class.__module__.startswith(_PACKAGES)

@@ -11,9 +11,6 @@ class PerTrainer:
     """An object that all callbacks of a trainer share. Call :meth:`of` instead of the constructor.
 
     Copies and pickles become None, so that a copied trainer creates its own object.
-
-    Args:
-        trainer: Trainer that the object belongs to.
     """
 
     def __init__(self, trainer: pl.Trainer) -> None:

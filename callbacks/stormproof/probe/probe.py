@@ -14,7 +14,7 @@ from stormproof.gradients.norms import GradientNorms, norm_for_clipping
 from stormproof.lightning import internals
 from stormproof.lightning.gradient_clipping import call_for_norm_clipping
 from stormproof.lightning.logging_steps import log_to_loggers
-from stormproof.lightning.method_origin import is_from_user
+from stormproof.lightning.method_replacement import is_from_user
 from stormproof.lightning.optimizer_step import get_scaler
 from stormproof.lightning.per_trainer import PerTrainer
 from stormproof.lightning.step_exchange import ExchangedNumbers, StepExchange

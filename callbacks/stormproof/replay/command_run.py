@@ -109,7 +109,7 @@ class CommandRun:
 
     def is_stalled(self, stall_seconds: float) -> bool:
         """Returns whether no ledger has grown for ``stall_seconds``."""
-        now, size = time.monotonic(), _folder_size(self.ledger)
+        now, size = time.monotonic(), sum(entry.stat().st_size for entry in os.scandir(self.ledger))
         if size != self._size:
             self._size, self._last_progress = size, now
         return now - self._last_progress > stall_seconds
@@ -221,10 +221,6 @@ def _environment(
 def _disable_core_dumps(pid: int) -> None:
     with suppress(OSError, AttributeError):  # it has ended, or the system has no prlimit
         resource.prlimit(pid, resource.RLIMIT_CORE, (0, resource.prlimit(pid, resource.RLIMIT_CORE)[1]))
-
-
-def _folder_size(folder: Path) -> int:
-    return sum(entry.stat().st_size for entry in os.scandir(folder))
 
 
 def _descendants(pid: int) -> list[psutil.Process]:

@@ -9,8 +9,7 @@ import torch
 import torch.distributed as dist
 
 from stormproof.distributed.collectives import world_size
-from stormproof.units.accumulation_dtype import accumulation_dtype
-from stormproof.units.running_min_max import RunningExtremes
+from stormproof.units.running_min_max import RunningExtremes, accumulation_dtype
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from stormproof.units.accumulation_dtype import accumulation_dtype
+
+def accumulation_dtype(device: torch.device) -> torch.dtype:
+    """Returns float64, or float32 on MPS, which does not support float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def compute_extremes(outputs: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Ctrl-C reaches every process of a terminal. Rank 0 records why the run ended and stops the other ranks. If
         # another rank exited first, Lightning would kill rank 0 before it could do so.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # rank 0 blocks it, see run/sigint_mask.py
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # rank 0 blocks it, see run/shutdown.py
     debug = "debug=true" in (arg.lower() for arg in args)
     try:
         code = _dispatch(args)

@@ -10,8 +10,7 @@ import numpy as np
 from stormproof.checkpoint.atomic import atomic_write
 from stormproof_train.console import print_line, print_table
 from stormproof_train.errors import ExitCode, UserError, rank_by_similarity
-from stormproof_train.predict.artifact import ArtifactSession
-from stormproof_train.predict.named_predictions import NamedPredictions, preview_table, to_csv
+from stormproof_train.predict.artifact import ArtifactSession, NamedPredictions, preview_table, to_csv
 from stormproof_train.predict.samples import read_samples
 
 _PATH_OPTIONS = ("model", "input", "output")

@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
 import socket
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import filelock
 import torch
 from optuna.exceptions import StorageInternalError
 
+from stormproof.checkpoint import atomic_write
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.config.plan import RECOVERY_TARGET, Plan
-from stormproof_train.console import print_line
+from stormproof_train.console import format_value, print_line, print_table
 from stormproof_train.errors import ExitCode, StorageError, UserError, first_line
 from stormproof_train.launcher import detect_launcher
+from stormproof_train.report.kit.json_numbers import to_json
+from stormproof_train.report.kit.page import render_html
 from stormproof_train.search.arguments import Arguments, Composer, parse_arguments
-from stormproof_train.search.claims import Claims
 from stormproof_train.search.final_evaluation import FinalEvaluation
 from stormproof_train.search.folder import LOCK_SECONDS, SearchFolder
 from stormproof_train.search.local_workers import HELPER_VARIABLE, LocalWorkers
 from stormproof_train.search.pruner import TrialPruner, increase_limits
-from stormproof_train.search.report_writer import ReportWriter
+from stormproof_train.search.records import ReportedTrial, SearchNumbers
+from stormproof_train.search.report.search_page import search_page
 from stormproof_train.search.results import collect_numbers, select_winner
 from stormproof_train.search.runner import Runner
 from stormproof_train.search.samplers import check_sampler
 from stormproof_train.search.settings import DEFAULT_TRIALS
 from stormproof_train.search.space_check import check_space
-from stormproof_train.search.summary import explain_no_winner, print_summary
 from stormproof_train.search.trial_command import TrialCommand
 from stormproof_train.search.trials import TrialStore
-from stormproof_train.search.work_queue import WorkQueue
+from stormproof_train.search.work_queue import Claims, WorkQueue
 from stormproof_train.search.worker import Worker
+
+REPORT_FILE = "report.html"
+MIN_INTERVAL_SECONDS = 60.0
+"""Minimum seconds between two updates during a search."""
+MAX_ROWS = 20
+"""Maximum number of rows. The report lists all trials."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -147,3 +160,96 @@ def _print_status(folder: SearchFolder, trials: TrialStore, claims: Claims) -> N
         print_line(
             "warning: SQLite may lose data of workers on several machines. Start the search with search.storage=…"
         )
+
+
+class ReportWriter:
+    """Writes ``answer.json`` and ``report.html``."""
+
+    def __init__(self, folder: SearchFolder, collect_numbers: Callable[[], SearchNumbers]) -> None:
+        self._folder, self.collect_numbers = folder, collect_numbers
+        self._last_write = -math.inf
+
+    def refresh(self) -> None:
+        """Writes both files unless they were written recently. A failure only prints a warning."""
+        if time.monotonic() - self._last_write < MIN_INTERVAL_SECONDS:
+            return
+        try:
+            self.write(self.collect_numbers())
+        except Exception as error:  # noqa: BLE001 (the next update retries, and the last write raises)
+            print_line(f"warning: {self._folder.path / REPORT_FILE} could not be written: {error}")
+
+    def write(self, numbers: SearchNumbers) -> Path:
+        """Writes both files and returns the path of the page."""
+        plain_numbers = to_json(numbers)
+        page = render_html(search_page(plain_numbers))
+        for name, content in (
+            ("answer.json", f"{json.dumps(plain_numbers, indent=1, allow_nan=False)}\n"),
+            (REPORT_FILE, page),
+        ):
+            with atomic_write(self._folder.path / name) as file:
+                file.write(content.encode())
+        self._last_write = time.monotonic()
+        return self._folder.path / REPORT_FILE
+
+
+def print_summary(numbers: SearchNumbers) -> None:
+    """Prints the table of trials and the sentences at the top of the report.
+
+    Args:
+        numbers: Result of :func:`stormproof_train.search.results.collect_numbers`.
+    """
+    objective_names = [objective["name"] for objective in numbers["objectives"]]
+    trials = [*_rank_trials(numbers), *(trial for trial in numbers["trials"] if trial["state"] == "failed")][:MAX_ROWS]
+    keys = [parameter["key"] for parameter in numbers["space"]]
+    rows = [
+        (
+            str(trial["number"]), *(_format_value(trial["params"].get(key, "")) for key in keys),
+            *(map(format_value, trial["values"]) if trial["values"] else [""] * len(objective_names)),
+            f"{trial['steps']:,}",
+            _describe_outcome(trial),
+        )
+        for trial in trials
+    ]  # fmt: skip
+    title = f"{numbers['name']}: trials, best first"
+    print_table(title, ("trial", *keys, *objective_names, "steps", "outcome"), rows)
+    if len(trials) < len(numbers["trials"]):
+        print_line(f"The report lists {len(numbers['trials']) - len(trials):,} more.")
+    for sentence in search_page(to_json(numbers)).sentences:
+        print_line(sentence)
+
+
+def explain_no_winner(numbers: SearchNumbers) -> str:
+    """Explains why a search has no winner."""
+    states = Counter(trial["state"] for trial in numbers["trials"])
+    if states["complete"]:
+        return (
+            f"no trial satisfies {', '.join(numbers['constraints'])}: relax the constraints or change the search space"
+        )
+    counts_text = ", ".join(f"{count} {state}" for state, count in states.items()) or "none started"
+    return f"no trial has completed ({counts_text}): see the reasons in the table"
+
+
+def _rank_trials(numbers: SearchNumbers) -> list[ReportedTrial]:
+    sign = -1 if numbers["objectives"][0]["higher_is_better"] else 1
+    complete_trials = [trial for trial in numbers["trials"] if trial["state"] == "complete"]
+    stopped_trials = [trial for trial in numbers["trials"] if trial["state"] in {"pruned", "paused", "running"}]
+    complete_trials.sort(key=lambda trial: (not trial["feasible"], sign * _first_value(trial)))
+    stopped_trials.sort(key=lambda trial: (-len(trial["curve"]), trial["number"]))
+    return [*complete_trials, *stopped_trials]
+
+
+def _first_value(trial: ReportedTrial) -> float:
+    assert trial["values"] is not None  # the trial is complete
+    return trial["values"][0]
+
+
+def _describe_outcome(trial: ReportedTrial) -> str:
+    if trial["state"] == "complete":
+        return ""
+    if trial["state"] == "failed" or not trial["reason"]:
+        return f"{trial['state']}: {trial['reason'] or ''}".removesuffix(": ")
+    return trial["reason"]  # states that it was stopped
+
+
+def _format_value(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

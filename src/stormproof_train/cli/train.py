@@ -97,7 +97,7 @@ def _run_hydra(argv: list[str]) -> int:
 
     _check_config_folders(argv)
     if {"-m", "--multirun"} & set(argv):
-        from stormproof_train.cli.sweep_check import check_sweep  # noqa: PLC0415 (after cli.main checked the packages: it needs Hydra)
+        from stormproof_train.cli.sweep import check_sweep  # noqa: PLC0415 (after cli.main checked the packages: it needs Hydra)
 
         check_sweep(argv)
     # Hydra 1.4 instantiates its callbacks without a whitelist, and warns about ours

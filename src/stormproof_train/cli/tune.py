@@ -20,8 +20,7 @@ from stormproof_train.console import print_line, print_table
 from stormproof_train.data.spec import get_fingerprint, infer_spec
 from stormproof_train.errors import STORAGE_FAULTS, UserError
 from stormproof_train.lightning_output import suppress_lightning_output
-from stormproof_train.tuning.batch_noise import NoiseMeasurement
-from stormproof_train.tuning.batch_size import BatchSize, find_batch_size
+from stormproof_train.tuning.batch_size import BatchSize, NoiseMeasurement, find_batch_size
 from stormproof_train.tuning.learning_rate import LearningRate, find_learning_rate
 from stormproof_train.tuning.measuring_trainer import build_measuring_trainer
 

@@ -1,18 +1,22 @@
-"""Advice for findings of TrainingHealth, as overrides on the command line."""
+"""Advice for findings of TrainingHealth and for diverged runs, as overrides on the command line."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
+from stormproof.errors import DivergedError
 from stormproof.finding import Finding, Problem
 from stormproof.health.measures.dead_shares import have_died_in_training
-from stormproof_train.activations import activation_factory
+from stormproof_train.activations import Activation, activation_factory
 from stormproof_train.config.plan import Plan
 
 SATURATING_ACTIVATIONS = ("Sigmoid", "Tanh", "Softsign", "Hardtanh", "Hardsigmoid")
 """Activations that saturate on both sides."""
+_NUM_FEATURES = 720
+"""Divisible by 2 for gated units, and by the pieces of a Maxout."""
 
 
 def make_advisor(plan: Plan) -> Callable[[Finding], str | None]:
@@ -124,3 +128,39 @@ _OVERRIDES_BY_PROBLEM: dict[str, Callable[[Plan], str | None]] = {
     Problem.OVERFITTING: _regularize,
     Problem.DATA_STARVATION: _add_loader_workers,
 }
+
+
+@contextmanager
+def add_divergence_hint(plan: Plan) -> Iterator[None]:
+    """Adds a missing norm to the message of a diverged run, if the activation grows quadratically.
+
+    Raises:
+        DivergedError: The error raised in the block, with the likely cause at its end.
+    """
+    try:
+        yield
+    except DivergedError as error:
+        activation = activation_factory(plan.activation.factory())
+        if plan.model.arguments().get("norm") != "none" or not grows_quadratically(activation):
+            raise
+        raise DivergedError(
+            f"{str(error).removesuffix('.')}; before that, add a norm to the model (model.norm=layer for an mlp, "
+            "group for a cnn), because the output of this activation grows with the square of its input"
+        ) from error
+
+
+def grows_quadratically(activation: Activation) -> bool:
+    """Returns True if the output grows by more than a factor of 30 for ten times the input, as for gated units.
+
+    Example:
+        >>> from stormproof_train.activations import squared_relu
+        >>> grows_quadratically(torch.nn.ReLU), grows_quadratically(activation_factory(lambda: squared_relu))
+        (False, True)
+    """
+    inputs = 100 * torch.randn(8, _NUM_FEATURES, generator=torch.Generator().manual_seed(0))
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        module = activation().eval()
+        try:
+            return bool(module(10 * inputs).abs().mean() > 30 * module(inputs).abs().mean())
+        except RuntimeError:  # its parameters require another number of features
+            return False

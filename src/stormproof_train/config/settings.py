@@ -80,9 +80,6 @@ def check_settings(config: Mapping[str, Any]) -> None:
 def read_mirror(checkpoints: Any) -> str | None:
     """Returns the normalized URL of the mirror, or None without one.
 
-    Args:
-        checkpoints: Value of the setting ``checkpoints``.
-
     Raises:
         UserError: If ``checkpoints`` has an unknown key, or ``mirror`` is not the URL of an object store.
     """

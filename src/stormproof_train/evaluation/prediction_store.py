@@ -64,9 +64,6 @@ class PredictionStore:
 def hash_samples(inputs: torch.Tensor) -> NDArray[np.uint32]:
     """Computes the CRC-32 of the bytes of each sample (batch,).
 
-    Args:
-        inputs: Inputs of a batch (batch, ...).
-
     Example:
         >>> hash_samples(torch.tensor([[1.0, 2.0], [1.0, 3.0], [1.0, 2.0]]))
         array([ 775923062, 3729189491,  775923062], dtype=uint32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stormproof_train.losses.class_weights import check_class_counts
+from stormproof_train.losses.class_targets import check_class_counts
 from stormproof_train.losses.cross_entropy import CrossEntropy
 
 

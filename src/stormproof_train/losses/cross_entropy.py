@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from stormproof_train.losses.bounds import check_fraction
-from stormproof_train.losses.class_targets import class_shares, total_weight
-from stormproof_train.losses.class_weights import ClassWeights, resolve_class_weights
+from stormproof_train.losses.class_targets import ClassWeights, class_shares, resolve_class_weights, total_weight
 from stormproof_train.losses.classification import ClassificationLoss
 
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from stormproof_train.losses.bounds import check_at_least
-from stormproof_train.losses.class_targets import total_weight
-from stormproof_train.losses.class_weights import ClassWeights, resolve_class_weights
+from stormproof_train.losses.class_targets import ClassWeights, resolve_class_weights, total_weight
 from stormproof_train.losses.classification import SoftmaxLoss, power_of_complement
 
 

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 
 from stormproof_train.losses.bounds import check_at_least
-from stormproof_train.losses.class_targets import class_shares
-from stormproof_train.losses.class_weights import check_class_counts
+from stormproof_train.losses.class_targets import check_class_counts, class_shares
 from stormproof_train.losses.classification import ClassificationLoss
 
 

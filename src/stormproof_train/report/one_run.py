@@ -42,7 +42,7 @@ def run_page(numbers: RunNumbers) -> Page:
     """Builds the page of a run.
 
     Args:
-        numbers: Result of :func:`stormproof_train.report.numbers.collect_run_numbers`.
+        numbers: Result of :func:`stormproof_train.report.write.collect_run_numbers`.
     """
     restarts, last_step = _restart_events(numbers), numbers["last_step"]
     events = restarts + _finding_events([entry for entry in numbers["findings"] if entry["severity"] != "info"])

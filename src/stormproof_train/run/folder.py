@@ -44,10 +44,6 @@ class RunFolder:
     """Folder ``<runs_dir>/<name>/``: config.yaml, run.json, metrics.csv, checkpoints/, summary.json, logger files.
 
     All ranks may read. Only rank 0 may call :meth:`begin_attempt` and the methods that record something.
-
-    Args:
-        runs_dir: Folder of all runs.
-        name: Name of the folder of the run.
     """
 
     def __init__(self, runs_dir: Path, name: str) -> None:

@@ -15,7 +15,6 @@ from stormproof_train.console import print_line
 from stormproof_train.errors import ExitCode, StorageError
 from stormproof_train.mapping_file import read_mapping
 from stormproof_train.run.folder import RunFolder
-from stormproof_train.search.claims import Claims
 from stormproof_train.search.folder import SearchFolder
 from stormproof_train.search.pruner import CONTINUE
 from stormproof_train.search.runner import Runner, RunOutcome
@@ -23,6 +22,7 @@ from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import format_overrides
 from stormproof_train.search.trial_command import TrialCommand
 from stormproof_train.search.trials import TrialRecord, TrialStore
+from stormproof_train.search.work_queue import Claims
 
 DEFAULT = "default"
 
@@ -48,18 +48,7 @@ class FinalRun:
 
 
 class FinalEvaluation:
-    """Runs the final runs and the test once, after the last trial.
-
-    Args:
-        settings: Settings of the search.
-        trials: Storage of the trials.
-        folder: Folder of the search.
-        command: Builds the commands of runs.
-        runner: Executes runs.
-        claims: Claims of all workers.
-        compose_plan: Composes the plan of a run from its overrides.
-        seed: Seed of the trials.
-    """
+    """Runs the final runs and the test once, after the last trial."""
 
     def __init__(
         self,

@@ -29,10 +29,6 @@ class SearchFolder:
     """The folder ``<folder>/<name>/`` of a search.
 
     It contains search.json, study.db, trials/, logs/, final/, claims/, answer.json and report.html.
-
-    Args:
-        arguments: Parsed arguments of the search.
-        default: Plan of a run with the fixed overrides only.
     """
 
     def __init__(self, arguments: Arguments, default: Plan) -> None:
@@ -120,12 +116,7 @@ class SearchFolder:
 
 
 def search_definition(arguments: Arguments, default: Plan) -> dict[str, Any]:
-    """Returns the settings that identify a search: run settings that change a result, the space, and the method.
-
-    Args:
-        arguments: Parsed arguments of the search.
-        default: Plan of a run with the fixed overrides only.
-    """
+    """Returns the settings that identify a search: run settings that change a result, the space, and the method."""
     space = {parameter.key: parameter.as_dict() for parameter in arguments.space.parameters}
     definition = {"run": result_settings(redact_settings(default.settings(None))), "space": space}
     return json.loads(json.dumps(definition | {"search": arguments.settings.result_settings()}))

@@ -144,11 +144,6 @@ _LIMIT_NAMES = ("trials", "max_steps", "max_hours", "max_gpu_hours")
 def increase_limits(current: Limits | None, settings: Settings, default_trials: int) -> dict[str, float | None]:
     """Raises the shared limits to the limits of a worker. Limits never shrink, because another worker may rely on them.
 
-    Args:
-        current: Current limits. None at the start.
-        settings: Settings of the worker.
-        default_trials: Number of trials if the settings have none.
-
     Example:
         >>> limits = {"trials": 10, "max_steps": 900, "max_hours": 2.0, "max_gpu_hours": None}
         >>> increase_limits(limits, Settings(max_hours=1), 50)
@@ -164,13 +159,7 @@ def increase_limits(current: Limits | None, settings: Settings, default_trials: 
 
 
 def describe_exhausted_limit(limits: Limits, records: Sequence[TrialRecord], hours: float) -> str | None:
-    """Describes the first exhausted limit, or returns None if all limits have room.
-
-    Args:
-        limits: Limits of the search.
-        records: All trials.
-        hours: Hours since the search started.
-    """
+    """Describes the first exhausted limit, or returns None if all limits have room."""
     usage = {
         "max_steps": sum(record.notes.get("steps", 0) for record in records),
         "max_hours": hours,

@@ -42,10 +42,6 @@ def create_sampler(settings: Settings, number: int) -> BaseSampler:
     Each trial has a new sampler, seeded by the seed of the search and the number of the trial. The next proposal
     therefore depends only on the existing trials, not on the worker or on interruptions.
 
-    Args:
-        settings: Settings of the search.
-        number: Number of the trial to propose.
-
     Raises:
         UserError: If the sampler does not accept one of its arguments.
     """

@@ -16,11 +16,6 @@ CALLBACK = "stormproof_train.search.reporting.TrialReporter"
 class TrialCommand:
     """Builds the arguments of runs.
 
-    Args:
-        arguments: Parsed arguments of the search.
-        default: Plan of a run with the fixed overrides only.
-        search_name: Name of the search.
-
     Attributes:
         fixed_overrides: Overrides of all trials, as the user wrote them.
     """

@@ -5,8 +5,7 @@ import pytest
 import pytorch_lightning as pl
 
 from stormproof import GradientNormMonitor
-from stormproof.lightning.method_origin import is_from_user
-from stormproof.lightning.method_replacement import call_before, replace
+from stormproof.lightning.method_replacement import call_before, is_from_user, replace
 from tests.support.small_fits import LIGHTNING_PYTORCH
 
 HOOK = "on_before_optimizer_step"

@@ -1,6 +1,6 @@
 import pytest
 
-from stormproof_train.cli.sweep_check import check_sweep
+from stormproof_train.cli.sweep import check_sweep
 from stormproof_train.errors import UserError
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stormproof_train.compression.arguments import parse_arguments
+from stormproof_train.cli.compress import parse_arguments
 from stormproof_train.errors import UserError
 
 

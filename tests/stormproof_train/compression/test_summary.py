@@ -2,8 +2,8 @@
 
 import pytest
 
+from stormproof_train.cli.compress import print_summary
 from stormproof_train.compression.report.compression_page import compression_page
-from stormproof_train.compression.summary import print_summary
 from tests.support.compression_records import (
     ARTIFACTS_OVER_BUDGET,
     ORIGINAL,

@@ -1,7 +1,7 @@
 import pytest
 
 from stormproof.errors import DivergedError
-from stormproof_train.config.divergence_hint import add_divergence_hint, grows_quadratically
+from stormproof_train.config.advice import add_divergence_hint, grows_quadratically
 from tests.support.hydra_configs import build_activation, compose_plan, list_activations
 
 

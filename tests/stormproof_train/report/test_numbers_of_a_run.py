@@ -15,11 +15,11 @@ from stormproof_train.report.kit.evaluation_charts import evaluation_charts
 from stormproof_train.report.kit.json_numbers import to_json
 from stormproof_train.report.layers import compute_layer_cells
 from stormproof_train.report.logged import read_series
-from stormproof_train.report.numbers import collect_run_numbers
 from stormproof_train.report.one_run import run_page
 from stormproof_train.report.run_files import read_run
 from stormproof_train.report.times import step_times
 from stormproof_train.report.verdict import verdict
+from stormproof_train.report.write import collect_run_numbers
 from stormproof_train.run.findings_file import active_findings, read_findings
 from tests.support.run_folders import SETTINGS, make_predictions, training_rows, write_run
 

@@ -8,10 +8,10 @@ import pytest
 
 from stormproof_train.config.identity import RunSpec, compute_identity
 from stormproof_train.report.kit.page import render_html
-from stormproof_train.report.numbers import collect_run_numbers
 from stormproof_train.report.one_run import run_page
 from stormproof_train.report.output_files import is_report_current
 from stormproof_train.report.run_files import read_run
+from stormproof_train.report.write import collect_run_numbers
 from stormproof_train.run.folder import RunFolder
 from tests.support.checkpoint_files import make_store
 from tests.support.forked_command import Command

@@ -5,7 +5,7 @@ import signal
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from stormproof_train.search.claims import Claims
+from stormproof_train.search.work_queue import Claims
 from tests.support.forked_command import FORKSERVER_CONTEXT
 
 

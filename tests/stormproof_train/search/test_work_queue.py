@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
-from stormproof_train.search.claims import Claims
 from stormproof_train.search.pruner import TrialPruner, increase_limits
 from stormproof_train.search.settings import DEFAULT_TRIALS, Settings
 from stormproof_train.search.space import Parameter, Space
 from stormproof_train.search.trials import TrialStore
-from stormproof_train.search.work_queue import WorkQueue
+from stormproof_train.search.work_queue import Claims, WorkQueue
 from tests.stormproof_train.search.trial_storage import unlocked_folder
 
 SMALL = Space([

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from stormproof.gradients.noise_scale import batch_size_advice
-from stormproof_train.tuning.batch_noise import NoiseMeasurement, measure_noise_scale
+from stormproof_train.tuning.batch_size import NoiseMeasurement, measure_noise_scale
 from tests.support.hydra_configs import compose_plan
 
 pytestmark = [pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec", "ignore:.*does not have many workers")]

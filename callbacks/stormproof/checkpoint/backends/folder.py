@@ -1,4 +1,4 @@
-"""Checkpoints in a folder."""
+"""Checkpoints in a folder. Bad ones are moved to ``quarantine/`` instead of being deleted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 from stormproof.checkpoint import commit_log
 from stormproof.checkpoint.atomic import fsync_folder, make_folder
-from stormproof.checkpoint.backends.quarantine import list_quarantined_files, move_to_quarantine
 from stormproof.checkpoint.commit_log import FileLog
 from stormproof.checkpoint.file_names import LOG_FILE_NAME, QUARANTINE_FOLDER_NAME
 from stormproof.checkpoint.lease import LEASE_NAME, Lease, Owner, wait_until_expired
@@ -170,3 +169,30 @@ class FolderBackend:
     def abort_pending_commits(self) -> set[str]:
         """Returns an empty set, because the owner of the lease is the only writer."""
         return set()
+
+
+def move_to_quarantine(folder: Path, name: str) -> None:
+    """Moves the files of the checkpoint ``name`` to ``folder/quarantine``. Existing files there are kept."""
+    quarantine_folder = folder / QUARANTINE_FOLDER_NAME
+    quarantine_folder.mkdir(exist_ok=True)
+    for suffix in (".ckpt", ".json"):
+        file = folder / f"{name}{suffix}"
+        if os.path.lexists(file):
+            file.rename(_find_free_path(quarantine_folder, file.name))
+    fsync_folder(quarantine_folder)
+
+
+def list_quarantined_files(folder: Path) -> list[str]:
+    """Returns the sorted names of the files in ``folder/quarantine``. Empty if that folder does not exist."""
+    try:
+        return sorted(path.name for path in (folder / QUARANTINE_FOLDER_NAME).iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _find_free_path(folder: Path, name: str) -> Path:
+    """Returns ``folder/name``, with a numeric suffix if that file exists."""
+    path, number = folder / name, 1
+    while os.path.lexists(path):
+        path, number = folder / f"{name}.{number}", number + 1
+    return path

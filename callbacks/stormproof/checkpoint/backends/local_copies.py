@@ -22,11 +22,7 @@ MAX_AGE_SECONDS = 86_400.0
 
 
 class LocalCopies:
-    """Downloads checkpoints to the temporary folder, once for all processes of a node.
-
-    Args:
-        storage: Object store.
-    """
+    """Downloads checkpoints to the temporary folder, once for all processes of a node."""
 
     def __init__(self, storage: ObjectStorage) -> None:
         self._storage = storage

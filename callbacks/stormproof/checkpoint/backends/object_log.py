@@ -20,9 +20,6 @@ class ObjectLog:
     The log is the concatenation of ``log/00000001.jsonl``, ``log/00000002.jsonl`` and so on.
 
     Objects of the log never change, so that each is read once per instance.
-
-    Args:
-        storage: Object store.
     """
 
     def __init__(self, storage: ObjectStorage) -> None:

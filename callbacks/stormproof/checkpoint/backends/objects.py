@@ -39,9 +39,6 @@ _READ_BUFFER_BYTES = 1 << 20
 class ObjectBackend:
     """Checkpoints in an object store. Claims and conditional writes exclude a writer that lost the lease.
 
-    Args:
-        storage: Object store.
-
     Attributes:
         storage: Object store.
         log: Log in the object store.

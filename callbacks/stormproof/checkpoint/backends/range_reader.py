@@ -11,11 +11,6 @@ from stormproof.checkpoint.storage import Storage
 class RangeReader(io.RawIOBase):
     """Reads ranges of an object on demand.
 
-    Args:
-        storage: Storage that contains the object.
-        name: Name of the object.
-        size: Size of the object, in bytes.
-
     Attributes:
         object_name: Name of the object.
         failure: First exception of a read. Callers such as ``zipfile`` may hide it. None if all reads succeeded.

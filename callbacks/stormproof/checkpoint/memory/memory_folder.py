@@ -19,6 +19,7 @@ from stormproof.checkpoint.manifest import (
     CommitInfo,
     LogPrefix,
     StoredFile,
+    collect_versions,
     decode_manifest,
     encode_manifest,
 )
@@ -28,7 +29,6 @@ from stormproof.checkpoint.shared_verification import make_private_folder, wait_
 from stormproof.checkpoint.storage import PosixStorage
 from stormproof.checkpoint.store import Attempt, Store, WrittenFiles
 from stormproof.checkpoint.verification import find_problem
-from stormproof.checkpoint.versions import collect_versions
 from stormproof.errors import DamagedError
 from stormproof.long_waits import long_wait
 

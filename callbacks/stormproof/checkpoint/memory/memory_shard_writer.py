@@ -10,8 +10,8 @@ from typing import Any
 from stormproof.checkpoint.manifest import decode_manifest
 from stormproof.checkpoint.memory.memory_folder import MemoryFolder
 from stormproof.checkpoint.memory.peer import PeerReceiver, PeerSender, warn_without_peer
+from stormproof.checkpoint.sharding.rank_channel import Report, raise_error
 from stormproof.checkpoint.sharding.shard_file_names import METADATA_FILE, UNSHARDED_FILE, format_shard_name
-from stormproof.checkpoint.sharding.shard_messages import Report, raise_error
 from stormproof.checkpoint.sharding.shard_writer import ShardWriter
 from stormproof.distributed.collectives import all_gather
 
@@ -87,10 +87,6 @@ class MemoryShardWriter(ShardWriter):
         """Sends the files of all ranks to the next node, and writes the manifest on all nodes. Runs on rank 0.
 
         Warns once if files cannot be sent.
-
-        Args:
-            folder: Name of the checkpoint's folder.
-            manifest: Content of the manifest.
 
         Raises:
             OSError: If the memory of a node is full, or a rank has ended.

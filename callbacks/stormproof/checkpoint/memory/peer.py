@@ -150,12 +150,7 @@ class PeerSender:
 
 
 class PeerReceiver:
-    """Stores the checkpoints that a sender sends. Runs in a background thread of one rank of the other node.
-
-    Args:
-        folder: Folder in the memory of this node.
-        address: Address of the :class:`PeerSender`.
-    """
+    """Stores the checkpoints that a sender sends. Runs in a background thread of one rank of the other node."""
 
     def __init__(self, folder: MemoryFolder, address: PeerAddress) -> None:
         self._folder, self._address = folder, address

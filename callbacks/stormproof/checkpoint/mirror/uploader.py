@@ -43,11 +43,6 @@ class Mirror:
     between the last copy and the newest checkpoint are skipped, except those that ``retention`` keeps permanently or as
     the best. Errors of the object store cause one warning, and the upload is retried.
 
-    Args:
-        local: Folder of checkpoints.
-        storage: Object store of the copies.
-        retention: Copies to keep.
-
     Attributes:
         mirrored_sequence: Sequence number of the newest checkpoint that the object store contains. 0 before the first.
 
@@ -109,7 +104,7 @@ class Mirror:
         """
         start = time.monotonic()
         try:
-            newest = self._read_newest()
+            newest = next((item for item in reversed(self._local.read_checkpoints()) if item.finite), None)
         except OSError:  # the writer reports the storage error
             return False
         has_announced = False
@@ -269,9 +264,6 @@ class Mirror:
         if copies:
             assert self._lease is not None
             self._store.quarantine(copies, "the run rolled back", fence=self._lease.check)
-
-    def _read_newest(self) -> Checkpoint | None:
-        return next((item for item in reversed(self._local.read_checkpoints()) if item.finite), None)
 
     def _has_newest(self, newest: Checkpoint | None) -> bool:
         return newest is None or self.mirrored_sequence >= newest.sequence

@@ -1,4 +1,4 @@
-"""Measures the time of waiting for each batch and of training on it."""
+"""Measures the time of waiting for each batch and of training on it, and describes the training loader."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ import time
 from collections import deque
 from contextlib import suppress
 
+import pytorch_lightning as pl
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader
+
 from stormproof.health.observers.rank_compute_time import ComputeTimer
+from stormproof.resumable_loader import ResumableLoader
 
 MAX_BATCHES = 200
 """Maximum number of batches to keep."""
@@ -85,3 +90,19 @@ class RunQueue:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def describe_loader(trainer: pl.Trainer) -> tuple[str, int | None]:
+    """Returns the type of the training loader and its number of workers.
+
+    With several loaders, it is the one with the fewest workers, which is likely the slowest. The number is
+    None if the loader is not a torch ``DataLoader``.
+    """
+    loaders = [
+        loader.wrapped if isinstance(loader, ResumableLoader) else loader
+        for loader in tree_leaves(trainer.train_dataloader)
+    ]
+    workers = [
+        (type(loader).__name__, loader.num_workers if isinstance(loader, DataLoader) else None) for loader in loaders
+    ]
+    return min(workers, key=lambda loader: -1 if loader[1] is None else loader[1], default=("DataLoader", 0))

@@ -15,11 +15,7 @@ ZERO_LR_SHARE = 1e-6
 
 
 class LearningRates:
-    """Tracks the learning rate of each parameter group.
-
-    Args:
-        optimizers: Optimizers of the run.
-    """
+    """Tracks the learning rate of each parameter group."""
 
     def __init__(self, optimizers: list[Optimizer]) -> None:
         self._optimizers = optimizers

@@ -17,10 +17,10 @@ from stormproof.health.observations.data import Data
 from stormproof.health.observations.non_finite import NonFiniteOrigin
 from stormproof.health.observations.ranks import RankComputeTimes, Ranks
 from stormproof.health.observations.timing import Timing
-from stormproof.health.observers.data_wait import DataWaitTimer
+from stormproof.health.observers.data_wait import DataWaitTimer, describe_loader
 from stormproof.health.observers.loss.baselines import BaselineEvaluator
-from stormproof.health.observers.loss.constant_targets import ConstantTargetCounter
 from stormproof.health.observers.loss.loss_history import LossHistory
+from stormproof.health.observers.loss.target_pool import ConstantTargetCounter
 from stormproof.health.observers.loss.validation_losses import ValidationLosses
 from stormproof.health.observers.optimization import OptimizationObserver
 from stormproof.health.observers.rank_compute_time import ComputeTimer
@@ -29,7 +29,6 @@ from stormproof.health.observers.tracing.provenance import BATCH_DEPTH, batch_si
 from stormproof.health.observers.tracing.step_trace import StepTrace
 from stormproof.health.observers.tracing.trace_history import TraceHistory
 from stormproof.health.observers.tracing.traced_step import trace_next_step
-from stormproof.health.observers.training_loader import describe_loader
 from stormproof.health.observers.unit_samples import UnitSamples, UnitSource
 from stormproof.health.record import Record
 from stormproof.lightning import internals

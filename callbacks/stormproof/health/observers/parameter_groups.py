@@ -80,13 +80,6 @@ def find_unreached_layers(
     A detached layer whose output only the loss uses is ignored, because it may compute a target on purpose. It is
     reported if no layer of the loss has a gradient, or if it computes the prediction for a target from the batch.
 
-    Args:
-        module: Module after a backward pass.
-        optimizers: Optimizers of the module.
-        loss: Origin of the loss.
-        trace: Trace of the step.
-        layers_with_gradient: Layers that had a nonzero gradient.
-
     Returns:
         Layers that the loss depends on, with the function that cut the graph, and layers that it does not depend on.
     """

@@ -95,8 +95,8 @@ def _differing_data(reference: History, expected: Step, actual: Step, *, is_firs
     Loaders fetch ahead, and batches of a validation count for the next step. So the number of batches may differ where
     the data of the step is the same: the last batches are equal then, and so are loss and gradients.
     """
-    has_effect = not names.isdisjoint(EFFECTS) or not _has_effects(expected, actual)
-    if not has_effect:
+    records_effects = any(name in expected.components and name in actual.components for name in EFFECTS)
+    if records_effects and names.isdisjoint(EFFECTS):
         return set()
     differing = set[str]()
     if actual.batches and not expected.batches and expected.n > 1:
@@ -117,10 +117,6 @@ def _differing_data(reference: History, expected: Step, actual: Step, *, is_firs
             if name in actual.components and expected.components.get(name) not in {None, actual.components[name]}
         }
     return differing
-
-
-def _has_effects(expected: Step, actual: Step) -> bool:
-    return any(name in expected.components and name in actual.components for name in EFFECTS)
 
 
 def _indices_differ(expected: Step, actual: Step, *, is_first: bool) -> bool:

@@ -134,7 +134,8 @@ def make_schedule(
     all_lanes[0] = Lane([Attempt()], timing.total)
     omitted, count = list[Fault](), 0
     for fault in faults:
-        restart = timing.restart(steps_to_compare(reference, _expected_resume(reference, fault), fault.step))
+        resume_step = max((step for step in resumable_steps(reference) if step < fault.step), default=0)
+        restart = timing.restart(steps_to_compare(reference, resume_step, fault.step))
         lane, attempt, cost = _cheapest(fault, all_lanes, timing.run_until(fault.step, len(reference.steps)), restart)
         if count >= MIN_FAULTS and lane.seconds + cost > seconds:
             omitted.append(fault)
@@ -147,10 +148,6 @@ def make_schedule(
             attempt.last = fault
             lane.attempts.append(attempt)
     return Schedule(tuple(lane for lane in all_lanes if lane.attempts), tuple(omitted))
-
-
-def _expected_resume(reference: History, fault: Fault) -> int:
-    return max((step for step in resumable_steps(reference) if step < fault.step), default=0)
 
 
 def _cheapest(fault: Fault, lanes: Sequence[Lane], run: float, restart: float) -> tuple[Lane, Attempt, float]:

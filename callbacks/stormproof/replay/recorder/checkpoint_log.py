@@ -21,11 +21,7 @@ _MAX_ITEMS = 64  # of a container that is searched for tensors
 
 
 class CheckpointLog:
-    """Checkpoint files of this process.
-
-    Args:
-        session: State of the recorder.
-    """
+    """Checkpoint files of this process."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

@@ -33,12 +33,7 @@ class ProgramComponents:
 
 
 class ProgramState:
-    """Reads the variables and generators of the program.
-
-    Args:
-        session: State of the recorder.
-        batches: Batches and loaders.
-    """
+    """Reads the variables and generators of the program."""
 
     def __init__(self, session: Session, batches: BatchLog) -> None:
         self._batches = batches

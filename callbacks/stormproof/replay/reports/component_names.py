@@ -53,12 +53,7 @@ def describe_component(component: str) -> str:
 
 
 def describe_components(components: Iterable[str], limit: int = 12) -> str:
-    """Returns the names of components, separated by commas.
-
-    Args:
-        components: Components.
-        limit: Maximum number of names.
-    """
+    """Returns the names of components, separated by commas."""
     names = list(dict.fromkeys(map(describe_component, components)))
     more = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")

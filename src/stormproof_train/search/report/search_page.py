@@ -258,11 +258,7 @@ def _stopped_trials_table(trials: Sequence[TrialInfo]) -> Table:
 
 
 def _seeds_table(final: WinnerComparison) -> Table:
-    """Returns the values of the winner and the default on each fresh seed.
-
-    Args:
-        final: Comparison of the winner with the default.
-    """
+    """Returns the values of the winner and the default on each fresh seed."""
     rows = []
     for index, seed in enumerate(final["seeds"]):
         winner, default = (_finite_at(final[side], index) for side in ("winner", "default"))

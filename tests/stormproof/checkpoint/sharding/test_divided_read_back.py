@@ -15,7 +15,7 @@ from torch.distributed.elastic.utils.distributed import get_free_port
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from stormproof.checkpoint import Checkpoint, CommitInfo, Store, read_retry
-from stormproof.checkpoint.sharding.shard_messages import ReadRequest
+from stormproof.checkpoint.sharding.rank_channel import ReadRequest
 from stormproof.checkpoint.sharding.shard_writer import ShardWriter
 from stormproof.checkpoint.storage import PosixStorage
 from stormproof.errors import DamagedError

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from stormproof.health.observers.gradient_reset import MAX_STEPS, ZeroGradCheck
+from stormproof.health.observers.optimization import MAX_STEPS, ZeroGradCheck
 
 Loop = Callable[[nn.Module, torch.optim.Optimizer], None]
 

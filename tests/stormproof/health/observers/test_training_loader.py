@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from stormproof import resumable
-from stormproof.health.observers.training_loader import describe_loader
+from stormproof.health.observers.data_wait import describe_loader
 from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, make_loader, make_module, make_trainer
 
 pytestmark = LIGHTNING_WARNING_FILTERS
