@@ -28,4 +28,4 @@ def plain_values(tensor: torch.Tensor) -> torch.Tensor:
     if type(tensor) is torch.Tensor or not has_values(tensor):
         return tensor.detach()
     with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001 (documented despite the underscore)
-        return tensor.detach().as_subclass(torch.Tensor)
+        return torch.Tensor.detach(tensor).as_subclass(torch.Tensor)

@@ -148,6 +148,7 @@ def test_a_bucket_that_does_not_exist_stops_the_start(s3_url: str):
         CheckpointRecovery(url).latest_checkpoint()
 
 
+@pytest.mark.slow
 def test_denied_credentials_stop_the_start(s3_url: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch):
     with FaultProxy(s3_server.port, lambda method, path, number: "deny") as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)

@@ -154,6 +154,7 @@ def test_a_wrong_read_does_not_hide_the_own_content(server: _Server, storage: Ob
     assert storage.put_if_absent("claim", b"me")
 
 
+@pytest.mark.slow
 def test_one_wrong_answer_is_not_a_lack_of_conditional_writes(server: _Server, storage: ObjectStorage):
     server.refuse = lambda method, number: (412, "PreconditionFailed") if number == 1 else None
     check_conditions(storage)
