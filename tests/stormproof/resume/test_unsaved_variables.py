@@ -1,5 +1,6 @@
 """State in closures, classes, global variables, hooks and worker processes is named."""
 
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -101,12 +102,12 @@ def collect_warnings(folder: Path, kind: type[RegressionModule], loaders: Any) -
         (CountsInClosure, "module.increment:count"),
         (CountsInClass, "CountsInClass.num_batches"),
         (CountsInGlobal, f"{__name__}.COUNTS"),
-        (CountsInHook, "optimizers[0]._optimizer_step_post_hooks[0]:count"),
+        (CountsInHook, r"optimizers\[0\]._optimizer_step_post_hooks\[\d+\]:count"),
     ],
 )
 def test_a_variable_that_changes_outside_of_attributes_is_named(kind: Any, path: str, tmp_path: Path):
     (message,) = collect_warnings(tmp_path, kind, resumable(make_loader()))
-    assert f"{path}. A resume" in message
+    assert re.search(rf"{path}\. A resume", message)
 
 
 def test_a_module_can_exempt_a_global_variable(tmp_path: Path):
