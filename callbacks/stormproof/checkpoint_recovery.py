@@ -40,6 +40,7 @@ from stormproof.event_log import log_event
 from stormproof.lightning import internals, sharded_averaging
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.lightning.method_replacement import call_after
+from stormproof.resumable_loader import wrap_training_loaders
 from stormproof.resume import refused_state, script_settings, sharded_state, snapshot
 from stormproof.resume.compatibility import (
     check_data_parallelism,
@@ -53,7 +54,6 @@ from stormproof.resume.compatibility import (
 from stormproof.resume.goodput import Goodput
 from stormproof.resume.save_coordinator import Destination, SaveCoordinator
 from stormproof.resume.unsaved_attributes import UnsavedAttributes
-from stormproof.resume.wrapped_loaders import wrap_training_loaders
 
 MIRROR_FINISH_SECONDS = 540.0
 """Maximum time to wait for the last uploads at the end of training, in seconds. Shorter than the default timeout of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal
 
@@ -15,13 +15,14 @@ from torch.optim import Optimizer
 
 from stormproof.arguments import check_arguments
 from stormproof.checkpoint_recovery import CheckpointRecovery
+from stormproof.distributed.collectives import broadcast
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.divergence import rollback
 from stormproof.divergence.detector import Anomaly, DivergenceDetector
 from stormproof.divergence.lr_scale import LearningRateScale
 from stormproof.divergence.step_monitor import StepMonitor
-from stormproof.divergence.stop_on_finding import stop_on_critical
 from stormproof.errors import DivergedError, NotResumableError
+from stormproof.finding import Finding, Problem, Severity
 from stormproof.lightning import internals
 from stormproof.lightning.find_callback import find_callback
 from stormproof.lightning.inactive_copies import InactiveCopies
@@ -418,3 +419,28 @@ def _is_last_epoch(trainer: pl.Trainer) -> bool:
         or (max_epochs is not None and max_epochs != -1 and trainer.current_epoch + 1 >= max_epochs)
         or (trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps)
     )
+
+
+HANDLED_BY_GUARD = frozenset({
+    Problem.NON_FINITE_DATA, Problem.NON_FINITE, Problem.EXPLODING_GRADIENTS, Problem.LOSS_SPIKE,
+})  # fmt: skip
+"""Problems that DivergenceGuard handles through its ``action``."""
+
+
+def stop_on_critical(findings: Iterable[Finding]) -> None:
+    """Ends the run on all ranks if a finding of rank 0 is critical. All ranks must call this together.
+
+    Args:
+        findings: Findings of TrainingHealth. Ignored on ranks other than 0.
+
+    Raises:
+        DivergedError: If one of them is critical and DivergenceGuard does not handle its problem.
+    """
+    critical = [
+        finding
+        for finding in findings
+        if finding.severity == Severity.CRITICAL and finding.problem not in HANDLED_BY_GUARD
+    ]
+    message = broadcast(str(critical[0]) if critical else None)
+    if message is not None:
+        raise DivergedError(f"stopped because of a critical finding of TrainingHealth: {message}")

@@ -4,22 +4,77 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from stormproof.arguments import check_arguments
 from stormproof.data.caveats import find_caveats
-from stormproof.data.cursor import Cursor, Epoch, SavedPosition
 from stormproof.data.rng import State
 from stormproof.data.sampler_state import is_stateful
-from stormproof.data.source import Source, make_source
+from stormproof.data.source import Position, Source, make_source
 from stormproof.distributed.collectives import world_size
 from stormproof.distributed.fork_safety import make_forks_safe
 from stormproof.errors import NotResumableError
+from stormproof.lightning import internals
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One ``for`` loop over the loader.
+
+    Attributes:
+        index: Number of the epoch, from 0.
+        start_state: State of the source at its beginning.
+        length: Number of batches. None if unknown.
+        previous_cursor: Last position in the previous epoch. None in the first epoch.
+    """
+
+    index: int
+    start_state: State
+    length: int | None
+    previous_cursor: Cursor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SavedPosition:
+    """Position from a loaded state."""
+
+    state: State
+
+    def to_state(self, num_refetched: int) -> State:
+        """Returns the state for a resume that first fetches ``num_refetched`` more batches again."""
+        return {**self.state, "num_refetched": self.state["num_refetched"] + num_refetched}
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Position in an epoch.
+
+    Attributes:
+        epoch: The epoch.
+        batches_yielded: Number of batches yielded so far.
+        position: Position of the source.
+        previous_position: Position of the source before the last batch. A resume starts there and fetches that batch
+            again, because the position at the end of an epoch may not determine how the next one continues.
+        is_exhausted: Whether the source has no more batches.
+    """
+
+    epoch: Epoch
+    batches_yielded: int
+    position: Position | None = None
+    previous_position: Position | None = None
+    is_exhausted: bool = False
+
+    @property
+    def is_complete(self) -> bool:
+        """True if the epoch is complete."""
+        return self.is_exhausted or self.batches_yielded == self.epoch.length
+
 
 MAX_REWIND_BATCHES = 8
 """Maximum number of prefetched batches that a state can exclude. Lightning prefetches one or two."""
@@ -360,3 +415,27 @@ def default_seed() -> int:
     if "PL_GLOBAL_SEED" in os.environ:
         return int(os.environ["PL_GLOBAL_SEED"])
     return torch.initial_seed() if world_size() == 1 else 0
+
+
+def wrap_training_loaders(trainer: pl.Trainer) -> Callable[[], None]:
+    """Wraps each training loader with :func:`resumable` when Lightning requests it.
+
+    Each loader gets its own seed. The seed depends on the epoch in which Lightning requests the loader. Otherwise
+    ``reload_dataloaders_every_n_epochs`` would repeat the order of the first epoch. Loaders that ``resumable`` does not
+    support are left unchanged, and ``CheckpointRecovery`` warns about them.
+
+    Returns:
+        Function that undoes this.
+    """
+    is_distributed = internals.uses_distributed_sampler(trainer)
+
+    def wrap(loaders: list[Any]) -> list[Any]:
+        base_seed = default_seed() + trainer.current_epoch * len(loaders)
+        return [
+            resumable(loader, base_seed + index, is_distributed)
+            if isinstance(loader, DataLoader) or is_stateful(loader)
+            else loader
+            for index, loader in enumerate(loaders)
+        ]
+
+    return internals.change_training_loaders(trainer, wrap)

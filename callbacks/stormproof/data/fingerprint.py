@@ -14,11 +14,11 @@ from hashlib import blake2b
 from numbers import Number
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from stormproof.data.owned_attributes import is_library
-from stormproof.data.tensor_digest import digest_tensor, read_bytes
 
 _MAX_ITEMS, _MAX_ELEMENTS, _MAX_NAMES = 1000, 100_000, 5
 """Maximum items compared per attribute, elements per tensor, and names in a warning."""
@@ -163,3 +163,43 @@ def summarize_paths(paths: Sequence[str]) -> str:
         [*dict.fromkeys(re.sub(r"(\.\w+)\[\d+\].*", r"\1", path) for path in paths)] if paths[_MAX_NAMES:] else paths
     )
     return ", ".join(names[:_MAX_NAMES]) + (f" and {len(names) - _MAX_NAMES} more" if names[_MAX_NAMES:] else "")
+
+
+def digest_tensor(tensor: torch.Tensor) -> str:
+    """Returns a digest of shape, dtype and content.
+
+    Args:
+        tensor: Dense or sparse, on any device. A tensor on a GPU is copied to the host.
+
+    Example:
+        >>> digest_tensor(torch.zeros(2)) == digest_tensor(torch.zeros(2))
+        True
+        >>> digest_tensor(torch.zeros(2)) == digest_tensor(torch.zeros(2, 1))
+        False
+    """
+    digest = blake2b(
+        f"{tensor.dtype} {() if tensor.is_nested else tuple(tensor.shape)} {tensor.layout}".encode(), digest_size=16
+    )
+    for part in _list_dense_parts(tensor.detach()):
+        digest.update(read_bytes(part))
+    return digest.hexdigest()
+
+
+def read_bytes(tensor: torch.Tensor) -> memoryview:
+    """Returns the content of a dense tensor. Does not copy a contiguous tensor in host memory.
+
+    ``Tensor.numpy`` would make ``resize_`` of the tensor raise an error, which observers for quantization call.
+    """
+    content = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().flatten().view(torch.uint8)
+    return np.from_dlpack(content).data
+
+
+def _list_dense_parts(tensor: torch.Tensor) -> list[torch.Tensor]:
+    if tensor.is_meta:
+        return []
+    if tensor.is_nested:
+        return [part for item in tensor.unbind() for part in _list_dense_parts(item)]
+    if tensor.layout == torch.strided:
+        return [tensor]
+    tensor = tensor.to_sparse_coo().coalesce()
+    return [tensor.indices(), tensor.values()]

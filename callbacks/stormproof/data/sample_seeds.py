@@ -9,13 +9,16 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 from zlib import crc32
 
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from stormproof.data.dataset_proxy import DatasetProxy
 from stormproof.data.deterministic_datasets import collates_deterministically, fetches_deterministically
+from stormproof.data.fingerprint import NONE_FINGERPRINT, TimedSearch, has_comparable_part, summarize_paths
+from stormproof.data.owned_attributes import EXEMPT_ATTRIBUTE, named_owned_attributes
 from stormproof.data.owned_objects import find_owned_objects
 from stormproof.data.rng import RngState, get_state, is_generator, seed_generator, seed_process, set_state
-from stormproof.data.worker_changes import WorkerChanges
 
 _SEARCHED_BATCHES = 16
 """Number of batches of a process after each of which generators are searched. Later after 32, 64, 128 and so on."""
@@ -186,3 +189,45 @@ def _may_draw(dataset: Any, has_deterministic_collate: bool) -> bool:
         dataset = dataset.dataset
     is_declared = getattr(dataset, "draws_random_numbers", None) is not None  # which includes the collate function
     return not ((is_declared or has_deterministic_collate) and fetches_deterministically(dataset))
+
+
+class WorkerChanges:
+    """Warns once, in one of the workers, about attributes of the data set and of ``collate_fn`` that change there.
+
+    A resume in the middle of an epoch starts new workers, in which the attributes have their first values.
+    """
+
+    def __init__(self) -> None:
+        self._is_reported = torch.zeros(1, dtype=torch.bool).share_memory_()  # by any worker
+        self._search = TimedSearch()
+        self._first_fingerprints: dict[str, Any] | None = None
+
+    def observe(self, dataset: Any, collate_fn: Any) -> None:
+        """Takes the first fingerprints. Call it before a worker fetches its first batch."""
+        if self._first_fingerprints is None:
+            self._first_fingerprints = self._fingerprint(dataset, collate_fn)
+
+    def check(self, dataset: Any, collate_fn: Any) -> None:
+        """Warns if attributes differ from the first ones. Values that are set once do not count."""
+        if self._first_fingerprints is None or self._is_reported:
+            return
+        changed_paths = []
+        for path, fingerprint in self._fingerprint(dataset, collate_fn).items():
+            first_fingerprint = self._first_fingerprints.get(path, NONE_FINGERPRINT)
+            if first_fingerprint == NONE_FINGERPRINT:
+                self._first_fingerprints[path] = fingerprint
+            elif fingerprint != first_fingerprint and has_comparable_part(fingerprint):
+                changed_paths.append(path)
+        if changed_paths:
+            self._is_reported.fill_(True)
+            rank_zero_warn(
+                f"These attributes change in the worker processes of a loader: {summarize_paths(changed_paths)}. They "
+                "are not in the checkpoint, so a resume in the middle of an epoch may not be exact. If the batches "
+                "depend on them, compute them from the index of the sample. Otherwise list them in the class attribute "
+                f"{EXEMPT_ATTRIBUTE}."
+            )
+
+    def _fingerprint(self, dataset: Any, collate_fn: Any) -> dict[str, Any]:
+        roots = [("worker", SimpleNamespace(dataset=dataset, collate_fn=collate_fn))]
+        fingerprints = self._search.fingerprint(named_owned_attributes(roots, set()))
+        return {path.removeprefix("worker."): fingerprint for path, _, fingerprint in fingerprints}

@@ -11,7 +11,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from stormproof.data.tensor_digest import digest_tensor
+from stormproof.data.fingerprint import digest_tensor
 from stormproof.distributed.collectives import broadcast, world_size
 from stormproof.distributed.dtensor import distribute_like, to_full, to_local
 

@@ -12,7 +12,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
 from stormproof.checkpoint.loadable import find_refused_values
-from stormproof.data.tensor_digest import digest_tensor
+from stormproof.data.fingerprint import digest_tensor
 from stormproof.distributed.collectives import broadcast, world_size
 
 Entry = tuple[Sequence[Any], Any]

@@ -3,8 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from stormproof.checkpoint.listing import Listing, list_folder
 from stormproof.checkpoint.resolution import BadCheckpoint
+from stormproof.cli.main import Listing, list_folder
 from tests.support.checkpoint_files import commit_checkpoint, flip_bit, make_store
 
 
@@ -44,7 +44,7 @@ def test_a_quarantine_that_the_log_does_not_know_is_listed_without_a_reason(tmp_
 def test_a_glance_needs_no_torch(tmp_path: Path):
     make_store(tmp_path)
     code = (
-        "import sys; from pathlib import Path; from stormproof.checkpoint.listing import list_folder\n"
+        "import sys; from pathlib import Path; from stormproof.cli.main import list_folder\n"
         "print(len(list_folder(Path(sys.argv[1])).checkpoints), 'torch' in sys.modules)"
     )
     result = subprocess.run(

@@ -206,7 +206,7 @@ def test_an_error_of_the_disk_is_one_sentence_and_74(
     def failing(backend: FolderBackend) -> None:
         raise OSError(5, "Input/output error", str(backend.folder))
 
-    monkeypatch.setattr("stormproof.checkpoint.listing.list_folder", failing)
+    monkeypatch.setattr("stormproof.cli.main.list_folder", failing)
     assert _run(capsys, "list", store.folder) == (74, "", f"stormproof: {store.folder}: Input/output error\n")
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from stormproof.data.tensor_digest import digest_tensor
+from stormproof.data.fingerprint import digest_tensor
 
 MAKE = {
     "dense": lambda: torch.arange(6.0).view(2, 3),

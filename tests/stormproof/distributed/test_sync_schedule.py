@@ -3,7 +3,7 @@ from statistics import fmean
 
 import pytest
 
-from stormproof.distributed.sync_schedule import SyncSchedule
+from stormproof.preemption import SyncSchedule
 
 
 def synced_steps(paces: list[float]) -> list[int]:

@@ -12,7 +12,7 @@ import torch
 from stormproof import CheckpointRecovery, resumable
 from stormproof.checkpoint.finite_check import is_finite
 from stormproof.checkpoint.host_staging import HostStager
-from stormproof.data.tensor_digest import digest_tensor
+from stormproof.data.fingerprint import digest_tensor
 from stormproof.resume import extra_tensors
 from tests.support.recovery_fits import BatchEndCallback
 from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, make_trainer

@@ -8,8 +8,8 @@ import pytest
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof_train import console
+from stormproof_train.cli.train import print_summary
 from stormproof_train.console import format_warning
-from stormproof_train.run.summary import print_summary
 
 SUMMARY: dict[str, Any] = {
     "name": "a-run", "test": {"accuracy": 0.9}, "validation": {"accuracy": 0.91}, "parameters": 1234, "steps": 56,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -23,12 +24,11 @@ from stormproof.checkpoint.backends.copying import find_content_problem
 from stormproof.checkpoint.backends.local_copies import LocalCopies
 from stormproof.checkpoint.backends.object_lease import ObjectLease, acquire_when_expired
 from stormproof.checkpoint.backends.object_log import LOG_FOLDER_NAME, ObjectLog
-from stormproof.checkpoint.backends.range_reader import RangeReader
 from stormproof.checkpoint.file_names import QUARANTINE_FOLDER_NAME, parse_file_name, parse_sequence
 from stormproof.checkpoint.lease import Owner
 from stormproof.checkpoint.manifest import Checkpoint, LogPrefix, StoredFile, decode_manifest
 from stormproof.checkpoint.read_retry import confirm_damage
-from stormproof.checkpoint.storage import Entry, Fence, ObjectStorage
+from stormproof.checkpoint.storage import Entry, Fence, ObjectStorage, Storage
 from stormproof.checkpoint.verification import ContentCheck, compare_size, find_load_problem
 from stormproof.errors import DamagedError
 from stormproof.long_waits import long_wait
@@ -269,3 +269,49 @@ class ObjectBackend:
             if reader.failure is not None:
                 raise reader.failure
         return problem
+
+
+class RangeReader(io.RawIOBase):
+    """Reads ranges of an object on demand.
+
+    Attributes:
+        object_name: Name of the object.
+        failure: First exception of a read. Callers such as ``zipfile`` may hide it. None if all reads succeeded.
+    """
+
+    def __init__(self, storage: Storage, name: str, size: int) -> None:
+        super().__init__()
+        self._storage, self.object_name, self._size = storage, name, size
+        self._position = 0
+        self.failure: BaseException | None = None
+
+    def readable(self) -> bool:
+        """Returns True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Returns True."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Moves the position."""
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        return self._position
+
+    def tell(self) -> int:  # prose: allow (named by io.IOBase)
+        """Returns the position."""
+        return self._position
+
+    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Reads into ``buffer``."""
+        stop = min(self._position + len(buffer), self._size)
+        try:
+            content = (
+                b"".join(self._storage.get(self.object_name, self._position, stop)) if stop > self._position else b""
+            )
+        except BaseException as error:
+            self.failure = self.failure or error
+            raise
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)

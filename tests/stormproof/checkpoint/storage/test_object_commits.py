@@ -11,8 +11,8 @@ from obstore.store import MemoryStore
 
 from stormproof.checkpoint import COMMIT_POINTS, CommitInfo, Retention, Store, observe_fault_points
 from stormproof.checkpoint.adoption import adopt
-from stormproof.checkpoint.listing import list_folder
 from stormproof.checkpoint.storage import ObjectStorage
+from stormproof.cli.main import list_folder
 from stormproof.errors import FolderLostError, NoGoodCheckpointError
 from tests.support.checkpoint_files import commit_checkpoint, forge_manifest, make_state, make_store
 from tests.support.forked_command import ROOT
