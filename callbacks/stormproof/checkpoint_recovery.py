@@ -616,13 +616,13 @@ class CheckpointRecovery(InactiveCopies, Callback):
         location = self.store.location
         if self.store.backend.absolute_location in _FINISHED_LOCATIONS:
             raise NotResumableError(
-                f"{location} contains a finished run of {step} steps. Use another folder for each fit, or raise "
-                "max_epochs to continue it."
+                f"{location} contains a finished run of {step} steps. To continue the run, raise max_epochs or "
+                "max_steps. Otherwise use another folder."
             )
         log_event(
             __name__,
-            f"{location}: training has finished at step {step}; nothing is trained. Raise max_epochs or max_steps to "
-            "continue it, or use another folder.",
+            f"{location}: training already finished at step {step}. To continue the run, raise max_epochs or "
+            "max_steps. Otherwise use another folder.",
         )
 
     def _check_loaded_state(self, trainer: pl.Trainer) -> None:
@@ -685,8 +685,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
             return
         self._dynamic_shapes = None
         rank_zero_warn(
-            f"A resume may not be exact: torch.compile made an input dynamic ({min(new, key=str)[1]}), and its kernels "
-            "depend on the shapes that a process gets first. Pass torch.compile(..., dynamic=False)."
+            f"A resume may not be exact: torch.compile made an input dynamic ({min(new, key=str)[1]}). Its kernels "
+            "then depend on the first shapes in each process. Pass torch.compile(..., dynamic=False)."
         )
 
     def _save(

@@ -15,7 +15,7 @@ MAX_LENGTH = 200
 
 
 def isolated(function: Callable[..., Any], on_error: Callable[[Exception], object]) -> Callable[..., None]:
-    """Returns ``function`` such that it calls ``on_error`` instead of raising an exception.
+    """Wraps ``function`` to call ``on_error`` with any exception, except those that a signal handler raised.
 
     In the function, tensor subclasses are plain tensors: their ``__torch_function__`` and active modes are not called.
     """
@@ -56,3 +56,7 @@ def describe_error(error: Exception) -> str:
         f"failed with {type(error).__name__}: {str(error)[:MAX_LENGTH]} (in {frame.name}, {Path(frame.filename).name} "
         f"line {frame.lineno})"
     )
+
+
+def do_nothing(*_: Any, **__: Any) -> None:
+    """Replaces a function that must not run."""

@@ -167,7 +167,9 @@ def test_a_finished_run_is_restored_by_another_process_which_saves_nothing(tmp_p
     before = checkpoint_steps(tmp_path / "first")
     shutil.copytree(tmp_path / "first", tmp_path / "second")  # in which this process has not trained
     second_fit = fit_with_recovery(CheckpointRecovery(tmp_path / "second", every_n_train_steps=2), val_check_interval=3)
-    assert "second: training has finished at step 6; nothing is trained. Raise max_epochs" in capsys.readouterr().out
+    assert (
+        "second: training already finished at step 6. To continue the run, raise max_epochs" in capsys.readouterr().out
+    )
     assert second_fit.global_step == 6
     assert second_fit.callback_metrics == first.callback_metrics
     assert "val/loss" in second_fit.callback_metrics
@@ -177,7 +179,7 @@ def test_a_finished_run_is_restored_by_another_process_which_saves_nothing(tmp_p
 
 def test_a_second_fit_that_trains_nothing_is_refused_unless_it_may_continue(tmp_path: Path):
     fit_with_recovery(CheckpointRecovery(tmp_path))
-    with pytest.raises(NotResumableError, match=r"finished run of 6 steps\. Use another folder .* or raise max_epochs"):
+    with pytest.raises(NotResumableError, match=r"finished run of 6 steps\. To continue the run, raise max_epochs"):
         fit_with_recovery(CheckpointRecovery(tmp_path))
     assert fit_with_recovery(CheckpointRecovery(tmp_path), max_epochs=2).global_step == 12
 

@@ -32,7 +32,7 @@ _FREE_SECONDS, _TIME_SHARE, _MAX_SECONDS = 0.1, 0.01, 0.5
 
 
 class TimedSearch:
-    """Takes the fingerprints of attributes in at most 1% of the time since the start, after the first 0.1 s."""
+    """Computes fingerprints of attributes, with a time budget of 0.1 s plus 1% of the time since the start."""
 
     def __init__(self) -> None:
         self._start_time, self._spent_seconds = time.monotonic(), 0.0

@@ -36,10 +36,10 @@ _FRAMEWORK_ATTRIBUTES = _OPTIMIZER_ATTRIBUTES | {"step", "_opt_called", "grad_sc
 def named_owned_attributes(
     roots: Iterable[tuple[str, Any]], visited_ids: set[int], saved_ids: Collection[int] = ()
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Yields path, root and value of the attributes of owned objects, and of roots without a ``state_dict`` hook.
+    """Yields path, root and value of the attributes of the objects that ``roots`` own.
 
-    Variables in closures of functions count as attributes. Then follow the attributes of the classes of these objects
-    and the global variables of their modules.
+    Includes closure variables, attributes of users' classes, and global variables of the modules of these classes.
+    Includes the attributes of a root itself if it is neither a module nor a callback.
 
     Args:
         roots: Name and object.
@@ -60,7 +60,7 @@ def named_owned_attributes(
         scopes |= dict.fromkeys(_find_scopes(root), root)
         attributes = dict(_named_own_attributes(name, root))
         if not is_a(root, nn.Module) and not hasattr(root, "state_key"):  # listed by UnsavedAttributes
-            yield from ((path, root, value) for path, value in attributes.items())
+            yield from ((path, root, value) for path, value in attributes.items() if not path.endswith("_hooks"))
         for path, item in find_owned_objects(attributes, is_owned, should_descend):
             visited_ids.add(id(item))
             scopes |= dict.fromkeys(_find_scopes(item), root)

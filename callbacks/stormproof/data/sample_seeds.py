@@ -68,8 +68,7 @@ class SeededSamples(DatasetProxy, Dataset[Any]):
         self._set_own_attribute("_collate_samples", loader.collate_fn)
         self._set_own_attribute("_worker_init_fn", loader.worker_init_fn)
         self._set_own_attribute("_fetch_again", None)
-        changes = WorkerChanges() if loader.num_workers > 0 else None
-        self._set_own_attribute("_worker_changes", changes)
+        self._set_own_attribute("_worker_changes", WorkerChanges() if loader.num_workers > 0 else None)
         self.restart_search()
 
     def restart_search(self) -> None:
@@ -78,14 +77,12 @@ class SeededSamples(DatasetProxy, Dataset[Any]):
 
     def __getitem__(self, seeded_indices: SeededIndices) -> Any:
         """Returns one sample, for a loader without batches."""
-        self._observe_attributes()
         if self._prepares_seeding(partial(self.__getitem__, seeded_indices)):
             self._seed(seeded_indices)
         return self.wrapped[seeded_indices.indices]
 
     def __getitems__(self, seeded_indices: SeededIndices) -> Any:
         """Returns all samples of a batch."""
-        self._observe_attributes()
         is_seeded = self._prepares_seeding(partial(self.__getitems__, seeded_indices))
         if self._has_getitems:
             if is_seeded:
@@ -110,10 +107,6 @@ class SeededSamples(DatasetProxy, Dataset[Any]):
             self._worker_changes.check(self.wrapped, self._collate_samples)
         return batch
 
-    def _observe_attributes(self) -> None:
-        if self._worker_changes is not None and self._num_seeded_batches == 0:
-            self._worker_changes.observe(self.wrapped, self._collate_samples)
-
     def _seed(self, seeded_indices: SeededIndices, index: int = 0) -> None:
         key = (*seeded_indices.seed_key, seeded_indices.first_position + index * seeded_indices.stride)
         seed_process(*key)
@@ -133,6 +126,8 @@ class SeededSamples(DatasetProxy, Dataset[Any]):
 
         Each batch asks anew, because a transform may be added at any time, in a worker too.
         """
+        if self._worker_changes is not None:
+            self._worker_changes.observe(self.wrapped, self._collate_samples)
         may_draw = _may_draw(self.wrapped, self._has_deterministic_collate)
         self._set_own_attribute("_fetch_again", fetch_again if may_draw else None)
         if may_draw and self._num_seeded_batches == 0:

@@ -19,6 +19,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from stormproof.internal_errors import do_nothing
 from stormproof.lightning.method_replacement import call_after, call_before, replace
 
 
@@ -350,8 +351,8 @@ def disable_signal_handling(trainer: pl.Trainer) -> Callable[[], None]:
         Function that undoes this.
     """
     undo_functions = [
-        replace(trainer._signal_connector, "register_signal_handlers", _do_nothing),
-        replace(trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor", _do_nothing),
+        replace(trainer._signal_connector, "register_signal_handlers", do_nothing),
+        replace(trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor", do_nothing),
     ]
 
     def undo_all() -> None:
@@ -380,7 +381,7 @@ def skip_idle_profiler(trainer: pl.Trainer) -> Callable[[], None]:
     """
     profiler = trainer.profiler  # type: ignore[attr-defined]  # set in Trainer.__init__
     if type(profiler).__name__ != "PassThroughProfiler" or "profile" in vars(profiler):
-        return _do_nothing
+        return do_nothing
     profiler.profile = nullcontext
     return lambda: vars(profiler).pop("profile", None)
 
@@ -530,10 +531,6 @@ def prepare_validation(trainer: pl.Trainer) -> None:
     trainer.validating = True
     trainer.fit_loop.epoch_loop.val_loop.setup_data()
     trainer.state.stage = stage
-
-
-def _do_nothing() -> None:
-    pass
 
 
 def _iterate_loops(loop: Any) -> Iterator[Any]:

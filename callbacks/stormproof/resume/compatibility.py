@@ -120,8 +120,8 @@ def check_loaders(trainer: pl.Trainer, states: Sequence[Any], *, warns: bool) ->
     current = sum(is_stateful(loader) for loader in snapshot.train_loaders(trainer))
     if saved and saved != current:
         raise NotResumableError(
-            f"The checkpoint contains the position of {saved} training loader(s), but {current} of the script can load "
-            "one. Wrap the same loaders with resumable(loader) as before, or begin a new run in another folder."
+            f"The checkpoint contains positions of training loaders: {saved}. The script has resumable loaders: "
+            f"{current}. Wrap the same loaders with resumable(loader) as before, or begin a new run in another folder."
         )
     if warns and current and not saved:
         rank_zero_warn(

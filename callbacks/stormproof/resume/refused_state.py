@@ -77,7 +77,10 @@ class RefusedState:
         if names and self._is_first:
             raise make_refused_error(names)
         if names:
-            rank_zero_warn(f"A resume will not be exact. {make_refused_error(names)}")
+            rank_zero_warn(
+                f"A resume will not be exact: checkpoints omit {', '.join(names)}, which cannot be restored. Convert "
+                "these values to tensors or plain Python values."
+            )
 
 
 def restore(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:

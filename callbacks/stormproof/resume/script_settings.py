@@ -79,11 +79,11 @@ def compare(script: Settings, saved: Settings) -> Settings:
         if name in saved and saved[name] != value
     ]
     if differences:
-        rest = [f"{len(differences) - MAX_NAMES} more"] if len(differences) > MAX_NAMES else []
+        rest = [f"and {len(differences) - MAX_NAMES} more"] if len(differences) > MAX_NAMES else []
         rank_zero_warn(
-            f"The script differs from the checkpoint of step {step}: {', '.join(differences[:MAX_NAMES] + rest)}. The "
-            "hyperparameters of the optimizers stay as in the checkpoint; other settings are taken from the script. To "
-            "use all settings of the script, begin a new run in another folder."
+            f"The script differs from the checkpoint of step {step}: {', '.join(differences[:MAX_NAMES] + rest)}. "
+            "Optimizer hyperparameters are restored from the checkpoint. Other settings come from the script. To use "
+            "all settings of the script, begin a new run in another folder."
         )
     return {**script, **{name: saved[name] for name in names & saved.keys()}}
 

@@ -37,7 +37,7 @@ class UnsavedAttributes:
     Searches numbers, tensors, arrays and containers of them in the module, its submodules, callbacks, the data module,
     data sets, samplers, optimizers and schedules, and in the objects that these own. Excludes callbacks that derive
     from one of Lightning's, and names in the class attribute ``not_restored``. Ignores objects whose comparison raises
-    an error. Searching owned objects takes at most 1% of the time, after the first 0.1 s. Compares
+    an error. Searching owned objects has a time budget of 0.1 s plus 1% of the time. Compares
 
     - containers by length, the first 1,000 items (keys, values and nested items count) and the last item of a sequence,
     - arrays and tensors by the first 100,000 and the last 1,000 elements,

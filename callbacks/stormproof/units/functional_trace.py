@@ -15,7 +15,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from stormproof.internal_errors import isolated
+from stormproof.internal_errors import do_nothing, isolated
 from stormproof.units.callers_line import call_at_callers_line
 from stormproof.units.unit_axis import weight_shape
 
@@ -128,7 +128,7 @@ class FunctionalTrace(TorchFunctionMode):
 
     def _isolated(self, function: Callable[..., None]) -> Callable[..., None]:
         """Returns a function that does nothing after an error."""
-        return _do_nothing if self.error is not None else isolated(function, partial(setattr, self, "error"))
+        return do_nothing if self.error is not None else isolated(function, partial(setattr, self, "error"))
 
     def _add_layouts(self, layouts: list[tuple[UnitLayout, torch.Size]], values: Any) -> None:
         """Adds the known layouts of tensors and their shapes."""
@@ -289,10 +289,6 @@ def _locate_units(
         if rows_are_equal and len(set(row.bincount(minlength=layout.count).tolist())) == 1:
             return replace(layout, dimension=dimension, units=None if torch.equal(row, unit_indices) else row.clone())
     return None
-
-
-def _do_nothing(*_: Any) -> None:
-    """Records nothing after an error."""
 
 
 def _iter_tensors(values: Any) -> Iterator[torch.Tensor]:

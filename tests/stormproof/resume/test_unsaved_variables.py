@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from stormproof import CheckpointRecovery, resumable
+from stormproof import CheckpointRecovery, GradientNormMonitor, TrainingHealth, resumable
 from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, RegressionModule, make_loader, make_module, make_trainer
 
 pytestmark = LIGHTNING_WARNING_FILTERS
@@ -88,11 +88,11 @@ class Cyclic(RegressionModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def collect_warnings(folder: Path, kind: type[RegressionModule], loaders: Any) -> list[str]:
+def collect_warnings(folder: Path, kind: type[RegressionModule], loaders: Any, *callbacks: pl.Callback) -> list[str]:
     recovery = CheckpointRecovery(folder, every_n_train_steps=2, async_save=False)
     with warnings.catch_warnings(record=True) as warning_records:
         warnings.simplefilter("always")
-        make_trainer(pl, callbacks=[recovery], max_epochs=2).fit(make_module(kind=kind), loaders)
+        make_trainer(pl, callbacks=[recovery, *callbacks], max_epochs=2).fit(make_module(kind=kind), loaders)
     return [str(record.message) for record in warning_records if "These attributes change" in str(record.message)]
 
 
@@ -108,6 +108,11 @@ def collect_warnings(folder: Path, kind: type[RegressionModule], loaders: Any) -
 def test_a_variable_that_changes_outside_of_attributes_is_named(kind: Any, path: str, tmp_path: Path):
     (message,) = collect_warnings(tmp_path, kind, resumable(make_loader()))
     assert re.search(rf"{path}\. A resume", message)
+
+
+def test_hooks_that_monitors_register_are_not_named(tmp_path: Path):
+    monitors = (GradientNormMonitor(every_n_steps=1), TrainingHealth(every_n_steps=3))
+    assert collect_warnings(tmp_path, RegressionModule, resumable(make_loader()), *monitors) == []
 
 
 def test_a_module_can_exempt_a_global_variable(tmp_path: Path):

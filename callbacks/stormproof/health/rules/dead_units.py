@@ -36,8 +36,8 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
                 "dead_in_training": float(record.units.activity[name].dead),
                 "units": float(activity.units),
             },
-            "Lower the rate of the dropout before the layer, or its biases may be too negative.",
-            likely_cause="only inputs that dropout has scaled activate these units",
+            "Lower the dropout rate before the layer, or initialize its biases to zero.",
+            likely_cause="the units are active only on inputs that dropout has scaled",
         )
     for name, activity in record.units.activity.items():
         if activity.units < 4:

@@ -10,7 +10,9 @@ from stormproof.health.measures.dead_shares import DIED_SHARE
 from stormproof.health.measures.predictions import is_constant_from_start
 from stormproof.health.measures.progress import (
     ABOUT_EQUAL_SHARE,
+    MIN_COMPARISONS,
     constant_baseline,
+    constant_comparisons,
     has_learned,
     has_risen,
     is_falling,
@@ -24,6 +26,9 @@ from stormproof.units.unit_activity import MIN_INPUTS
 
 LARGE_UPDATE, HUGE_UPDATE = 0.1, 0.3
 """Update-to-weight ratios that explain a loss that rises, and a loss that does not fall."""
+REPLACING_UPDATE, JUMP_FACTOR = 0.8, 5.0
+"""First update-to-weight ratio that replaces the initial weights, and the rise of one of the first losses that shows
+the harm if the loss has no best constant prediction, as in reinforcement learning and energy-based networks."""
 IMPROVED_SHARE, BLOW_UP_FACTOR = 0.3, 10.0
 """A run has recovered if its loss fell by this share and never exceeded this multiple of the first loss."""
 
@@ -58,11 +63,18 @@ def check(record: Record) -> Iterator[Finding | NotEnoughEvidence]:
         or baseline is None
         or baseline.loss > ABOUT_EQUAL_SHARE * baseline.constant_loss
     )
+    replaces_weights = (
+        not constant_comparisons(record)
+        and len(record.predictions.traces) >= MIN_COMPARISONS
+        and first_ratio > REPLACING_UPDATE
+        and max(record.losses.first) > JUMP_FACTOR * abs(record.losses.first[0])
+    )
     if is_constant_from_start(record) or not (
         (loss_rises and largest_ratio > LARGE_UPDATE)
         or (lacks_progress and is_harmed and first_ratio > HUGE_UPDATE and not has_recovered)
         or (has_died and (largest_ratio > HUGE_UPDATE or is_warming_up) and not record.losses.have_fallen_by(0.1))
         or (has_died and lacks_progress and largest_ratio > LARGE_UPDATE)
+        or replaces_weights
     ):
         return
     yield Finding(

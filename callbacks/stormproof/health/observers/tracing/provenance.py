@@ -12,7 +12,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from stormproof.internal_errors import isolated
+from stormproof.internal_errors import do_nothing, isolated
 from stormproof.units.callers_line import call_at_callers_line
 from stormproof.units.transforms import has_values, is_transforming
 from stormproof.user_objects import read_attributes
@@ -159,7 +159,7 @@ class ProvenanceTracker(TorchFunctionMode):
 
     def _isolated(self, function: Callable[..., None]) -> Callable[..., None]:
         """Returns a function that does nothing after an error."""
-        return _do_nothing if self.error is not None else isolated(function, partial(setattr, self, "error"))
+        return do_nothing if self.error is not None else isolated(function, partial(setattr, self, "error"))
 
     def _add_inputs(self, inputs: list[tuple[torch.Tensor, bool]], arguments: Any) -> None:
         """Adds the tensors among arguments, and whether they require a gradient, which an in-place function changes."""
@@ -264,10 +264,6 @@ def iter_tensors(value: Any, depth: int = 0) -> Iterator[torch.Tensor]:
 def batch_size(batch: Any) -> int | None:
     """Returns the first dimension of the first tensor that is not a scalar. None without such a tensor."""
     return next((tensor.size(0) for tensor in iter_tensors(batch, BATCH_DEPTH) if tensor.ndim), None)
-
-
-def _do_nothing(*_: Any) -> None:
-    """Records nothing after an error."""
 
 
 def _find_mode_function(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> set[str]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from stormproof.data import rng
 from stormproof.health.observers.tracing.provenance import Origin, ProvenanceTracker
-from stormproof.internal_errors import is_raised_by_signal_handler
+from stormproof.internal_errors import do_nothing, is_raised_by_signal_handler
 from stormproof.resume import metric_state
 
 PLAIN_TYPES = (int, float, complex, str, bytes, type(None))
@@ -35,7 +35,7 @@ def replay_without_side_effects(module: nn.Module) -> Iterator[None]:
         for submodule in module.modules()
     ]
     for name in ("log", "log_dict"):
-        object.__setattr__(module, name, _do_nothing)
+        object.__setattr__(module, name, do_nothing)
     try:
         with torch.no_grad(), torch._C._EnableTorchFunction():  # noqa: SLF001 (disabled by `isolated`)
             yield
@@ -85,7 +85,3 @@ def find_first_non_finite(
     if tracker.error is not None:
         raise tracker.error
     return matches[0] if matches else None
-
-
-def _do_nothing(*_: Any, **__: Any) -> None:
-    """Replaces the log methods of a module."""
