@@ -59,7 +59,7 @@ def write_run(folder: Path, steps: int, every: int, layers: int, samples: int) -
         {"number": index, "first_step": first, "last_step": last, "accumulated": 1}
         for index, (first, last) in enumerate(halves, start=1)
     ]
-    record = {"name": folder.name, "status": "finished", "attempts": attempts, "changed": []}
+    record = {"name": folder.name, "status": "finished", "attempts": attempts, "changed": [], "id": "0", "identity": ""}
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "config.yaml").write_text(yaml.safe_dump({"optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.01}}))
     count = 0

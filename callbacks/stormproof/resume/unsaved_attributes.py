@@ -77,9 +77,7 @@ class UnsavedAttributes:
         attributes = [
             (path, path, owner, compute_fingerprint(value)) for path, owner, value in _named_attributes(trainer)
         ]
-        owned_attributes = [
-            ((path, id(root)), path, root, fingerprint) for path, root, fingerprint in self._search_owned(trainer)
-        ]
+        owned_attributes = [((path, id(root)), path, root, value) for path, root, value in self._search_owned(trainer)]
         for key, _, _, fingerprint in owned_attributes:  # of a new root, or not yet read lazily, as from a file
             if self._first_fingerprints.get(key, NONE_FINGERPRINT) == NONE_FINGERPRINT:
                 self._first_fingerprints[key] = fingerprint

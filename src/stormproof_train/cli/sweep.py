@@ -97,7 +97,7 @@ def run_job(cfg: DictConfig) -> None:
 
 def _check_not_tuning(cfg: DictConfig) -> None:
     if cfg.tune:  # set by a config file, which check_sweep does not read
-        raise UserError(f"tune={cfg.tune} is not possible in a sweep. Remove it, or remove -m.")
+        raise UserError(f"tune={cfg.tune} is not supported in a sweep. Remove -m, or remove tune.")
 
 
 def _config_flags(argv: Sequence[str]) -> list[str]:
@@ -240,7 +240,7 @@ def check_sweep(argv: Sequence[str]) -> None:
         return
     for override in overrides:
         if override.key_or_group == "tune" and override.value() is not None:
-            raise UserError(f"{_format_override(override)} is not possible in a sweep. Remove it, or remove -m.")
+            raise UserError(f"{_format_override(override)} is not supported in a sweep. Remove -m, or remove it.")
     sweeps = [override for override in overrides if override.is_sweep_override()]
     for override in sweeps:
         values = list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []

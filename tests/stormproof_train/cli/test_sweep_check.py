@@ -11,7 +11,7 @@ from stormproof_train.errors import UserError
         (["++model.width=choice(8,8)"], "model.width=choice(8,8) lists the value 8 twice. List each value once"),
         (["activation=relu,elu,relu", "seed=1"], "activation=relu,elu,relu lists the value relu twice"),
         (["seed=1,2", "name=same"], "name=same gives all jobs of seed=1,2 the same name. Remove it"),
-        (["seed=1,2", "tune=lr"], "tune=lr is not possible in a sweep. Remove it, or remove -m"),
+        (["seed=1,2", "tune=lr"], "tune=lr is not supported in a sweep. Remove -m"),
         (["--config-dir", "my", "seed=2,2"], "seed=2,2 lists the value 2 twice"),
         (["seed=range(3)", "name=a,b"], "name=a,b gives all jobs of seed=range(3) the same name"),
     ],

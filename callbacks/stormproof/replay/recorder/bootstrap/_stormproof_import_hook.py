@@ -58,7 +58,7 @@ class PostImportFinder:
 
 
 class PluginFinder:
-    """Finder of the package ``stormproof`` or ``stormproof.replay`` that contains this file."""
+    """Finder of the package ``stormproof`` that contains this file, or of one of its modules."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -76,8 +76,8 @@ class PluginFinder:
 def install(started_ns: int) -> None:
     """Starts the recorder after the import of torch.
 
-    The environment of the command may lack Stormproof, or have another version of it. ``stormproof.replay`` is always
-    the package of this file, and ``stormproof`` is if there is no other.
+    The environment of the command may lack Stormproof, or have another version of it. The modules that
+    the recorder imports are always those of this package, and ``stormproof`` is if there is no other.
 
     Args:
         started_ns: Unix time at the start of the process, in nanoseconds.
@@ -94,7 +94,8 @@ def install(started_ns: int) -> None:
 
     finder.call_after_import("torch", start_recorder)
     sys.meta_path.insert(0, finder)  # pyright: ignore[reportArgumentType]
-    sys.meta_path.insert(1, PluginFinder("stormproof.replay"))  # pyright: ignore[reportArgumentType]
+    for name in ("stormproof.replay", "stormproof.user_objects"):
+        sys.meta_path.insert(1, PluginFinder(name))  # pyright: ignore[reportArgumentType]
     sys.meta_path.append(PluginFinder("stormproof"))  # pyright: ignore[reportArgumentType]
 
 
