@@ -45,7 +45,7 @@ class UnsavedAttributes:
     """
 
     def __init__(self) -> None:
-        self._first_fingerprints: dict[Any, Any] | None = None  # by path, or by path and root of an owned object
+        self._first_fingerprints: dict[str, Any] | None = None  # fingerprints of attributes by path
         self._first_entries: _SavedEntries | None = None  # entries of the first checkpoint
         self._entry_paths: dict[str, _EntryPath] = {}  # where the last checkpoint contained an attribute, by its path
         self._reported_paths: set[str] = set()
@@ -55,10 +55,7 @@ class UnsavedAttributes:
         """Takes the first snapshot, on rank 0. Call it before each batch."""
         if self._first_fingerprints is None and trainer.is_global_zero:
             fingerprints = {path: compute_fingerprint(value) for path, _, value in _named_attributes(trainer)}
-            owned_attributes = self._search_owned(trainer)
-            self._first_fingerprints = fingerprints | {
-                (path, id(root)): first for path, root, first in owned_attributes
-            }
+            self._first_fingerprints = fingerprints | {path: first for path, _, first in self._search_owned(trainer)}
 
     def check(self, trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> None:
         """Warns about attributes that changed since the first snapshot and are not in ``checkpoint``.
@@ -74,15 +71,13 @@ class UnsavedAttributes:
             entries.freeze()
             self._first_entries = entries
         changed_paths = []
-        attributes = [
-            (path, path, owner, compute_fingerprint(value)) for path, owner, value in _named_attributes(trainer)
-        ]
-        owned_attributes = [((path, id(root)), path, root, value) for path, root, value in self._search_owned(trainer)]
-        for key, _, _, fingerprint in owned_attributes:  # of a new root, or not yet read lazily, as from a file
-            if self._first_fingerprints.get(key, NONE_FINGERPRINT) == NONE_FINGERPRINT:
-                self._first_fingerprints[key] = fingerprint
-        for key, path, owner, fingerprint in attributes + owned_attributes:
-            first_fingerprint = self._first_fingerprints.get(key)
+        attributes = [(path, owner, compute_fingerprint(value)) for path, owner, value in _named_attributes(trainer)]
+        owned_attributes = self._search_owned(trainer)
+        for path, _, fingerprint in owned_attributes:
+            if self._first_fingerprints.get(path, NONE_FINGERPRINT) == NONE_FINGERPRINT:  # not yet read lazily
+                self._first_fingerprints[path] = fingerprint
+        for path, owner, fingerprint in attributes + owned_attributes:
+            first_fingerprint = self._first_fingerprints.get(path)
             if (
                 path not in self._reported_paths
                 and fingerprint != first_fingerprint
