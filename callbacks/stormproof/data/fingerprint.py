@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
 from stormproof.data.owned_attributes import is_library
+from stormproof.internal_errors import describe_error
 
 _MAX_ITEMS, _MAX_ELEMENTS, _MAX_NAMES = 1000, 100_000, 5
 """Maximum items compared per attribute, elements per tensor, and names in a warning."""
@@ -46,10 +48,13 @@ class TimedSearch:
         start, found = time.monotonic(), list[tuple[str, Any, Any]]()
         if self._spent_seconds > _FREE_SECONDS + _TIME_SHARE * (start - self._start_time):
             return []
-        for path, owner, value in attributes:
-            if time.monotonic() - start > _MAX_SECONDS:
-                break
-            found.append((path, owner, compute_fingerprint(value)))
+        try:
+            for path, owner, value in attributes:
+                if time.monotonic() - start > _MAX_SECONDS:
+                    break
+                found.append((path, owner, compute_fingerprint(value)))
+        except Exception as error:  # noqa: BLE001 (users' objects may raise any exception)
+            rank_zero_warn(f"A resume may not be exact: the search for unsaved state {describe_error(error)}.")
         self._spent_seconds += time.monotonic() - start
         return found
 

@@ -7,7 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from functools import partial
-from types import FunctionType, MethodType, SimpleNamespace
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -55,15 +55,15 @@ def named_owned_attributes(
     def should_descend(item: object) -> bool:
         return id(item) not in visited_ids and (is_a(item, (*_CONTAINERS, Dataset)) or not is_library(item))
 
-    scopes: dict[Any, Any] = {}  # roots by class or name of a module
+    roots, scopes = tuple(roots), dict[type | str, None]()
     for name, root in roots:
-        scopes |= dict.fromkeys(_find_scopes(root), root)
+        scopes |= dict.fromkeys(_find_scopes(root))
         attributes = dict(_named_own_attributes(name, root))
         if not is_a(root, nn.Module) and not hasattr(root, "state_key"):  # listed by UnsavedAttributes
             yield from ((path, root, value) for path, value in attributes.items() if not path.endswith("_hooks"))
         for path, item in find_owned_objects(attributes, is_owned, should_descend):
             visited_ids.add(id(item))
-            scopes |= dict.fromkeys(_find_scopes(item), root)
+            scopes |= dict.fromkeys(_find_scopes(item))
             parts = (
                 _named_optimizer_states(path, item, saved_ids)
                 if is_a(item, torch.optim.Optimizer)
@@ -72,8 +72,8 @@ def named_owned_attributes(
             for part_path, value in parts:
                 if not is_exempt(root, part_path[len(name) + 1 :]):
                     yield part_path, root, value
-    for scope, root in scopes.items():
-        yield from ((path, root, value) for path, value in _named_variables(scope) if not is_exempt(root, path))
+    for scope in scopes:
+        yield from ((path, None, value) for path, value in _named_variables(scope, roots))
 
 
 def is_exempt(owner: Any, path: str) -> bool:
@@ -104,12 +104,12 @@ def _named_optimizer_states(path: str, optimizer: Any, saved_ids: Collection[int
     yield f"{path}.state", [state for state in states if id(state) not in saved_ids]
 
 
-def _named_variables(scope: type | str) -> Iterator[tuple[str, Any]]:
-    """Yields path and value of the attributes of a class, or of the global variables of a module."""
-    name = scope if isinstance(scope, str) else scope.__qualname__
-    variables = vars(sys.modules.get(scope, SimpleNamespace()) if isinstance(scope, str) else scope)
-    for key, value in tuple(variables.items()):
-        if not key.startswith("__") and "cache" not in key.lower():
+def _named_variables(scope: type | str, roots: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Yields path and value of the attributes of a class, or global variables of a module, that no root exempts."""
+    name, owner = (scope, sys.modules[scope]) if isinstance(scope, str) else (scope.__qualname__, scope)
+    for key, value in tuple(vars(owner).items()):
+        is_special = str(key).startswith("__") or "cache" in str(key).lower()
+        if not is_special and not any(is_exempt(root, str(key)) for _, root in roots):
             yield f"{name}.{key}", value
 
 
@@ -118,7 +118,7 @@ def _find_scopes(item: Any) -> Iterator[type | str]:
     classes = () if isinstance(item, FunctionType) else type(item).__mro__
     yield from (cls for cls in classes if not _is_library_module(cls.__module__))
     for part in (*classes, *((item,) if isinstance(item, FunctionType) else ())):
-        if not _is_library_module(part.__module__):
+        if part.__module__ in sys.modules and not _is_library_module(part.__module__):  # None in code of eval
             yield part.__module__
 
 

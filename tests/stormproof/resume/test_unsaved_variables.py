@@ -79,6 +79,12 @@ class CountingCollate:
         return default_collate(samples)
 
 
+class ExemptCollate(CountingCollate):
+    """Does not exempt what the module exempts."""
+
+    not_restored = ("count",)
+
+
 class Cyclic(RegressionModule):
     """The number of steps of the schedule equals the number of batches."""
 
@@ -115,8 +121,23 @@ def test_hooks_that_monitors_register_are_not_named(tmp_path: Path):
     assert collect_warnings(tmp_path, RegressionModule, resumable(make_loader()), *monitors) == []
 
 
+class EvaluatedSchedule(RegressionModule):
+    """Has a schedule from a text, whose function belongs to no module."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.layer.parameters(), lr=0.1)
+        names: Any = {1: 2}
+        function = eval("lambda epoch: 0.95**epoch", names)
+        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, function)]
+
+
+def test_a_function_without_a_module_does_not_end_the_run(tmp_path: Path):
+    assert collect_warnings(tmp_path, EvaluatedSchedule, resumable(make_loader())) == []
+
+
 def test_a_module_can_exempt_a_global_variable(tmp_path: Path):
-    assert collect_warnings(tmp_path, ExemptGlobal, resumable(make_loader())) == []
+    loader = DataLoader(torch.ones(8, 2), batch_size=2, collate_fn=ExemptCollate())  # type: ignore[arg-type]
+    assert collect_warnings(tmp_path, ExemptGlobal, resumable(loader)) == []
 
 
 def test_the_steps_of_a_schedule_do_not_hide_a_counter_of_batches(tmp_path: Path):
