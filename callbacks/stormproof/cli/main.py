@@ -142,8 +142,6 @@ def _describe_resume(resolution: Resolution) -> str:
 
 
 def _run_list(options: argparse.Namespace) -> int:
-    from stormproof.cli.main import list_folder  # noqa: PLC0415
-
     store = _open_store(options.folder)
     listing = list_folder(store.backend)
     if listing.checkpoints:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import array
+import ctypes
 import re
-import sys
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from hashlib import blake2b
 from numbers import Number
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
-from torch import nn
 
 from stormproof.data.owned_attributes import is_library
 from stormproof.internal_errors import describe_error
@@ -33,17 +32,29 @@ _FREE_SECONDS, _TIME_SHARE, _MAX_SECONDS = 0.1, 0.01, 0.5
 """Time to search owned objects: in any case, as a share of the time since the start, and at most per search."""
 
 
+@dataclass(frozen=True)
+class SavedValues:
+    """What a resume restores: storage addresses of tensors, and ids of the containers of an optimizer."""
+
+    addresses: Collection[int] = ()
+    ids: Collection[int] = ()
+
+
 class TimedSearch:
-    """Computes fingerprints of attributes, with a time budget of 0.1 s plus 1% of the time since the start."""
+    """Computes fingerprints of attributes, with a time budget of 0.1 s plus 1% of the time since the start.
+
+    Copies of this object in other processes share the budget.
+    """
 
     def __init__(self) -> None:
-        self._start_time, self._spent_seconds = time.monotonic(), 0.0
+        self._start_time, self._spent_seconds = time.monotonic(), torch.zeros((), dtype=torch.float64).share_memory_()
 
-    def fingerprint(self, attributes: Iterable[tuple[str, Any, Any]]) -> list[tuple[str, Any, Any]]:
+    def fingerprint(self, attributes: Iterable[tuple[str, Any, Any]], saved: SavedValues) -> list[tuple[str, Any, Any]]:
         """Returns path, owner and fingerprint of the attributes, or of the first ones if time runs out.
 
         Args:
             attributes: Path, owner and value.
+            saved: Values that do not count.
         """
         start, found = time.monotonic(), list[tuple[str, Any, Any]]()
         if self._spent_seconds > _FREE_SECONDS + _TIME_SHARE * (start - self._start_time):
@@ -52,7 +63,7 @@ class TimedSearch:
             for path, owner, value in attributes:
                 if time.monotonic() - start > _MAX_SECONDS:
                     break
-                found.append((path, owner, compute_fingerprint(value)))
+                found.append((path, owner, compute_fingerprint(value, saved)))
         except Exception as error:  # noqa: BLE001 (users' objects may raise any exception)
             rank_zero_warn(f"A resume may not be exact: the search for unsaved state {describe_error(error)}.")
         self._spent_seconds += time.monotonic() - start
@@ -77,36 +88,52 @@ class _LargeTensorFingerprint:
         return hash(self.content)
 
 
-def compute_fingerprint(value: Any, *, is_saved: bool = False) -> Any:
-    """Returns a value that differs if a number, tensor, array or container of them differs."""
+@dataclass
+class _Search:
+    saved: SavedValues = field(default_factory=SavedValues)
+    is_copy: bool = False  # whether the value is from a checkpoint
+    remaining_items: int = _MAX_ITEMS
+
+
+def compute_fingerprint(value: Any, saved: SavedValues | None = None) -> Any:
+    """Returns a value that differs if a number, tensor, array or container of them differs.
+
+    Args:
+        value: Any value.
+        saved: Values that do not count. None for a value from a checkpoint.
+    """
     try:
-        return _fingerprint_value(value, [_MAX_ITEMS], is_saved)
+        return _fingerprint_value(value, _Search(is_copy=True) if saved is None else _Search(saved))
     except Exception:  # noqa: BLE001 (a user's container may raise any exception)
         return _INCOMPARABLE
 
 
-def _fingerprint_value(value: Any, remaining_items: list[int], is_saved: bool) -> Any:
-    """Computes a fingerprint. ``remaining_items`` contains the number of items that may still be compared."""
-    if "numpy" in sys.modules and isinstance(value, sys.modules["numpy"].ndarray | sys.modules["numpy"].generic):
-        return _INCOMPARABLE if value.dtype.hasobject else _fingerprint_array(value)
+def _fingerprint_value(value: Any, search: _Search) -> Any:
+    if id(value) in search.saved.ids:
+        return _INCOMPARABLE
+    if isinstance(value, np.ndarray | np.generic):
+        is_excluded = value.dtype.hasobject or value.__array_interface__["data"][0] in search.saved.addresses
+        return _INCOMPARABLE if is_excluded else _fingerprint_array(value)
+    if type(value).__module__ == "multiprocessing.sharedctypes":
+        value = value.get_obj()
+    if isinstance(value, ctypes._SimpleCData | ctypes.Array):  # noqa: SLF001 (ctypes has no public name)
+        value = value[:_MAX_ITEMS] if isinstance(value, ctypes.Array) else value.value
     if value is None or isinstance(value, str | bytes | bytearray | Number | Enum):
         return _fingerprint_scalar(value)
-    if isinstance(value, nn.Parameter):
-        return _INCOMPARABLE  # the checkpoint contains the parameters that an optimizer changes
     if isinstance(value, torch.Tensor):
-        return _fingerprint_tensor(value, is_saved)
+        return _fingerprint_tensor(value, search)
     value = _sort_items(value) if isinstance(value, set | frozenset) else value
     if not isinstance(value, dict | list | tuple | deque | array.array):
         return _INCOMPARABLE
     parts = []
     for item in value.items() if isinstance(value, dict) else value:
-        if remaining_items[0] <= 0:
+        if search.remaining_items <= 0:
             break
-        remaining_items[0] -= 1
-        part = _fingerprint_value(item, remaining_items, is_saved)
+        search.remaining_items -= 1
+        part = _fingerprint_value(item, search)
         parts.append(repr(type(item)) if part is _INCOMPARABLE and not is_library(item) else part)
     last_items = [value[-1]] if isinstance(value, list | tuple | deque) and len(value) > len(parts) else []
-    return len(value), *parts, *(_fingerprint_value(item, [0], is_saved) for item in last_items)
+    return len(value), *parts, *(_fingerprint_value(item, replace(search, remaining_items=0)) for item in last_items)
 
 
 def _sort_items(values: Collection[Any]) -> list[Any]:
@@ -118,34 +145,45 @@ def _sort_items(values: Collection[Any]) -> list[Any]:
 
 def _fingerprint_scalar(value: Any) -> str:
     """Returns a fingerprint that is the same for equal numbers of different types."""
+    if isinstance(value, str | bytes | bytearray) and len(value) > _MAX_ELEMENTS:
+        return repr((len(value), value[:_MAX_ELEMENTS], value[-_MAX_ITEMS:]))
     return repr(float(value)) if isinstance(value, int | float) and abs(value) < 2**53 else repr(value)
 
 
 def _fingerprint_array(values: Any) -> Any:
     """Returns a fingerprint. Tensors, lists and numbers with the same content have the same fingerprint."""
     if values.ndim == 0:
-        return _fingerprint_value(values.item(), [0], False)
+        return _fingerprint_scalar(values.item())
     if values.size <= _MAX_LIST_ELEMENTS:
-        return _fingerprint_value(values.tolist(), [_MAX_ITEMS], False)
+        return _fingerprint_value(values.tolist(), _Search())
     flat = values.reshape(-1)
     return _compute_digest(values.shape, values.dtype.name, flat[:_MAX_ELEMENTS], flat[-_MAX_ITEMS:])
 
 
-def _fingerprint_tensor(tensor: torch.Tensor, is_saved: bool) -> Any:
-    if tensor.is_meta or hasattr(tensor, "to_local"):
+def _fingerprint_tensor(tensor: torch.Tensor, search: _Search) -> Any:
+    if tensor.is_meta or hasattr(tensor, "to_local") or find_storage_address(tensor) in search.saved.addresses:
         return _INCOMPARABLE
     if tensor.layout != torch.strided:
         return digest_tensor(tensor)
     if tensor.ndim == 0:
-        return _fingerprint_value(tensor.item(), [0], is_saved)
+        return _fingerprint_scalar(tensor.item())
     if tensor.numel() <= _MAX_LIST_ELEMENTS:
-        return _fingerprint_value(tensor.tolist(), [_MAX_ITEMS], is_saved)
+        return _fingerprint_value(tensor.tolist(), _Search())
     flat = tensor.detach().flatten()
     parts = map(read_bytes, (flat[:_MAX_ELEMENTS], flat[-_MAX_ITEMS:]))
     digest = _compute_digest(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), *parts)
     if tensor.numel() <= _MAX_ELEMENTS:
         return digest
-    return _LargeTensorFingerprint(digest, None if is_saved else (tensor.data_ptr(), tensor._version))  # noqa: SLF001
+    version = None if search.is_copy else (tensor.data_ptr(), tensor._version)  # noqa: SLF001
+    return _LargeTensorFingerprint(digest, version)
+
+
+def find_storage_address(tensor: torch.Tensor) -> int | None:
+    """Returns the address of the tensor's storage. None without storage, as for a sparse tensor."""
+    try:
+        return tensor.untyped_storage().data_ptr() or None
+    except (RuntimeError, NotImplementedError):
+        return None
 
 
 def _compute_digest(shape: tuple[int, ...], dtype: str, *arrays: Any) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import sys
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
+from numbers import Number
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -21,31 +22,52 @@ from stormproof.user_objects import is_a, read_attributes
 EXEMPT_ATTRIBUTE = "not_restored"
 """Class attribute of a module, callback or owned object: names of attributes that training does not depend on."""
 _LIBRARIES = {
-    "PIL", "cv2", "datasets", "h5py", "lightning", "lightning_fabric", "lightning_utilities", "matplotlib", "mlflow",
-    "numpy", "omegaconf", "pandas", "polars", "pyarrow", "pytorch_lightning", "rich", "scipy", "sklearn", "stormproof",
-    "tensorboard", "tensorboardX", "tokenizers", "torch", "torchmetrics", "torchvision", "tqdm", "transformers",
-    "wandb", *(sys.stdlib_module_names - {"argparse", "types"}),
+    "PIL", "_pytest", "cv2", "datasets", "h5py", "lightning", "lightning_fabric", "lightning_utilities", "matplotlib",
+    "mlflow", "numpy", "omegaconf", "pandas", "polars", "pyarrow", "pytorch_lightning", "rich", "scipy", "sklearn",
+    "stormproof", "tensorboard", "tensorboardX", "tokenizers", "torch", "torchmetrics", "torchvision", "tqdm",
+    "transformers", "wandb", *(sys.stdlib_module_names - {"argparse", "types"}),
 }  # fmt: skip
 """Packages whose objects change for other reasons, such as caches, progress and logs."""
 _CONTAINERS = (dict, list, tuple, deque, partial, MethodType, nn.Module)
-_OPTIMIZER = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-_OPTIMIZER_ATTRIBUTES = {name for name in vars(_OPTIMIZER) if not name.endswith("_hooks")}
-_FRAMEWORK_ATTRIBUTES = _OPTIMIZER_ATTRIBUTES | {"step", "_opt_called", "grad_scale", "found_inf", "optimizer"}
+_FRAMEWORK_ATTRIBUTES = {
+    "_opt_called", "_warned_capturable_if_run_uncaptured", "_zero_grad_profile_name", "defaults", "found_inf",
+    "grad_scale", "optimizer", "param_groups", "state", "step",
+}  # fmt: skip
+"""Attributes of optimizers and schedules, except hooks."""
 
 
-def named_owned_attributes(
-    roots: Iterable[tuple[str, Any]], visited_ids: set[int], saved_ids: Collection[int] = ()
-) -> Iterator[tuple[str, Any, Any]]:
+def named_owned_attributes(roots: Iterable[tuple[str, Any]], visited_ids: set[int]) -> Iterator[tuple[str, Any, Any]]:
     """Yields path, root and value of the attributes of the objects that ``roots`` own.
 
-    Includes closure variables, attributes of users' classes, and global variables of the modules of these classes.
-    Includes the attributes of a root itself if it is neither a module nor a callback.
+    Includes closure variables. Includes the attributes of a root itself if it is neither a module nor a callback. Then
+    follow attributes of users' classes, global variables of the modules of these classes, and the objects in them.
 
     Args:
         roots: Name and object.
         visited_ids: Ids of objects to leave out.
-        saved_ids: Ids of the states of optimizers that are in the checkpoint.
     """
+    roots, scopes, listed_ids = tuple(roots), dict[type | str, None](), set[int]()
+    for name, root in roots:
+        scopes |= dict.fromkeys(_find_scopes(root))
+        attributes = dict(_named_own_attributes(name, root))
+        listed_ids |= set(map(id, attributes.values()))
+        if not is_a(root, nn.Module) and not hasattr(root, "state_key"):  # listed by UnsavedAttributes
+            yield from ((path, root, value) for path, value in attributes.items() if not path.endswith("_hooks"))
+        for path, value in _search(attributes, visited_ids, scopes):
+            if not is_exempt(root, path[len(name) + 1 :]):
+                yield path, root, value
+    visited_ids |= {id(root) for _, root in roots}
+    for scope in tuple(scopes):
+        variables = {path: value for path, value in _named_variables(scope) if not _is_exempt_by_any(roots, path)}
+        for path, value in (*variables.items(), *_search(variables, visited_ids, {})):
+            if id(value) not in listed_ids or isinstance(value, str | Number):  # another name of an attribute
+                yield path, None, value
+
+
+def _search(
+    attributes: Mapping[str, Any], visited_ids: set[int], scopes: dict[type | str, None]
+) -> Iterator[tuple[str, Any]]:
+    """Yields path and value of the attributes of objects in ``attributes``, and adds the scopes of these objects."""
 
     def is_owned(item: object) -> bool:
         if id(item) in visited_ids or is_a(item, (*_CONTAINERS, torch.Tensor, Sampler)):
@@ -55,25 +77,13 @@ def named_owned_attributes(
     def should_descend(item: object) -> bool:
         return id(item) not in visited_ids and (is_a(item, (*_CONTAINERS, Dataset)) or not is_library(item))
 
-    roots, scopes = tuple(roots), dict[type | str, None]()
-    for name, root in roots:
-        scopes |= dict.fromkeys(_find_scopes(root))
-        attributes = dict(_named_own_attributes(name, root))
-        if not is_a(root, nn.Module) and not hasattr(root, "state_key"):  # listed by UnsavedAttributes
-            yield from ((path, root, value) for path, value in attributes.items() if not path.endswith("_hooks"))
-        for path, item in find_owned_objects(attributes, is_owned, should_descend):
-            visited_ids.add(id(item))
-            scopes |= dict.fromkeys(_find_scopes(item))
-            parts = (
-                _named_optimizer_states(path, item, saved_ids)
-                if is_a(item, torch.optim.Optimizer)
-                else _named_own_attributes(path, item)
-            )
-            for part_path, value in parts:
-                if not is_exempt(root, part_path[len(name) + 1 :]):
-                    yield part_path, root, value
-    for scope in scopes:
-        yield from ((path, None, value) for path, value in _named_variables(scope, roots))
+    for path, item in find_owned_objects(attributes, is_owned, should_descend):
+        visited_ids.add(id(item))
+        scopes |= dict.fromkeys(_find_scopes(item))
+        if is_a(item, torch.optim.Optimizer):
+            yield f"{path}.state", [*read_attributes(item).get("state", {}).values()]
+        else:
+            yield from _named_own_attributes(path, item)
 
 
 def is_exempt(owner: Any, path: str) -> bool:
@@ -99,17 +109,15 @@ def _is_library_module(name: str | None) -> bool:
     return (name or "").partition(".")[0] in _LIBRARIES
 
 
-def _named_optimizer_states(path: str, optimizer: Any, saved_ids: Collection[int]) -> Iterator[tuple[str, Any]]:
-    states = read_attributes(optimizer).get("state", {}).values()
-    yield f"{path}.state", [state for state in states if id(state) not in saved_ids]
+def _is_exempt_by_any(roots: Iterable[tuple[str, Any]], path: str) -> bool:
+    return any(is_exempt(root, path) for _, root in roots)
 
 
-def _named_variables(scope: type | str, roots: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """Yields path and value of the attributes of a class, or global variables of a module, that no root exempts."""
+def _named_variables(scope: type | str) -> Iterator[tuple[str, Any]]:
+    """Yields path and value of the attributes of a class, or of the global variables of a module."""
     name, owner = (scope, sys.modules[scope]) if isinstance(scope, str) else (scope.__qualname__, scope)
     for key, value in tuple(vars(owner).items()):
-        is_special = str(key).startswith("__") or "cache" in str(key).lower()
-        if not is_special and not any(is_exempt(root, str(key)) for _, root in roots):
+        if not str(key).startswith("__") and "cache" not in str(key).lower():
             yield f"{name}.{key}", value
 
 
@@ -124,7 +132,8 @@ def _find_scopes(item: Any) -> Iterator[type | str]:
 
 def _named_own_attributes(name: str, owner: Any) -> Iterator[tuple[str, Any]]:
     """Yields path and value of the attributes that may be state."""
-    skipped_names = {*_exempt_names(owner), *(() if is_a(owner, nn.Module) else _FRAMEWORK_ATTRIBUTES)}
+    is_framework = is_a(owner, (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler))
+    skipped_names = {*_exempt_names(owner), *(_FRAMEWORK_ATTRIBUTES if is_framework else ())}
     is_sampler = name.startswith(("sampler", "batch_sampler")) and (
         is_a(owner, Sampler) or name.rstrip("[0123456789]").endswith("sampler")
     )

@@ -21,6 +21,8 @@ MAX_ITEMS = 100
 _LEAF_TYPES = (str, bytes, int, float, complex, type(None), type, ModuleType, torch.Tensor)
 _LOADER_TYPES = (DataLoader, Sampler)
 _MODULE_INTERNALS = frozenset(vars(nn.Module()))
+_MODULE_HOOKS = sorted(name for name in _MODULE_INTERNALS if name.endswith("_hooks"))
+_TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 def find_owned_objects(
@@ -78,8 +80,13 @@ def iterate_parts(path: str, owner: Any) -> Iterator[tuple[str, Any]]:
                 yield f"{path}:{name}", cell.cell_contents
             except ValueError:  # the variable has no value yet
                 continue
+        attributes = {"__defaults__": owner.__defaults__, "__kwdefaults__": owner.__kwdefaults__, **vars(owner)}
+        yield from ((f"{path}.{name}", value) for name, value in attributes.items())
     elif isinstance(owner, nn.Module):
         yield from ((f"{path}.{name}", child) for name, child in owner.named_children())
+        yield from ((f"{path}.{name}", vars(owner)[name]) for name in _MODULE_HOOKS if vars(owner)[name])
+        for name, parameter in owner.named_parameters(recurse=False):
+            yield from ((f"{path}.{name}.{hooks}", getattr(parameter, hooks)) for hooks in _TENSOR_HOOKS)
         yield from ((f"{path}.{name}", value) for name, value in vars(owner).items() if name not in _MODULE_INTERNALS)
     else:
         slots = [name for cls in type(owner).__mro__ for name in _list_slots(cls)]

@@ -15,13 +15,15 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from stormproof.data.dataset_proxy import DatasetProxy
 from stormproof.data.deterministic_datasets import collates_deterministically, fetches_deterministically
-from stormproof.data.fingerprint import NONE_FINGERPRINT, TimedSearch, has_comparable_part, summarize_paths
+from stormproof.data.fingerprint import NONE_FINGERPRINT, SavedValues, TimedSearch, has_comparable_part, summarize_paths
 from stormproof.data.owned_attributes import EXEMPT_ATTRIBUTE, named_owned_attributes
 from stormproof.data.owned_objects import find_owned_objects
 from stormproof.data.rng import RngState, get_state, is_generator, seed_generator, seed_process, set_state
 
 _SEARCHED_BATCHES = 16
 """Number of batches of a process after each of which generators are searched. Later after 32, 64, 128 and so on."""
+_MANY_OBJECTS = 1000
+"""With more objects, generators are searched after 1, 2, 4, 8, 16 batches and so on."""
 _LIBRARIES = {"torch", "numpy", "stormproof", *sys.stdlib_module_names}
 
 
@@ -65,6 +67,7 @@ class SeededSamples(DatasetProxy, Dataset[Any]):
         self._set_own_attribute("_preserves_rng", preserves_rng)
         self._set_own_attribute("_process_state", None)
         self._set_own_attribute("_seeded_generators", {})
+        self._set_own_attribute("_num_objects", 0)
         self._set_own_attribute("_collate_samples", loader.collate_fn)
         self._set_own_attribute("_worker_init_fn", loader.worker_init_fn)
         self._set_own_attribute("_fetch_again", None)
@@ -100,10 +103,11 @@ class SeededSamples(DatasetProxy, Dataset[Any]):
         """Returns a batch of ``samples``. Fetches them again if a new generator exists, which had no seed."""
         batch = self._collate_samples(samples)
         self._set_own_attribute("_num_seeded_batches", self._num_seeded_batches + 1)
-        is_search_due = self._num_seeded_batches <= _SEARCHED_BATCHES or self._num_seeded_batches.bit_count() == 1
-        if self._fetch_again is not None and is_search_due and self._finds_generator():
+        is_due = self._num_seeded_batches.bit_count() == 1
+        searches_often = self._num_objects <= _MANY_OBJECTS and self._num_seeded_batches <= _SEARCHED_BATCHES
+        if self._fetch_again is not None and (is_due or searches_often) and self._finds_generator():
             batch = self._collate_samples(self._fetch_again())
-        if self._worker_changes is not None and self._num_seeded_batches.bit_count() == 1:
+        if self._worker_changes is not None and is_due:
             self._worker_changes.check(self.wrapped, self._collate_samples)
         return batch
 
@@ -116,7 +120,9 @@ class SeededSamples(DatasetProxy, Dataset[Any]):
     def _finds_generator(self) -> bool:
         """Searches for separate generators. Returns whether there is one at a new path."""
         roots = {"dataset": self.wrapped, "collate_fn": self._collate_samples, "worker_init_fn": self._worker_init_fn}
-        generators = _find_generators(roots)
+        objects = _find_objects(roots)
+        generators = {path: item for path, item in objects.items() if is_generator(item)}
+        self._set_own_attribute("_num_objects", len(objects))
         is_new = bool(generators.keys() - self._seeded_generators)
         self._set_own_attribute("_seeded_generators", generators)
         return is_new
@@ -150,8 +156,8 @@ class SeededSamples(DatasetProxy, Dataset[Any]):
         return len(self.wrapped)
 
 
-def _find_generators(roots: dict[str, Any]) -> dict[str, Any]:
-    """Returns the generators that are reachable from ``roots``, and global ones in the modules of these objects."""
+def _find_objects(roots: dict[str, Any]) -> dict[str, Any]:
+    """Returns the objects that are reachable from ``roots``, and the global variables of their modules."""
     objects = dict(find_owned_objects(roots, lambda _: True))
     modules = {getattr(item, "__module__", "") for item in (*objects.values(), *map(type, objects.values()))}
     for module in modules:
@@ -159,7 +165,7 @@ def _find_generators(roots: dict[str, Any]) -> dict[str, Any]:
             objects |= {
                 f"{module}.{name}": value for name, value in vars(sys.modules.get(module, SimpleNamespace())).items()
             }
-    return {path: item for path, item in objects.items() if is_generator(item)}
+    return objects
 
 
 def draws_random_numbers(loader: DataLoader[Any]) -> bool:
@@ -199,7 +205,7 @@ class WorkerChanges:
 
     def observe(self, dataset: Any, collate_fn: Any) -> None:
         """Takes the first fingerprints. Call it before a worker fetches its first batch."""
-        if self._first_fingerprints is None:
+        if self._first_fingerprints is None and not self._is_reported:
             self._first_fingerprints = self._fingerprint(dataset, collate_fn)
 
     def check(self, dataset: Any, collate_fn: Any) -> None:
@@ -224,5 +230,5 @@ class WorkerChanges:
 
     def _fingerprint(self, dataset: Any, collate_fn: Any) -> dict[str, Any]:
         roots = [("worker", SimpleNamespace(dataset=dataset, collate_fn=collate_fn))]
-        fingerprints = self._search.fingerprint(named_owned_attributes(roots, set()))
+        fingerprints = self._search.fingerprint(named_owned_attributes(roots, set()), SavedValues())
         return {path.removeprefix("worker."): fingerprint for path, _, fingerprint in fingerprints}

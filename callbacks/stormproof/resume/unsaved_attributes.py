@@ -16,8 +16,10 @@ from torch.utils.data import Dataset, IterableDataset
 
 from stormproof.data.fingerprint import (
     NONE_FINGERPRINT,
+    SavedValues,
     TimedSearch,
     compute_fingerprint,
+    find_storage_address,
     has_comparable_part,
     summarize_paths,
 )
@@ -54,8 +56,8 @@ class UnsavedAttributes:
     def observe(self, trainer: pl.Trainer) -> None:
         """Takes the first snapshot, on rank 0. Call it before each batch."""
         if self._first_fingerprints is None and trainer.is_global_zero:
-            fingerprints = {path: compute_fingerprint(value) for path, _, value in _named_attributes(trainer)}
-            self._first_fingerprints = fingerprints | {path: first for path, _, first in self._search_owned(trainer)}
+            found = self._fingerprint(trainer, _find_saved(trainer, {}))
+            self._first_fingerprints = {path: fingerprint for path, _, fingerprint, _ in found}
 
     def check(self, trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> None:
         """Warns about attributes that changed since the first snapshot and are not in ``checkpoint``.
@@ -71,20 +73,17 @@ class UnsavedAttributes:
             entries.freeze()
             self._first_entries = entries
         changed_paths = []
-        attributes = [(path, owner, compute_fingerprint(value)) for path, owner, value in _named_attributes(trainer)]
-        owned_attributes = self._search_owned(trainer)
-        for path, _, fingerprint in owned_attributes:
-            if self._first_fingerprints.get(path, NONE_FINGERPRINT) == NONE_FINGERPRINT:  # not yet read lazily
-                self._first_fingerprints[path] = fingerprint
-        for path, owner, fingerprint in attributes + owned_attributes:
+        for path, owner, fingerprint, is_owned in self._fingerprint(trainer, _find_saved(trainer, checkpoint)):
             first_fingerprint = self._first_fingerprints.get(path)
+            if is_owned and first_fingerprint in {None, NONE_FINGERPRINT}:  # not yet read lazily
+                first_fingerprint = self._first_fingerprints[path] = fingerprint
             if (
                 path not in self._reported_paths
                 and fingerprint != first_fingerprint
                 and has_comparable_part(fingerprint)
             ):
                 likely_path = self._entry_paths.get(path)
-                entry_path = entries.find(owner, fingerprint, first_fingerprint, self._first_entries, likely_path)
+                entry_path = entries.find(path, owner, fingerprint, first_fingerprint, self._first_entries, likely_path)
                 if entry_path is None:
                     changed_paths.append(path)
                 else:
@@ -98,9 +97,11 @@ class UnsavedAttributes:
                 f"{EXEMPT_ATTRIBUTE}."
             )
 
-    def _search_owned(self, trainer: pl.Trainer) -> list[tuple[str, Any, Any]]:
-        saved_ids = {id(state) for optimizer in trainer.optimizers for state in optimizer.state.values()}
-        return self._search.fingerprint(named_owned_attributes(_named_roots(trainer), {id(trainer)}, saved_ids))
+    def _fingerprint(self, trainer: pl.Trainer, saved: SavedValues) -> list[tuple[str, Any, Any, bool]]:
+        """Returns path, owner and fingerprint of all attributes, and whether an owned object has the attribute."""
+        own = [(path, owner, compute_fingerprint(value, saved)) for path, owner, value in _named_attributes(trainer)]
+        owned = self._search.fingerprint(named_owned_attributes(_named_roots(trainer), {id(trainer)}), saved)
+        return [(*attribute, False) for attribute in own] + [(*attribute, True) for attribute in owned]
 
 
 _EntryPath = tuple[Any, ...]
@@ -138,6 +139,7 @@ class _SavedEntries:
 
     def find(
         self,
+        attribute_path: str,
         owner: Any,
         fingerprint: Any,
         first_fingerprint: Any,
@@ -150,6 +152,7 @@ class _SavedEntries:
         checkpoint.
 
         Args:
+            attribute_path: Path of the attribute. An optimizer or a schedule saves it by its name only.
             owner: Module or callback.
             fingerprint: Fingerprint of its attribute.
             first_fingerprint: Fingerprint of the attribute in the first snapshot. None if the attribute did not exist.
@@ -167,8 +170,10 @@ class _SavedEntries:
         if likely_path is not None and is_equal(likely_path, self._fingerprint_entry(likely_path)):
             return likely_path
         roots = None, "optimization" if id(owner) in self._optimization_ids else getattr(owner, "state_key", "module")
+        name = attribute_path.rpartition(".")[2]
         entries = ((path, entry) for root in roots for path, entry in self._fingerprint_root(root).items())
-        return next((path for path, entry in entries if is_equal(path, entry)), None)
+        matches = (path for path, entry in entries if is_equal(path, entry))
+        return next((path for path in matches if path[0] != "optimization" or path[-1] == name), None)
 
     def _fingerprint_root(self, root: str | None) -> dict[_EntryPath, Any]:
         """Returns the fingerprints of the entries of a root, by path."""
@@ -186,30 +191,18 @@ class _SavedEntries:
                 part = part[key]
             except (LookupError, TypeError):
                 return None
-        return compute_fingerprint(part, is_saved=True)
+        return compute_fingerprint(part)
 
 
 def _named_attributes(trainer: pl.Trainer) -> Iterator[tuple[str, Any, Any]]:
     """Yields path, owner and value of the attributes to compare."""
-    module = trainer.lightning_module
-    optimized_parameters = [
-        parameter
-        for optimizer in trainer.optimizers
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    ]
-    registered_addresses = {
-        _get_data_address(tensor) for tensor in (*module.parameters(), *module.buffers(), *optimized_parameters)
-    } - {None}
-    for path, owner in _named_owners(trainer, module):
+    for path, owner in _named_owners(trainer, trainer.lightning_module):
         exempt = {*getattr(type(owner), EXEMPT_ATTRIBUTE, ()), *_find_library_attributes(owner)}
         is_torch_module = type(owner).__module__.startswith("torch.")
         for name, value in vars(owner).items():
             if is_torch_module and (name.startswith("_") or not isinstance(value, int | float)):
                 continue
-            is_tensor = issubclass(type(value), torch.Tensor)  # a proxy or a mock may have another `__class__`
-            is_registered = is_tensor and _get_data_address(cast("torch.Tensor", value)) in registered_addresses
-            if name not in exempt and not is_registered:
+            if name not in exempt:
                 yield f"{path}.{name}", owner, value
     owners = owned_state.find_owners(trainer)
     for name, modules in owned_state.find_modules_by_owner(trainer).items():
@@ -218,12 +211,24 @@ def _named_attributes(trainer: pl.Trainer) -> Iterator[tuple[str, Any, Any]]:
             exempt = is_exempt(owner, path[len(name) + 1 :])
             if not exempt and not _is_metric(submodule) and not _derives_from_lightning_callback(owner):
                 tensors = (*submodule.named_parameters(path), *submodule.named_buffers(path))
-                unregistered_tensors = [
-                    (name, tensor.detach())
-                    for name, tensor in tensors
-                    if _get_data_address(tensor) not in registered_addresses
-                ]
-                yield from ((name, owner, tensor) for name, tensor in unregistered_tensors)
+                yield from ((name, owner, tensor) for name, tensor in tensors)
+
+
+def _find_saved(trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> SavedValues:
+    """Returns the parameters and buffers of the module, and the groups and states of the optimizers."""
+    optimizers, saved_states = trainer.optimizers, checkpoint.get("optimizer_states", ())
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    states = [state for optimizer in optimizers for state in optimizer.state.values()]
+    states += [state for saved in saved_states for state in saved.get("state", {}).values()]
+    tensors = (
+        *(tensor for group in groups for tensor in group["params"]),
+        *(value for state in states if isinstance(state, dict) for value in state.values()),
+        *trainer.lightning_module.parameters(),
+        *trainer.lightning_module.buffers(),
+    )
+    containers = (*groups, *states, *(part for item in optimizers for part in (item.param_groups, item.state)))
+    addresses = {find_storage_address(tensor) for tensor in tensors if is_a(tensor, torch.Tensor)} - {None}
+    return SavedValues(cast("set[int]", addresses), {id(container) for container in containers})
 
 
 def _named_roots(trainer: pl.Trainer) -> Iterator[tuple[str, Any]]:
@@ -282,15 +287,7 @@ def _fingerprint_parts(value: Any, root: str | None) -> Iterator[tuple[_EntryPat
         if not queue:
             return
         path, part = queue.popleft()
-        yield path, compute_fingerprint(part, is_saved=True)
+        yield path, compute_fingerprint(part)
         if isinstance(part, dict | list | tuple):
             items = part.items() if isinstance(part, dict) else enumerate(part)
             queue.extend(((*path, key), item) for key, item in islice(items, _MAX_PARTS))
-
-
-def _get_data_address(tensor: torch.Tensor) -> int | None:
-    """Returns the address of the tensor's data, or None if it has no storage (for example, a sparse tensor)."""
-    try:
-        return tensor.data_ptr() or None
-    except RuntimeError:
-        return None
