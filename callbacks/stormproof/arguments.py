@@ -17,7 +17,7 @@ T = TypeVar("T", bound=Callable[..., Any])
 _COMPARISONS = {"above": operator.gt, "at least": operator.ge, "below": operator.lt, "at most": operator.le}
 _TYPE_NAMES = {
     int: "an int", float: "a number", bool: "True or False", str: "a string", Path: "a path", NoneType: "None",
-    Callable: "a callable", Iterable: "an iterable", Collection: "a set or a list", Mapping: "a mapping",
+    Callable: "a callable", Iterable: "a list", Collection: "a set or a list", Mapping: "a mapping",
 }  # fmt: skip
 _NUMBERS = {int: Integral, float: Real}
 _INVALID = object()

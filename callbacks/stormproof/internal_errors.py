@@ -17,7 +17,7 @@ MAX_LENGTH = 200
 def isolated(function: Callable[..., Any], on_error: Callable[[Exception], object]) -> Callable[..., None]:
     """Wraps ``function`` to call ``on_error`` with any exception, except those that a signal handler raised.
 
-    In the function, tensor subclasses are plain tensors: their ``__torch_function__`` and active modes are not called.
+    In the function, tensor subclasses are plain tensors, see :func:`with_plain_tensors`.
     """
 
     def isolated_function(*args: Any, **kwargs: Any) -> None:
@@ -31,6 +31,22 @@ def isolated(function: Callable[..., Any], on_error: Callable[[Exception], objec
             on_error(error)
 
     return isolated_function
+
+
+def with_plain_tensors(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps ``function`` to call neither ``__torch_function__`` of tensor subclasses nor active modes."""
+
+    @functools.wraps(function)
+    def plain_function(*args: Any, **kwargs: Any) -> Any:
+        with torch._C.DisableTorchFunction():  # noqa: SLF001
+            return function(*args, **kwargs)
+
+    return plain_function
+
+
+def isolated_until_error(mode: Any, function: Callable[..., None]) -> Callable[..., None]:
+    """Wraps ``function`` to set ``mode.error`` to its first exception, and to do nothing after one."""
+    return do_nothing if mode.error is not None else isolated(function, functools.partial(setattr, mode, "error"))
 
 
 def isolate_errors(hook: Callable[..., None]) -> Callable[..., None]:

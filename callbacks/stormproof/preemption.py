@@ -131,13 +131,7 @@ class Preemption(InactiveCopies, Callback):
         """Exits if a rank has received a signal."""
         self._check_signal_in_evaluation(trainer)
 
-    def on_test_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Exits if a rank has received a signal."""
-        self._check_signal_in_evaluation(trainer)
-
-    def on_predict_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Exits if a rank has received a signal."""
-        self._check_signal_in_evaluation(trainer)
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Resets the schedule, which counts training steps again."""

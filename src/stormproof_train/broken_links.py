@@ -1,9 +1,30 @@
-"""Describes broken symbolic links."""
+"""Creates folders, and describes broken symbolic links."""
 
 from __future__ import annotations
 
 import errno
 from pathlib import Path
+
+from stormproof_train.errors import STORAGE_FAULTS, UserError
+
+
+def create_folders(description: str, *folders: Path) -> None:
+    """Creates missing folders and their parents.
+
+    Args:
+        description: Setting and problem, for the message.
+        folders: Paths.
+
+    Raises:
+        UserError: If a folder cannot be created. Failures of the storage stay an OSError.
+    """
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno in STORAGE_FAULTS:
+                raise
+            raise UserError(f"{description}: {describe_path_error(folder, error)}") from error
 
 
 def describe_broken_link(path: Path) -> str | None:

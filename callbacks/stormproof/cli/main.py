@@ -304,10 +304,6 @@ def _print_error(message: str, code: int) -> int:
     return code
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
 @dataclass(frozen=True)
 class Listing:
     """Checkpoints of a folder. Use :func:`stormproof.checkpoint.resolution.resolve` to verify their content.
@@ -355,3 +351,7 @@ def _list_quarantined(backend: Backend, log: CommitLog) -> list[BadCheckpoint]:
     reasons = {event["name"]: str(event.get("reason", "")) for event in events}
     names = {file.partition(".")[0] for file in backend.list_quarantined_files()}
     return [BadCheckpoint(name, reasons.get(name, "")) for name in sorted(names)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

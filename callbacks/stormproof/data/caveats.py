@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
@@ -67,7 +66,7 @@ def _find_stateful_loader_caveats(loader: Any, type_name: str, num_workers: int)
         return caveats
     caveats += [
         _SAMPLE_GENERATOR_CAVEAT.format(path, type(generator).__name__)
-        for path, generator in find_generators({"dataset": dataset})
+        for path, generator in find_owned_objects({"dataset": dataset}, is_generator)
     ]
     return [*caveats, _WORKERS_CAVEAT.format(kind=type_name)] if num_workers else caveats
 
@@ -82,9 +81,8 @@ def _find_iterable_caveats(dataset: Any, num_workers: int) -> list[str]:
 def _find_map_caveats(loader: DataLoader[Any]) -> list[str]:
     caveats: list[str] = []
     # a sampler may have a reference to the data set, whose generators are seeded for each sample
-    covered_generators = [
-        generator for _, generator in find_generators({"dataset": loader.dataset, "collate_fn": loader.collate_fn})
-    ]
+    seeded_objects = {"dataset": loader.dataset, "collate_fn": loader.collate_fn}
+    covered_generators = [generator for _, generator in find_owned_objects(seeded_objects, is_generator)]
     for path, sampler in SamplerState(loader).samplers.items():
         if not is_stateful(sampler):
             covered_generators += find_attribute_generators(sampler).values()  # which SamplerState restores
@@ -92,19 +90,7 @@ def _find_map_caveats(loader: DataLoader[Any]) -> list[str]:
             caveats += [
                 f"{generator_path} is a random number generator ({type(generator).__name__}) that is not saved: "
                 "implement state_dict and load_state_dict in the sampler"
-                for generator_path, generator in find_generators(sampler_attributes)
+                for generator_path, generator in find_owned_objects(sampler_attributes, is_generator)
                 if not any(generator is covered_generator for covered_generator in covered_generators)
             ]
     return caveats
-
-
-def find_generators(roots: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yields path and object of each random number generator that is reachable from ``roots``, once.
-
-    Example:
-        >>> import random
-        >>> from functools import partial
-        >>> [path for path, _ in find_generators({"x": {"jitter": partial(max, random.Random(1))}})]
-        ["x['jitter'].args[0]"]
-    """
-    return find_owned_objects(roots, is_generator)

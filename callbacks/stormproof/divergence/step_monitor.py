@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from stormproof.distributed.collectives import SYNC_EVERY_N_STEPS, all_gather_rows, all_reduce_max
 from stormproof.divergence.detector import Anomaly, DivergenceDetector
 from stormproof.errors import RanksDisagreeError
+from stormproof.internal_errors import with_plain_tensors
 from stormproof.lightning import internals
 from stormproof.lightning.optimizer_step import find_optimizer_index, get_gradients, get_scaler, unscales_gradients
 from stormproof.lightning.step_exchange import StepExchange
@@ -188,6 +189,7 @@ class BufferSnapshot:
         ]
         self._copies: dict[int, tuple[torch.Tensor, torch.Tensor, int]] = {}  # by index: buffer, copy, version
 
+    @with_plain_tensors
     @torch.no_grad()
     def capture(self) -> None:
         """Copies the buffers."""
@@ -205,6 +207,7 @@ class BufferSnapshot:
         if sources:
             torch._foreach_copy_(copies, sources)  # pyright: ignore[reportPrivateImportUsage]
 
+    @with_plain_tensors
     def restore(self, *, non_finite_only: bool = False) -> None:
         """Restores the values of the last :meth:`capture`.
 
@@ -221,6 +224,7 @@ class BufferSnapshot:
                 # .data does not change the version counter, which a later backward pass checks
                 buffer.data.copy_(copy)
 
+    @with_plain_tensors
     def has_new_non_finite(self) -> bool:
         """Returns True if a buffer that was finite at :meth:`capture` is not finite now."""
         return any(map(self._is_new_non_finite, self._copies))

@@ -84,12 +84,6 @@ def check_initialized(module: pl.LightningModule) -> None:
         )
 
 
-PARTIALLY_SAVED_CALLBACKS = {
-    "ModelPruning": "saves the pruned weights, but not its masks",
-}
-"""Reasons why Lightning's callbacks do not resume exactly, by class name."""
-
-
 def find_resume_caveats(trainer: pl.Trainer) -> list[str]:
     """Returns the reasons why a resume will not be exact. Empty if it will be."""
     loaders = snapshot.train_loaders(trainer)
@@ -101,13 +95,11 @@ def find_resume_caveats(trainer: pl.Trainer) -> list[str]:
         )
     order_caveat = find_order_problem(trainer.strategy.model)
     caveats += [] if order_caveat is None else [order_caveat]
-    for callback in internals.callbacks(trainer):
-        names = {base.__name__ for base in type(callback).__mro__}
-        caveats += [
-            f"{type(callback).__name__} {PARTIALLY_SAVED_CALLBACKS[name]}"
-            for name in sorted(names & PARTIALLY_SAVED_CALLBACKS.keys())
-        ]
-    return caveats
+    return caveats + [
+        f"{type(callback).__name__} saves the pruned weights, but not its masks"
+        for callback in internals.callbacks(trainer)
+        if any(base.__name__ == "ModelPruning" for base in type(callback).__mro__)
+    ]
 
 
 def check_loaders(trainer: pl.Trainer, states: Sequence[Any], *, warns: bool) -> None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from stormproof.internal_errors import do_nothing, isolated
+from stormproof.internal_errors import isolated_until_error
 from stormproof.units.callers_line import call_at_callers_line
 from stormproof.units.unit_axis import weight_shape
 
@@ -120,15 +119,11 @@ class FunctionalTrace(TorchFunctionMode):
         """Calls ``func`` and records the layout of its output."""
         kwargs = kwargs or {}
         input_layouts: list[tuple[UnitLayout, torch.Size]] = []
-        self._isolated(self._add_layouts)(input_layouts, (*args, *kwargs.values()))
+        isolated_until_error(self, self._add_layouts)(input_layouts, (*args, *kwargs.values()))
         output = call_at_callers_line(func, args, kwargs)
         if any(True for _ in _iter_tensors((output,))):
-            self._isolated(self._record_call)(func, args, kwargs, input_layouts, output)
+            isolated_until_error(self, self._record_call)(func, args, kwargs, input_layouts, output)
         return output
-
-    def _isolated(self, function: Callable[..., None]) -> Callable[..., None]:
-        """Returns a function that does nothing after an error."""
-        return do_nothing if self.error is not None else isolated(function, partial(setattr, self, "error"))
 
     def _add_layouts(self, layouts: list[tuple[UnitLayout, torch.Size]], values: Any) -> None:
         """Adds the known layouts of tensors and their shapes."""

@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 from stormproof.checkpoint import atomic_write
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.distributed.rank import is_rank_zero
-from stormproof_train.broken_links import describe_path_error
+from stormproof_train.broken_links import create_folders
 from stormproof_train.build_task import build_task
 from stormproof_train.cli.evaluate import EvaluationArguments
 from stormproof_train.config.conf_dir import conf_dir
@@ -96,12 +96,7 @@ def _make_output_folder(folder: Path) -> None:
     """Creates the folder on all ranks before the evaluation, so that errors occur early."""
     if (folder / "run.json").exists() or (folder / "config.yaml").exists():
         raise UserError(f"output={folder} is the folder of a run. Choose another folder.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"output={folder}: the folder cannot be created: {describe_path_error(folder, error)}"
-        ) from error
+    create_folders(f"output={folder}: the folder cannot be created", folder)
     if not os.access(folder, os.W_OK):
         raise UserError(f"output={folder} is not writable. Choose another folder.")
 

@@ -13,12 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from stormproof.checkpoint import atomic_write
 from stormproof.gradients.noise_scale import batch_size_advice
-from stormproof_train.broken_links import describe_path_error
+from stormproof_train.broken_links import create_folders
 from stormproof_train.config.identity import RunSpec
 from stormproof_train.config.plan import read_plan
 from stormproof_train.console import print_line, print_table
 from stormproof_train.data.spec import get_fingerprint, infer_spec
-from stormproof_train.errors import STORAGE_FAULTS, UserError
 from stormproof_train.lightning_output import suppress_lightning_output
 from stormproof_train.tuning.batch_size import BatchSize, NoiseMeasurement, find_batch_size
 from stormproof_train.tuning.learning_rate import LearningRate, find_learning_rate
@@ -39,7 +38,8 @@ def tune(cfg: DictConfig) -> None:
     spec = infer_spec(data)
     loss = plan.bind_loss(spec.task)
     name = RunSpec.from_settings(plan.settings(loss, get_fingerprint(data))).name
-    file = _make_parent(Path(plan.runs_dir) / f"tune-{plan.tune}-{name}.yaml")
+    file = Path(plan.runs_dir) / f"tune-{plan.tune}-{name}.yaml"
+    create_folders(f"runs_dir={file.parent}: the folder cannot be created", file.parent)
     print_line(f"tune={plan.tune}: {spec.task} on {plan.data.function.__name__}; the trained networks are discarded")
     if plan.tune == "lr":
         try:
@@ -59,19 +59,6 @@ def tune(cfg: DictConfig) -> None:
         stream.write(yaml.safe_dump(record, sort_keys=False).encode())
     print_line(f"measurements: {file}")
     print_line(override)
-
-
-def _make_parent(file: Path) -> Path:
-    """Creates the folder of a file and returns the file."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if error.errno in STORAGE_FAULTS:
-            raise
-        raise UserError(
-            f"runs_dir={file.parent}: the folder cannot be created: {describe_path_error(file, error)}"
-        ) from error
-    return file
 
 
 def _print_learning_rate(result: LearningRate) -> str:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from stormproof.checkpoint import Lease
-from stormproof_train.broken_links import describe_path_error
+from stormproof_train.broken_links import create_folders
 from stormproof_train.compression.original import OriginalModel
 from stormproof_train.compression.settings import Settings
 from stormproof_train.config.identity import flatten, result_settings
 from stormproof_train.config.plan import FINGERPRINT_KEY
 from stormproof_train.config.redaction import redact_settings
-from stormproof_train.errors import STORAGE_FAULTS, UserError
+from stormproof_train.errors import UserError
 from stormproof_train.initialization.checkpoint import compute_digest
 from stormproof_train.run.folder import RunFolder, read_with_copy, write_with_copy
 
@@ -48,22 +48,8 @@ class CompressionFolder:
             UserError: If it belongs to another compression, or cannot be created.
             FolderTakenError: If another process uses it.
         """
-        try:
-            for folder in (
-                self.path,
-                self.start_checkpoints_dir,
-                self.configs_dir,
-                self.logs_dir,
-                self.runs_dir,
-                self.artifacts_dir,
-            ):
-                folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            if error.errno in STORAGE_FAULTS:
-                raise
-            raise UserError(
-                f"folder={self.path.parent}: a folder cannot be created there: {describe_path_error(self.path, error)}"
-            ) from error
+        folders = self.start_checkpoints_dir, self.configs_dir, self.logs_dir, self.runs_dir, self.artifacts_dir
+        create_folders(f"folder={self.path.parent}: a folder cannot be created there", *folders)
         lease = Lease(self.path)
         try:
             self._check_definition()

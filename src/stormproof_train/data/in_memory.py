@@ -54,14 +54,6 @@ class InMemoryDataModule(SplitDataModule):
 
     collate = staticmethod(_identity_collate)
 
-    def load(self) -> tuple[Split, Split]:
-        """Returns the training split and the validation split, scaled with statistics of the training split only."""
-        raise NotImplementedError
-
-    def load_test(self) -> Split:
-        """Returns the test split, scaled in the same way. Called once, when testing begins."""
-        raise NotImplementedError
-
     def setup(self, stage: str) -> None:
         """Reads the splits of the stage once and adds statistics of the training targets to the spec.
 

@@ -16,11 +16,11 @@ import yaml
 
 from stormproof.checkpoint import Lease, Store, atomic_write
 from stormproof.checkpoint.progress_file import PROGRESS_FILE_NAME, read_progress
-from stormproof_train.broken_links import describe_path_error
+from stormproof_train.broken_links import create_folders
 from stormproof_train.config.identity import RunSpec, SettingRecord, compute_identity, list_differences
 from stormproof_train.config.redaction import redact_text
 from stormproof_train.config.settings import Resume
-from stormproof_train.errors import STORAGE_FAULTS, ExitCode, UserError
+from stormproof_train.errors import ExitCode, UserError
 from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.mapping_file import read_mapping, read_unless_damaged, warn_once
 from stormproof_train.run.records import AttemptRecord, RunRecord, RunSummary
@@ -153,16 +153,7 @@ class RunFolder:
             FolderTakenError: If another attempt owns the folder.
         """
         self.check_startable(spec, resume)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.checkpoints.mkdir(exist_ok=True)
-        except OSError as error:
-            if error.errno in STORAGE_FAULTS:
-                raise
-            raise UserError(
-                f"runs_dir={self.path.parent}: the run folder cannot be created: "
-                f"{describe_path_error(self.path, error)}"
-            ) from error
+        create_folders(f"runs_dir={self.path.parent}: the run folder cannot be created", self.path, self.checkpoints)
         self._lease = Lease(self.path)
         try:
             self.remove_temporary_files()

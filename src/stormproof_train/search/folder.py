@@ -11,11 +11,11 @@ from typing import Any
 
 import filelock
 
-from stormproof_train.broken_links import describe_path_error
+from stormproof_train.broken_links import create_folders
 from stormproof_train.config.identity import result_settings
 from stormproof_train.config.plan import Plan
 from stormproof_train.config.redaction import redact_settings, redact_text
-from stormproof_train.errors import STORAGE_FAULTS, UserError
+from stormproof_train.errors import UserError
 from stormproof_train.run.folder import read_with_copy, write_with_copy
 from stormproof_train.search.arguments import Arguments
 
@@ -52,16 +52,8 @@ class SearchFolder:
         Raises:
             UserError: If it belongs to another search, or cannot be created.
         """
-        try:
-            for folder in (self.path, self.trials_dir, self.final_dir, self.logs_dir, self.claims_dir):
-                folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            if error.errno in STORAGE_FAULTS:
-                raise
-            raise UserError(
-                f"search.folder={self.path.parent}: the folder of the search cannot be created there: "
-                f"{describe_path_error(self.path, error)}"
-            ) from error
+        description = f"search.folder={self.path.parent}: the folder of the search cannot be created there"
+        create_folders(description, self.trials_dir, self.final_dir, self.logs_dir, self.claims_dir)
         with self.lock():
             stored_search = read_with_copy(self.path / SEARCH_FILE, _SEARCH_KEYS)
             is_different = stored_search is not None and self._is_different(stored_search)

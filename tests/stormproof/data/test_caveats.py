@@ -10,8 +10,8 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, Subset, TensorDataset
 
 from stormproof import resumable
-from stormproof.data.caveats import find_generators
-from stormproof.data.owned_objects import MAX_OBJECTS
+from stormproof.data.owned_objects import MAX_OBJECTS, find_owned_objects
+from stormproof.data.rng import is_generator
 from stormproof.resumable_loader import find_loader_caveats
 
 
@@ -112,7 +112,7 @@ def test_a_generator_of_a_data_set_is_named_if_another_package_fetches_the_sampl
 
 @pytest.mark.parametrize(("dataset", "path"), NESTED.values(), ids=NESTED.keys())
 def test_generators_are_found_in_nested_objects(dataset: Any, path: str):
-    assert [name for name, _ in find_generators({"dataset": dataset})] == [path]
+    assert [name for name, _ in find_owned_objects({"dataset": dataset}, is_generator)] == [path]
     assert find_loader_caveats(resumable(DataLoader(dataset))) == []
 
 
@@ -175,17 +175,17 @@ def test_what_is_not_wrapped_is_told_to_be(loader: Any):
 
 def test_a_loader_within_a_data_set_and_what_is_data_are_not_searched():
     hidden = {"loader": DataLoader(Samples(), generator=torch.Generator()), "type": SimpleNamespace, "module": random}
-    assert list(find_generators({**hidden, "far down a list": [0] * 200 + [RNG]})) == []
+    assert list(find_owned_objects({**hidden, "far down a list": [0] * 200 + [RNG]}, is_generator)) == []
 
 
 def test_the_search_ends_in_a_circle_and_names_what_it_meets_twice_once():
     ring = SimpleNamespace(rng=RNG)
     ring.alias = [ring, RNG]
-    assert list(find_generators({"ring": ring})) == [("ring.rng", RNG)]
+    assert list(find_owned_objects({"ring": ring}, is_generator)) == [("ring.rng", RNG)]
 
 
 def test_the_search_ends_in_the_depths():
     chain: Any = RNG
     for _ in range(MAX_OBJECTS):
         chain = [chain]
-    assert list(find_generators({"chain": chain})) == []
+    assert list(find_owned_objects({"chain": chain}, is_generator)) == []

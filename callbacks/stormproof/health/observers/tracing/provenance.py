@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from stormproof.internal_errors import do_nothing, isolated
+from stormproof.internal_errors import isolated_until_error
 from stormproof.units.callers_line import call_at_callers_line
 from stormproof.units.transforms import has_values, is_transforming
 from stormproof.user_objects import read_attributes
@@ -151,15 +150,11 @@ class ProvenanceTracker(TorchFunctionMode):
         """Runs ``func`` and records the origin of its output."""
         kwargs = kwargs or {}
         inputs: list[tuple[torch.Tensor, bool]] = []
-        self._isolated(self._add_inputs)(inputs, (args, kwargs))
+        isolated_until_error(self, self._add_inputs)(inputs, (args, kwargs))
         output = call_at_callers_line(func, args, kwargs)
         if inputs:
-            self._isolated(self._record_call)(_function_name(func), args, kwargs, inputs, output)
+            isolated_until_error(self, self._record_call)(_function_name(func), args, kwargs, inputs, output)
         return output
-
-    def _isolated(self, function: Callable[..., None]) -> Callable[..., None]:
-        """Returns a function that does nothing after an error."""
-        return do_nothing if self.error is not None else isolated(function, partial(setattr, self, "error"))
 
     def _add_inputs(self, inputs: list[tuple[torch.Tensor, bool]], arguments: Any) -> None:
         """Adds the tensors among arguments, and whether they require a gradient, which an in-place function changes."""
