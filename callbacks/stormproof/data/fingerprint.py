@@ -29,7 +29,7 @@ NONE_FINGERPRINT = repr(None)
 _INCOMPARABLE = "other"
 """Fingerprint of a value that is neither a number nor a tensor nor a container."""
 _FREE_SECONDS, _TIME_SHARE, _MAX_SECONDS = 0.1, 0.01, 0.5
-"""Time to search owned objects: in any case, as a share of the time since the start, and at most per search."""
+"""CPU time to search owned objects: in any case, as a share of the time since the start, and at most per search."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class SavedValues:
 
 
 class TimedSearch:
-    """Computes fingerprints of attributes, with a time budget of 0.1 s plus 1% of the time since the start.
+    """Computes fingerprints of attributes, with a budget of 0.1 s of CPU time plus 1% of the time since the start.
 
     Copies of this object in other processes share the budget.
     """
@@ -50,23 +50,18 @@ class TimedSearch:
         self._start_time, self._spent_seconds = time.monotonic(), torch.zeros((), dtype=torch.float64).share_memory_()
 
     def fingerprint(self, attributes: Iterable[tuple[str, Any, Any]], saved: SavedValues) -> list[tuple[str, Any, Any]]:
-        """Returns path, owner and fingerprint of the attributes, or of the first ones if time runs out.
-
-        Args:
-            attributes: Path, owner and value.
-            saved: Values that do not count.
-        """
-        start, found = time.monotonic(), list[tuple[str, Any, Any]]()
-        if self._spent_seconds > _FREE_SECONDS + _TIME_SHARE * (start - self._start_time):
+        """Returns path, owner and fingerprint of ``(path, owner, value)``, or of the first ones if time runs out."""
+        start, found = time.thread_time(), list[tuple[str, Any, Any]]()
+        if self._spent_seconds > _FREE_SECONDS + _TIME_SHARE * (time.monotonic() - self._start_time):
             return []
         try:
             for path, owner, value in attributes:
-                if time.monotonic() - start > _MAX_SECONDS:
+                if time.thread_time() - start > _MAX_SECONDS:
                     break
                 found.append((path, owner, compute_fingerprint(value, saved)))
         except Exception as error:  # noqa: BLE001 (users' objects may raise any exception)
             rank_zero_warn(f"A resume may not be exact: the search for unsaved state {describe_error(error)}.")
-        self._spent_seconds += time.monotonic() - start
+        self._spent_seconds += time.thread_time() - start
         return found
 
 
@@ -98,9 +93,7 @@ class _Search:
 def compute_fingerprint(value: Any, saved: SavedValues | None = None) -> Any:
     """Returns a value that differs if a number, tensor, array or container of them differs.
 
-    Args:
-        value: Any value.
-        saved: Values that do not count. None for a value from a checkpoint.
+    Values in ``saved`` do not count. Without it, ``value`` is a copy from a checkpoint.
     """
     try:
         return _fingerprint_value(value, _Search(is_copy=True) if saved is None else _Search(saved))

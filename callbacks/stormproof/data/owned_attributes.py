@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from numbers import Number
-from types import FunctionType, MethodType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -40,11 +40,9 @@ def named_owned_attributes(roots: Iterable[tuple[str, Any]], visited_ids: set[in
     """Yields path, root and value of the attributes of the objects that ``roots`` own.
 
     Includes closure variables. Includes the attributes of a root itself if it is neither a module nor a callback. Then
-    follow attributes of users' classes, global variables of the modules of these classes, and the objects in them.
-
-    Args:
-        roots: Name and object.
-        visited_ids: Ids of objects to leave out.
+    follow attributes of users' classes, global variables of the modules of these classes, and the objects in them. Last
+    come those of classes and modules that these modules use, except installed packages. Leaves out objects whose ids
+    are in ``visited_ids``.
     """
     roots, scopes, listed_ids = tuple(roots), dict[type | str, None](), set[int]()
     for name, root in roots:
@@ -57,8 +55,13 @@ def named_owned_attributes(roots: Iterable[tuple[str, Any]], visited_ids: set[in
             if not is_exempt(root, path[len(name) + 1 :]):
                 yield path, root, value
     visited_ids |= {id(root) for _, root in roots}
-    for scope in tuple(scopes):
-        variables = {path: value for path, value in _named_variables(scope) if not _is_exempt_by_any(roots, path)}
+    pending_scopes = [*scopes]
+    for pending_scope in pending_scopes:  # new ones are added
+        named_variables = _named_variables(pending_scope)
+        variables = dict(item for item in named_variables if not any(is_exempt(root, item[0]) for _, root in roots))
+        used_scopes = dict.fromkeys(scope for value in variables.values() for scope in _find_scopes(value))
+        pending_scopes += [scope for scope in used_scopes if scope not in scopes and not _is_installed(scope)]
+        scopes |= used_scopes
         for path, value in (*variables.items(), *_search(variables, visited_ids, {})):
             if id(value) not in listed_ids or isinstance(value, str | Number):  # another name of an attribute
                 yield path, None, value
@@ -105,12 +108,8 @@ def is_library(item: object) -> bool:
     return _is_library_module(item.__module__ if isinstance(item, FunctionType) else type(item).__module__)
 
 
-def _is_library_module(name: str | None) -> bool:
-    return (name or "").partition(".")[0] in _LIBRARIES
-
-
-def _is_exempt_by_any(roots: Iterable[tuple[str, Any]], path: str) -> bool:
-    return any(is_exempt(root, path) for _, root in roots)
+def _is_library_module(name: object) -> bool:
+    return str(name).partition(".")[0] in _LIBRARIES
 
 
 def _named_variables(scope: type | str) -> Iterator[tuple[str, Any]]:
@@ -122,12 +121,19 @@ def _named_variables(scope: type | str) -> Iterator[tuple[str, Any]]:
 
 
 def _find_scopes(item: Any) -> Iterator[type | str]:
-    """Yields the classes of an object that users define, and the names of their modules."""
-    classes = () if isinstance(item, FunctionType) else type(item).__mro__
+    """Yields the classes of an object (or a class) that users define, and the names of their modules."""
+    is_code = is_a(item, (FunctionType, ModuleType))
+    classes = () if is_code else (item if is_a(item, type) else type(item)).__mro__
     yield from (cls for cls in classes if not _is_library_module(cls.__module__))
-    for part in (*classes, *((item,) if isinstance(item, FunctionType) else ())):
-        if part.__module__ in sys.modules and not _is_library_module(part.__module__):  # None in code of eval
-            yield part.__module__
+    for part in (item,) if is_code else classes:
+        name = part.__name__ if is_a(part, ModuleType) else part.__module__
+        if name in sys.modules and not _is_library_module(name):  # no name in code of eval
+            yield name
+
+
+def _is_installed(scope: type | str) -> bool:
+    module = sys.modules.get(scope if isinstance(scope, str) else scope.__module__)
+    return "-packages" in str(getattr(module, "__file__", ""))
 
 
 def _named_own_attributes(name: str, owner: Any) -> Iterator[tuple[str, Any]]:

@@ -118,14 +118,13 @@ class _SavedEntries:
         self.step = trainer.global_step
         user_entries = {key: value for key, value in checkpoint.items() if key not in lightning_keys}
         extra_states = {name: value for name, value in checkpoint["state_dict"].items() if "_extra_state" in name}
-        optimization = {
-            "lr_schedulers": checkpoint["lr_schedulers"],
-            "optimizers": [{**state, "state": None} for state in checkpoint["optimizer_states"]],
-        }
         self._roots: dict[str | None, Any] = {
             **checkpoint["callbacks"],  # by state key
             "module": extra_states,
-            "optimization": optimization,
+            "optimization": {
+                "lr_schedulers": checkpoint["lr_schedulers"],
+                "optimizers": [{**state, "state": None} for state in checkpoint["optimizer_states"]],
+            },
             None: user_entries,
         }
         self._optimization_ids = {id(part) for part in owned_state.find_schedules(trainer).values()}

@@ -119,3 +119,22 @@ def test_a_buffer_that_is_taken_away_is_nobodys_business():
     del module.mask
     snapshot.capture()
     snapshot.restore()
+
+
+class Refusing(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func.__name__ in {"clone", "isfinite", "copy_", "detach"}:
+            raise RuntimeError(f"no {func.__name__}")
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_a_buffer_of_a_subclass_that_refuses_functions_goes_back_too():
+    module = nn.Module()
+    module.register_buffer("mean", torch.zeros(3).as_subclass(Refusing), persistent=False)
+    snapshot = BufferSnapshot(module)
+    snapshot.capture()
+    module.mean.fill_(torch.nan)
+    assert snapshot.has_new_non_finite()
+    snapshot.restore()
+    assert module.mean.as_subclass(torch.Tensor).tolist() == [0.0, 0.0, 0.0]

@@ -1,9 +1,11 @@
 """State in closures, classes, global variables, hooks and worker processes is named."""
 
 import re
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -66,14 +68,108 @@ class CountsInHook(Counting):
         return optimizer
 
 
+class Counter:
+    count = 0
+
+
+COUNTERS = [Counter()]
+
+
+class CountsInGlobalObject(Counting):
+    def count(self) -> None:
+        COUNTERS[0].count += 1
+
+
+class Tally:
+    count = 0
+
+
+class CountsInOtherClass(Counting):
+    def count(self) -> None:
+        Tally.count += 1
+
+
+HELPERS = ModuleType("helpers_of_a_test")
+
+
+class CountsInOtherModule(Counting):
+    def on_fit_start(self) -> None:
+        sys.modules[HELPERS.__name__] = HELPERS
+        vars(HELPERS)["num_batches"] = 0
+
+    def count(self) -> None:
+        vars(HELPERS)["num_batches"] += 1
+
+    def on_fit_end(self) -> None:
+        del sys.modules[HELPERS.__name__]
+
+
+class CountsInForwardHook(Counting):
+    def configure_optimizers(self) -> Any:
+        increment = make_counter()
+        self.layer.register_forward_hook(lambda *_: increment() and None)
+        return super().configure_optimizers()
+
+
+class CountsInParameterHook(Counting):
+    def configure_optimizers(self) -> Any:
+        increment = make_counter()
+        self.layer.weight.register_hook(lambda _: increment() and None)
+        return super().configure_optimizers()
+
+
+class CountsInDefault(Counting):
+    def on_fit_start(self) -> None:
+        def increment(counts: Any = [0]) -> None:  # noqa: B006 (the mistake)
+            counts[0] += 1
+
+        self.increment = increment
+
+    def count(self) -> None:
+        self.increment()
+
+
+class CountsInFunction(Counting):
+    def on_fit_start(self) -> None:
+        self.increment: Any = lambda: None
+        self.increment.calls = 0
+
+    def count(self) -> None:
+        self.increment.calls += 1
+
+
+class CopiesParameters(Counting):
+    """Averages the weights, but does not save the average."""
+
+    def on_fit_start(self) -> None:
+        self.averages = [torch.nn.Parameter(value.detach().clone()) for value in self.parameters()]
+
+    def count(self) -> None:
+        with torch.no_grad():
+            for average, value in zip(self.averages, self.layer.parameters(), strict=True):
+                average.lerp_(value, 0.5)
+
+
+VIEWS: dict[str, Any] = {}
+
+
+class ViewsWeights(RegressionModule):
+    """Has other names for values that are saved: in a global variable, a list and a closure."""
+
+    def on_fit_start(self) -> None:
+        weight = self.layer.weight
+        VIEWS["first row"] = weight.detach()[0]
+        self.views, self.read = [weight.detach().view(-1)], lambda: weight[0]
+
+    def on_train_start(self) -> None:
+        VIEWS["optimizer"] = self.trainer.optimizers[0].state
+
+
 class ExemptGlobal(CountsInGlobal):
     not_restored = ("COUNTS",)
 
 
-class CountingCollate:
-    def __init__(self) -> None:
-        self.count = 0
-
+class CountingCollate(Counter):
     def __call__(self, samples: Any) -> Any:
         self.count += 1
         return default_collate(samples)
@@ -109,11 +205,23 @@ def collect_warnings(folder: Path, kind: type[RegressionModule], loaders: Any, *
         (CountsInClass, "CountsInClass.num_batches"),
         (CountsInGlobal, f"{__name__}.COUNTS"),
         (CountsInHook, r"optimizers\[0\]._optimizer_step_post_hooks\[\d+\]:count"),
+        (CountsInGlobalObject, rf"{__name__}.COUNTERS\[0\].count"),
+        (CountsInOtherClass, "Tally.count"),
+        (CountsInOtherModule, "helpers_of_a_test.num_batches"),
+        (CountsInForwardHook, r"module.layer._forward_hooks\[\d+\]:increment:count"),
+        (CountsInParameterHook, r"module.layer.weight._backward_hooks\[\d+\]:increment:count"),
+        (CountsInDefault, "module.increment.__defaults__"),
+        (CountsInFunction, "module.increment.calls"),
+        (CopiesParameters, "module.averages"),
     ],
 )
 def test_a_variable_that_changes_outside_of_attributes_is_named(kind: Any, path: str, tmp_path: Path):
     (message,) = collect_warnings(tmp_path, kind, resumable(make_loader()))
     assert re.search(rf"{path}\. A resume", message)
+
+
+def test_other_names_of_saved_values_are_not_named(tmp_path: Path):
+    assert collect_warnings(tmp_path, ViewsWeights, resumable(make_loader())) == []
 
 
 def test_hooks_that_monitors_register_are_not_named(tmp_path: Path):
@@ -144,6 +252,20 @@ def test_the_steps_of_a_schedule_do_not_hide_a_counter_of_batches(tmp_path: Path
     loader = DataLoader(torch.ones(8, 2), batch_size=2, collate_fn=CountingCollate())  # type: ignore[arg-type]
     (message,) = collect_warnings(tmp_path, Cyclic, resumable(loader))
     assert "collate_fn.count. A resume" in message
+
+
+class CyclicCountInLambda(Cyclic):
+    """Counts the batches of the schedule in the function of another one."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer, increment = torch.optim.SGD(self.layer.parameters(), lr=0.1), make_counter()
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 0.99 ** increment())
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def test_the_steps_of_a_schedule_do_not_hide_a_counter_in_its_function(tmp_path: Path):
+    (message,) = collect_warnings(tmp_path, CyclicCountInLambda, resumable(make_loader()))
+    assert "lr_schedulers[0].lr_lambdas[0]:increment:count. A resume" in message
 
 
 class Rows(Dataset[torch.Tensor]):
