@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 from hashlib import blake2b
 from numbers import Number
 from typing import Any
@@ -28,13 +29,15 @@ _MAX_LIST_ELEMENTS = 300
 NONE_FINGERPRINT = repr(None)
 _INCOMPARABLE = "other"
 """Fingerprint of a value that is neither a number nor a tensor nor a container."""
-_FREE_SECONDS, _TIME_SHARE, _MAX_SECONDS = 0.1, 0.01, 0.5
-"""CPU time to search owned objects: in any case, as a share of the time since the start, and at most per search."""
+_FREE_SECONDS, _TIME_SHARE = 0.1, 0.01
+"""CPU time to search owned objects: in any case, and as a share of the time since the start."""
+_MIN_SECONDS, _MAX_SECONDS = 0.01, 0.5
+"""CPU time of one search."""
 
 
 @dataclass(frozen=True)
 class SavedValues:
-    """What a resume restores: storage addresses of tensors, and ids of the containers of an optimizer."""
+    """Values that a resume restores: storage addresses of tensors, and ids of the containers of an optimizer."""
 
     addresses: Collection[int] = ()
     ids: Collection[int] = ()
@@ -52,11 +55,11 @@ class TimedSearch:
     def fingerprint(self, attributes: Iterable[tuple[str, Any, Any]], saved: SavedValues) -> list[tuple[str, Any, Any]]:
         """Returns path, owner and fingerprint of ``(path, owner, value)``, or of the first ones if time runs out."""
         start, found = time.thread_time(), list[tuple[str, Any, Any]]()
-        if self._spent_seconds > _FREE_SECONDS + _TIME_SHARE * (time.monotonic() - self._start_time):
-            return []
+        budget = _FREE_SECONDS + _TIME_SHARE * (time.monotonic() - self._start_time) - float(self._spent_seconds)
+        max_seconds = min(max(budget, _MIN_SECONDS), _MAX_SECONDS)
         try:
             for path, owner, value in attributes:
-                if time.thread_time() - start > _MAX_SECONDS:
+                if time.thread_time() - start > max_seconds:
                     break
                 found.append((path, owner, compute_fingerprint(value, saved)))
         except Exception as error:  # noqa: BLE001 (users' objects may raise any exception)
@@ -107,15 +110,11 @@ def _fingerprint_value(value: Any, search: _Search) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         is_excluded = value.dtype.hasobject or value.__array_interface__["data"][0] in search.saved.addresses
         return _INCOMPARABLE if is_excluded else _fingerprint_array(value)
-    if type(value).__module__ == "multiprocessing.sharedctypes":
-        value = value.get_obj()
-    if isinstance(value, ctypes._SimpleCData | ctypes.Array):  # noqa: SLF001 (ctypes has no public name)
-        value = value[:_MAX_ITEMS] if isinstance(value, ctypes.Array) else value.value
+    value = _unwrap(value)
     if value is None or isinstance(value, str | bytes | bytearray | Number | Enum):
         return _fingerprint_scalar(value)
     if isinstance(value, torch.Tensor):
         return _fingerprint_tensor(value, search)
-    value = _sort_items(value) if isinstance(value, set | frozenset) else value
     if not isinstance(value, dict | list | tuple | deque | array.array):
         return _INCOMPARABLE
     parts = []
@@ -127,6 +126,17 @@ def _fingerprint_value(value: Any, search: _Search) -> Any:
         parts.append(repr(type(item)) if part is _INCOMPARABLE and not is_library(item) else part)
     last_items = [value[-1]] if isinstance(value, list | tuple | deque) and len(value) > len(parts) else []
     return len(value), *parts, *(_fingerprint_value(item, replace(search, remaining_items=0)) for item in last_items)
+
+
+def _unwrap(value: Any) -> Any:
+    """Returns the content of shared memory and ctypes, the arguments of a partial function, and the items of a set."""
+    if type(value).__module__ == "multiprocessing.sharedctypes":
+        value = value.get_obj()
+    if isinstance(value, ctypes._SimpleCData | ctypes.Array):  # noqa: SLF001 (ctypes has no public name)
+        return value[:_MAX_ITEMS] if isinstance(value, ctypes.Array) else value.value
+    if isinstance(value, partial):
+        return value.args, value.keywords
+    return _sort_items(value) if isinstance(value, set | frozenset) else value
 
 
 def _sort_items(values: Collection[Any]) -> list[Any]:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from numbers import Number
-from types import FunctionType, MethodType, ModuleType
+from types import FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -21,11 +21,13 @@ from stormproof.user_objects import is_a, read_attributes
 
 EXEMPT_ATTRIBUTE = "not_restored"
 """Class attribute of a module, callback or owned object: names of attributes that training does not depend on."""
+_CONTAINER_LIBRARIES = {"_thread", "argparse", "collections", "queue", "types", "weakref"}
+"""Modules of the standard library whose objects contain values of users, such as ``argparse.Namespace``."""
 _LIBRARIES = {
     "PIL", "_pytest", "cv2", "datasets", "h5py", "lightning", "lightning_fabric", "lightning_utilities", "matplotlib",
     "mlflow", "numpy", "omegaconf", "pandas", "polars", "pyarrow", "pytorch_lightning", "rich", "scipy", "sklearn",
     "stormproof", "tensorboard", "tensorboardX", "tokenizers", "torch", "torchmetrics", "torchvision", "tqdm",
-    "transformers", "wandb", *(sys.stdlib_module_names - {"argparse", "types"}),
+    "transformers", "wandb", *sys.stdlib_module_names,
 }  # fmt: skip
 """Packages whose objects change for other reasons, such as caches, progress and logs."""
 _CONTAINERS = (dict, list, tuple, deque, partial, MethodType, nn.Module)
@@ -46,7 +48,7 @@ def named_owned_attributes(roots: Iterable[tuple[str, Any]], visited_ids: set[in
     """
     roots, scopes, listed_ids = tuple(roots), dict[type | str, None](), set[int]()
     for name, root in roots:
-        scopes |= dict.fromkeys(_find_scopes(root))
+        scopes |= dict.fromkeys(find_scopes(root))
         attributes = dict(_named_own_attributes(name, root))
         listed_ids |= set(map(id, attributes.values()))
         if not is_a(root, nn.Module) and not hasattr(root, "state_key"):  # listed by UnsavedAttributes
@@ -59,7 +61,7 @@ def named_owned_attributes(roots: Iterable[tuple[str, Any]], visited_ids: set[in
     for pending_scope in pending_scopes:  # new ones are added
         named_variables = _named_variables(pending_scope)
         variables = dict(item for item in named_variables if not any(is_exempt(root, item[0]) for _, root in roots))
-        used_scopes = dict.fromkeys(scope for value in variables.values() for scope in _find_scopes(value))
+        used_scopes = dict.fromkeys(scope for value in variables.values() for scope in find_scopes(value))
         pending_scopes += [scope for scope in used_scopes if scope not in scopes and not _is_installed(scope)]
         scopes |= used_scopes
         for path, value in (*variables.items(), *_search(variables, visited_ids, {})):
@@ -82,7 +84,7 @@ def _search(
 
     for path, item in find_owned_objects(attributes, is_owned, should_descend):
         visited_ids.add(id(item))
-        scopes |= dict.fromkeys(_find_scopes(item))
+        scopes |= dict.fromkeys(find_scopes(item))
         if is_a(item, torch.optim.Optimizer):
             yield f"{path}.state", [*read_attributes(item).get("state", {}).values()]
         else:
@@ -104,8 +106,11 @@ def _exempt_names(owner: Any) -> Collection[str]:
 
 
 def is_library(item: object) -> bool:
-    """Returns whether an object belongs to the standard library or to a package in ``_LIBRARIES``, by its class."""
-    return _is_library_module(item.__module__ if isinstance(item, FunctionType) else type(item).__module__)
+    """Returns whether an object belongs to a package in ``_LIBRARIES``, by its class or the module of its code."""
+    if isinstance(item, GeneratorType):
+        return item.gi_frame is None or _is_library_module(item.gi_frame.f_globals.get("__name__"))
+    name = item.__module__ if isinstance(item, FunctionType) else type(item).__module__
+    return name not in _CONTAINER_LIBRARIES and _is_library_module(name)
 
 
 def _is_library_module(name: object) -> bool:
@@ -120,7 +125,7 @@ def _named_variables(scope: type | str) -> Iterator[tuple[str, Any]]:
             yield f"{name}.{key}", value
 
 
-def _find_scopes(item: Any) -> Iterator[type | str]:
+def find_scopes(item: Any) -> Iterator[type | str]:
     """Yields the classes of an object (or a class) that users define, and the names of their modules."""
     is_code = is_a(item, (FunctionType, ModuleType))
     classes = () if is_code else (item if is_a(item, type) else type(item)).__mro__

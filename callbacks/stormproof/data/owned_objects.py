@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from itertools import islice
-from types import BuiltinMethodType, FunctionType, MethodType, ModuleType
+from types import BuiltinMethodType, FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -74,14 +75,8 @@ def iterate_parts(path: str, owner: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"{path}.{name}", getattr(owner, name)) for name in ("func", "args", "keywords"))
     elif isinstance(owner, MethodType | BuiltinMethodType):
         yield f"{path}.__self__", owner.__self__
-    elif isinstance(owner, FunctionType):
-        for name, cell in zip(owner.__code__.co_freevars, owner.__closure__ or (), strict=True):
-            try:
-                yield f"{path}:{name}", cell.cell_contents
-            except ValueError:  # the variable has no value yet
-                continue
-        attributes = {"__defaults__": owner.__defaults__, "__kwdefaults__": owner.__kwdefaults__, **vars(owner)}
-        yield from ((f"{path}.{name}", value) for name, value in attributes.items())
+    elif isinstance(owner, FunctionType | GeneratorType):
+        yield from _iterate_variables(path, owner)
     elif isinstance(owner, nn.Module):
         yield from ((f"{path}.{name}", child) for name, child in owner.named_children())
         yield from ((f"{path}.{name}", vars(owner)[name]) for name in _MODULE_HOOKS if vars(owner)[name])
@@ -92,6 +87,19 @@ def iterate_parts(path: str, owner: Any) -> Iterator[tuple[str, Any]]:
         slots = [name for cls in type(owner).__mro__ for name in _list_slots(cls)]
         yield from ((f"{path}.{name}", getattr(owner, name)) for name in slots if hasattr(owner, name))
         yield from ((f"{path}.{name}", value) for name, value in read_attributes(owner).items())
+
+
+def _iterate_variables(path: str, owner: FunctionType | GeneratorType) -> Iterator[tuple[str, Any]]:
+    """Yields the local variables of a generator, or the closure variables and attributes of a function."""
+    if isinstance(owner, GeneratorType):
+        variables = owner.gi_frame.f_locals if owner.gi_frame else {}
+        yield from ((f"{path}:{name}", value) for name, value in variables.items())
+        return
+    for name, cell in zip(owner.__code__.co_freevars, owner.__closure__ or (), strict=True):
+        with suppress(ValueError):  # the variable has no value yet
+            yield f"{path}:{name}", cell.cell_contents
+    attributes = {"__defaults__": owner.__defaults__, "__kwdefaults__": owner.__kwdefaults__, **vars(owner)}
+    yield from ((f"{path}.{name}", value) for name, value in attributes.items())
 
 
 def _list_slots(owner_class: type) -> tuple[str, ...]:

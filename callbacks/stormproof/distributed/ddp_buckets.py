@@ -13,6 +13,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
@@ -85,11 +86,16 @@ def restore_buffer_sync(model: object, is_syncing: bool | None) -> None:
         model.require_forward_param_sync = is_syncing
 
 
+def find_communication_hooks(model: object) -> Sequence[tuple[Any, Any]]:
+    """Returns the communication hooks of DDP and their states. Empty without DDP."""
+    return model._comm_hooks if isinstance(model, DistributedDataParallel) else ()
+
+
 def find_order_problem(model: object) -> str | None:
     """Returns why the reduction of gradients cannot be restored and how to fix it, or None."""
     if not isinstance(model, DistributedDataParallel):
         return None
-    hook_states = [getattr(hook, "__self__", state) for hook, state in model._comm_hooks]
+    hook_states = [getattr(hook, "__self__", state) for hook, state in find_communication_hooks(model)]
     if any(state is not None and not isinstance(state, ProcessGroup) for state in hook_states):
         return "the state of DDP's communication hook is not saved: use a stateless hook"
     if world_size() < 3:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
 from stormproof.data import rng
+from stormproof.data.owned_attributes import find_scopes
 from stormproof.data.owned_objects import find_owned_objects
 from stormproof.lightning import internals
 
@@ -40,7 +42,7 @@ def find_schedules(trainer: pl.Trainer) -> dict[str, Any]:
 
 
 def find_generators(trainer: pl.Trainer, train_loaders: Iterable[Any]) -> dict[str, Any]:
-    """Returns the random number generators of the owners, optimizers and schedules, by path.
+    """Returns the random number generators of the owners, optimizers and schedules, and of users' modules, by path.
 
     Excludes the generators of training loaders, which :func:`stormproof.resumable` restores at the right batch, unless
     an owner shares them.
@@ -51,6 +53,9 @@ def find_generators(trainer: pl.Trainer, train_loaders: Iterable[Any]) -> dict[s
     """
     roots = {**find_owners(trainer), **find_schedules(trainer)}
     generators = dict(find_owned_objects(roots, rng.is_generator, _make_descend_predicate(trainer)))
+    for scope in {scope for root in roots.values() for scope in find_scopes(root) if isinstance(scope, str)}:
+        global_generators = rng.find_attribute_generators(sys.modules[scope])
+        generators |= {f"{scope}.{name}": generator for name, generator in global_generators.items()}
     loader_generator_ids = _find_loader_generator_ids(train_loaders) if generators else set()
     for owner in find_owners(trainer).values():
         loader_generator_ids -= {id(generator) for generator in rng.find_attribute_generators(owner).values()}

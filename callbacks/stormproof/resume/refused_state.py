@@ -12,7 +12,8 @@ import io
 import pickle
 import sys
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -33,7 +34,8 @@ _LOADED_NAMES = frozenset({
     "datetime.date", "datetime.datetime", "datetime.time", "datetime.timedelta", "datetime.timezone",
     "decimal.Decimal", "fractions.Fraction", "numpy.dtype", "numpy.ndarray", "numpy._core.multiarray._reconstruct",
     "numpy._core.multiarray.scalar", "numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar",
-    "random.Random", "torch.Generator", "torch.Size", "torch.device", "types.SimpleNamespace",
+    "random.Random", f"{__name__}._restore_subclass", "torch.Generator", "torch.Size", "torch.device",
+    "types.SimpleNamespace",
 })  # fmt: skip
 """Types that contain data only, and functions that rebuild them."""
 _Path = tuple[Any, ...]
@@ -108,15 +110,14 @@ def _split(value: Any, path: _Path, refused: dict[_Path, Any]) -> Any:
         return copied
     if kind in PLAIN_TYPES or is_plain or _is_accepted(value):
         return value
-    if (
-        isinstance(value, torch.Tensor)
-        and kind is not torch.Tensor
-        and path[0] != "optimizer_states"
-        and has_values(value)
-    ):
-        return plain_values(value)  # loading it into a buffer keeps the class of the buffer
-    refused[path] = value
-    return _REMOVED
+    is_subclass = _is_subclass(value)
+    if not is_subclass or path[0] == "optimizer_states":  # a buffer keeps its class when it is loaded
+        refused[path] = value
+    return plain_values(value) if is_subclass else _REMOVED
+
+
+def _is_subclass(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and type(value) is not torch.Tensor and has_values(value)
 
 
 def _is_accepted(value: Any) -> bool:
@@ -150,6 +151,18 @@ class _Pickler(pickle.Pickler):
         index = self._indices.setdefault(id(obj), len(self._tensors))
         self._tensors += [obj] if index == len(self._tensors) else []
         return index, obj.device.type
+
+    def reducer_override(self, obj: Any) -> Any:
+        if not _is_subclass(obj):
+            return NotImplemented
+        return _restore_subclass, (plain_values(obj), type(obj).__module__, type(obj).__qualname__, vars(obj))
+
+
+def _restore_subclass(tensor: torch.Tensor, module: str, name: str, attributes: Mapping[str, Any]) -> torch.Tensor:
+    """Returns ``tensor`` as an instance of a subclass, without running its code."""
+    restored = tensor.as_subclass(functools.reduce(getattr, name.split("."), cast("Any", sys.modules[module])))
+    vars(restored).update(attributes)
+    return restored
 
 
 class _Unpickler(pickle.Unpickler):

@@ -25,6 +25,7 @@ from stormproof.data.fingerprint import (
 )
 from stormproof.data.owned_attributes import EXEMPT_ATTRIBUTE, is_exempt, is_library, named_owned_attributes
 from stormproof.data.sampler_state import find_samplers, is_stateful
+from stormproof.distributed.ddp_buckets import find_communication_hooks
 from stormproof.lightning import internals
 from stormproof.resume import owned_state, snapshot
 from stormproof.user_objects import is_a
@@ -232,6 +233,8 @@ def _find_saved(trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> SavedValu
 
 def _named_roots(trainer: pl.Trainer) -> Iterator[tuple[str, Any]]:
     yield from (*owned_state.find_owners(trainer).items(), *owned_state.find_schedules(trainer).items())
+    lightning_callbacks = filter(_derives_from_lightning_callback, internals.callbacks(trainer))
+    yield from ((type(callback).__name__, callback) for callback in lightning_callbacks)
     for index, loader in enumerate(snapshot.train_loaders(trainer)):
         suffix = f"[{index}]" if index > 0 else ""
         names = ("sampler", "batch_sampler", "collate_fn", "dataset")
@@ -242,6 +245,8 @@ def _named_roots(trainer: pl.Trainer) -> Iterator[tuple[str, Any]]:
         for name, root in {**dict(find_samplers(parts, set())), "collate_fn": collate_fn}.items():
             if not is_stateful(root) and not is_library(root):
                 yield f"{name}{suffix}", root
+    hooks = find_communication_hooks(trainer.strategy.model)
+    yield from (("communication_hook", hook) for hook, _ in hooks if not is_library(hook))
 
 
 def _named_owners(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[tuple[str, Any]]:

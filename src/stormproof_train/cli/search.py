@@ -52,12 +52,6 @@ MAX_ROWS = 20
 def run(argv: Sequence[str]) -> int:
     """Runs a search to the end and prints its results.
 
-    Args:
-        argv: Arguments after ``search``.
-
-    Returns:
-        Exit code.
-
     Raises:
         RunError: With the message for the user.
     """

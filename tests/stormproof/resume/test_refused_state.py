@@ -41,6 +41,18 @@ class Statistics:
     means: list[torch.Tensor] = field(default_factory=list)
 
 
+class Unit(torch.Tensor):
+    """Has an attribute that no operation keeps."""
+
+    unit: int
+
+
+def _convert(value: Any) -> Any:
+    converted = (value + 1).as_subclass(Unit)
+    converted.unit = getattr(value, "unit", 0) + 1
+    return converted
+
+
 def _extend(values: Any) -> Any:
     values.append(len(values) + 0.5)
     return values
@@ -72,12 +84,14 @@ STATES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "fraction": (lambda: Fraction(1, 2), lambda value: value + 1),
     "time": (lambda: dt.timedelta(0), lambda value: value + dt.timedelta(seconds=1)),
     "enum": (lambda: Phase.WARM_UP, lambda _: Phase.TRAINING),
+    "tensor of a subclass": (lambda: torch.zeros(2).as_subclass(Unit), _convert),
     "dataclass": (Statistics, lambda value: Statistics(value.count + 1, [*value.means, torch.ones(1)])),
 }
 
 
 def _describe(value: Any) -> str:
-    return repr(value.bit_generator.state if isinstance(value, np.random.Generator) else value)
+    attributes = vars(value) if isinstance(value, Unit) else ""
+    return repr(value.bit_generator.state if isinstance(value, np.random.Generator) else value) + str(attributes)
 
 
 def make_optimizer_class(make: Callable[[], Any], change: Callable[[Any], Any]) -> type[torch.optim.Optimizer]:

@@ -72,6 +72,18 @@ class Generators(Scaled):
         return 1 + sum(numbers) + self.by_name["old"].normal() ** 2 + self.net.bits.random_raw() % 7
 
 
+GLOBAL_GENERATOR = np.random.default_rng(1)
+
+
+class GlobalGenerator(Scaled):
+    def __init__(self) -> None:
+        super().__init__()
+        GLOBAL_GENERATOR.bit_generator.state = np.random.default_rng(1).bit_generator.state
+
+    def factor(self, loss: torch.Tensor) -> Any:
+        return 1 + GLOBAL_GENERATOR.random()
+
+
 class GeneratorsOfOthers(Scaled):
     def factor(self, loss: torch.Tensor) -> Any:
         return 1 + self.trainer.callbacks[-1].jitter[0].random() + self.trainer.datamodule.rng.random()
@@ -232,6 +244,7 @@ def fit(kind: type[Scaled], folder: Path, *callbacks: pl.Callback, stop: int = 0
         Buffer,
         LateBuffer,
         Generators,
+        GlobalGenerator,
         GeneratorsOfOthers,
         GeneratorOfAnOptimizer,
         Metrics,

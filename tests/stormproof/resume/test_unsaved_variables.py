@@ -3,7 +3,9 @@
 import re
 import sys
 import warnings
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import LambdaCallback
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from stormproof import CheckpointRecovery, GradientNormMonitor, TrainingHealth, resumable
@@ -138,6 +141,36 @@ class CountsInFunction(Counting):
         self.increment.calls += 1
 
 
+class CountsInPartial(Counting):
+    def on_fit_start(self) -> None:
+        self.increment = partial(lambda state: state.update(count=state["count"] + 1), {"count": 0})
+
+    def count(self) -> None:
+        self.increment()
+
+
+class CountsInGenerator(Counting):
+    def on_fit_start(self) -> None:
+        def generate() -> Iterator[int]:
+            number = 0
+            while True:
+                number += 1
+                yield number
+
+        self.numbers = generate()
+
+    def count(self) -> None:
+        next(self.numbers)
+
+
+class CountsPerObject(Counting):
+    def on_fit_start(self) -> None:
+        self.counts = weakref.WeakKeyDictionary({self: 0})
+
+    def count(self) -> None:
+        self.counts[self] += 1
+
+
 class CopiesParameters(Counting):
     """Averages the weights, but does not save the average."""
 
@@ -212,12 +245,35 @@ def collect_warnings(folder: Path, kind: type[RegressionModule], loaders: Any, *
         (CountsInParameterHook, r"module.layer.weight._backward_hooks\[\d+\]:increment:count"),
         (CountsInDefault, "module.increment.__defaults__"),
         (CountsInFunction, "module.increment.calls"),
+        (CountsInPartial, "module.increment"),
+        (CountsInGenerator, "module.numbers:number"),
+        (CountsPerObject, "module.counts.data"),
         (CopiesParameters, "module.averages"),
     ],
 )
 def test_a_variable_that_changes_outside_of_attributes_is_named(kind: Any, path: str, tmp_path: Path):
     (message,) = collect_warnings(tmp_path, kind, resumable(make_loader()))
     assert re.search(rf"{path}\. A resume", message)
+
+
+def test_a_counter_in_a_function_of_lightnings_callback_is_named(tmp_path: Path):
+    increment = make_counter()
+    callback = LambdaCallback(on_train_batch_end=lambda *_: increment() and None)
+    (message,) = collect_warnings(tmp_path, RegressionModule, resumable(make_loader()), callback)
+    assert "LambdaCallback.on_train_batch_end:increment:count. A resume" in message
+
+
+def test_a_counter_in_a_communication_hook_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    hook = make_counter()
+
+    class Communicating(Counting):
+        def count(self) -> None:
+            hook()
+
+    unsaved_attributes = "stormproof.resume.unsaved_attributes"
+    monkeypatch.setattr(f"{unsaved_attributes}.find_communication_hooks", lambda _: [(hook, None)])
+    (message,) = collect_warnings(tmp_path, Communicating, resumable(make_loader()))
+    assert "communication_hook:count. A resume" in message
 
 
 def test_other_names_of_saved_values_are_not_named(tmp_path: Path):
