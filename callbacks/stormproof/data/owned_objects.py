@@ -89,7 +89,7 @@ def iterate_parts(path: str, owner: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"{path}.{name}", value) for name, value in read_attributes(owner).items())
 
 
-def _iterate_variables(path: str, owner: FunctionType | GeneratorType) -> Iterator[tuple[str, Any]]:
+def _iterate_variables(path: str, owner: FunctionType | GeneratorType[Any, Any, Any]) -> Iterator[tuple[str, Any]]:
     """Yields the local variables of a generator, or the closure variables and attributes of a function."""
     if isinstance(owner, GeneratorType):
         variables = owner.gi_frame.f_locals if owner.gi_frame else {}
