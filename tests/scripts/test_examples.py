@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from stormproof_train.cli.search import check_space
 from stormproof_train.cli.search_help import describe_settings
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.examples import shipped
 from stormproof_train.search.arguments import Composer, parse_arguments
-from stormproof_train.search.space_check import check_space
 from tests.support.forked_command import ROOT
 from tests.support.waiting import wait_for
 

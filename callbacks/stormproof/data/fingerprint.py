@@ -29,7 +29,7 @@ _MAX_LIST_ELEMENTS = 300
 NONE_FINGERPRINT = repr(None)
 _INCOMPARABLE = "other"
 """Fingerprint of a value that is neither a number nor a tensor nor a container."""
-_FREE_SECONDS, _TIME_SHARE = 0.1, 0.01
+_FREE_SECONDS, _TIME_SHARE = 0.3, 0.01
 """CPU time to search owned objects: in any case, and as a share of the time since the start."""
 _MIN_SECONDS, _MAX_SECONDS = 0.01, 0.5
 """CPU time of one search."""
@@ -44,7 +44,7 @@ class SavedValues:
 
 
 class TimedSearch:
-    """Computes fingerprints of attributes, with a budget of 0.1 s of CPU time plus 1% of the time since the start.
+    """Computes fingerprints of attributes, with a budget of 0.3 s of CPU time plus 1% of the time since the start.
 
     Copies of this object in other processes share the budget.
     """
@@ -212,10 +212,7 @@ def summarize_paths(paths: Sequence[str]) -> str:
 
 
 def digest_tensor(tensor: torch.Tensor) -> str:
-    """Returns a digest of shape, dtype and content.
-
-    Args:
-        tensor: Dense or sparse, on any device. A tensor on a GPU is copied to the host.
+    """Returns a digest of shape, dtype and content of a dense or sparse tensor.
 
     Example:
         >>> digest_tensor(torch.zeros(2)) == digest_tensor(torch.zeros(2))

@@ -32,12 +32,8 @@ def find_owned_objects(
     """Yields ``(path, object)`` for each object reachable from ``roots`` that satisfies ``is_match``, once.
 
     Searches attributes, slots, dicts, lists, tuples, deques, closures, partial functions and bound methods, breadth
-    first. Excludes loaders and samplers. Stops after ``MAX_OBJECTS`` objects.
-
-    Args:
-        roots: Objects by name.
-        is_match: Whether to yield an object.
-        should_descend: Whether to search the parts of an object.
+    first. Excludes loaders and samplers, and parts of objects unless ``should_descend``. Stops after ``MAX_OBJECTS``
+    objects.
 
     Example:
         >>> [path for path, _ in find_owned_objects({"x": {"jitter": [1, 2.0]}}, lambda item: isinstance(item, float))]
@@ -99,7 +95,7 @@ def _iterate_variables(path: str, owner: FunctionType | GeneratorType[Any, Any, 
         with suppress(ValueError):  # the variable has no value yet
             yield f"{path}:{name}", cell.cell_contents
     attributes = {"__defaults__": owner.__defaults__, "__kwdefaults__": owner.__kwdefaults__, **vars(owner)}
-    yield from ((f"{path}.{name}", value) for name, value in attributes.items())
+    yield from ((f"{path}.{name}", value) for name, value in attributes.items() if value is not None)
 
 
 def _list_slots(owner_class: type) -> tuple[str, ...]:

@@ -111,18 +111,8 @@ class SaveCoordinator(InactiveCopies):
     def copy_to_memory(
         self, trainer: pl.Trainer, module: pl.LightningModule, stall_start: float, *, has_validated: bool
     ) -> None:
-        """Captures the state and copies it to memory.
-
-        Args:
-            trainer: Trainer between two batches.
-            module: Module that it trains.
-            stall_start: Time at which training paused, by ``time.monotonic``.
-            has_validated: Whether the validation loaders have been iterated in this run.
-        """
-        checkpoint = snapshot.capture(
-            trainer, module, has_validated=has_validated, has_ended=False, settings=self.settings
-        )
-        self._refused_state.extract(trainer, checkpoint)
+        """Captures the state and copies it to memory, with the arguments of :meth:`save`."""
+        checkpoint = self._capture(trainer, module, has_validated=has_validated, has_ended=False)
         if self.memory_shard_writer is not None:  # a copy is due only after all ranks have written the previous one
             self.memory_shard_writer.plan(sharded_state.pop_state(checkpoint))
             if not trainer.is_global_zero:  # rank 0 stages in writer.copy_to_memory
@@ -157,12 +147,7 @@ class SaveCoordinator(InactiveCopies):
         Returns:
             Seconds for which training paused, by rank 0's clock.
         """
-        checkpoint = snapshot.capture(
-            trainer, module, has_validated=has_validated, has_ended=has_ended, settings=self.settings
-        )
-        if trainer.is_global_zero:
-            self.unsaved_attributes.check(trainer, checkpoint)
-        self._refused_state.extract(trainer, checkpoint)
+        checkpoint = self._capture(trainer, module, has_validated=has_validated, has_ended=has_ended)
         if self.shard_writer is not None:
             # before any rank overwrites the copy that is being written
             run_on_rank_zero(lambda: self._require_writer().require_write_finished())
@@ -173,6 +158,13 @@ class SaveCoordinator(InactiveCopies):
         stall = run_on_rank_zero(lambda: self._submit(checkpoint, trainer, stall_start, has_ended))
         self._schedule.record_save(trainer.global_step, time.monotonic(), stall)
         return stall
+
+    def _capture(self, trainer: pl.Trainer, module: pl.LightningModule, **options: bool) -> dict[str, Any]:
+        checkpoint = snapshot.capture(trainer, module, **options, settings=self.settings)
+        if trainer.is_global_zero:
+            self.unsaved_attributes.check(trainer, checkpoint)
+        self._refused_state.extract(trainer, checkpoint)
+        return checkpoint
 
     def set_baseline(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Records which sharded tensors are not finite after a resume. They do not prevent later commits."""

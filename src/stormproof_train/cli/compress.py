@@ -133,6 +133,12 @@ def _warn_if_int8_is_slow(settings: Settings) -> None:
 def run(argv: Sequence[str]) -> int:
     """Compresses the network of a run and prints a summary.
 
+    Args:
+        argv: Arguments after ``compress``.
+
+    Returns:
+        Exit code.
+
     Raises:
         RunError: With the message for the user.
     """

@@ -61,6 +61,12 @@ def print_help(_: Sequence[str]) -> None:
 def run(argv: Sequence[str]) -> int:
     """Evaluates weights, prints the metrics and saves predictions and evaluation.
 
+    Args:
+        argv: Arguments ``checkpoint=…`` and others, as listed in :data:`USAGE`.
+
+    Returns:
+        Exit code.
+
     Raises:
         UserError: If an argument is invalid, or there is nothing to evaluate.
     """

@@ -22,6 +22,13 @@ PREVIEW_ROWS = 20
 def run(argv: Sequence[str]) -> int:
     """Predicts on files, and prints or writes the predictions.
 
+    Args:
+        argv: Arguments ``model=… input=…`` and others, as listed in
+            :data:`stormproof_train.cli.predict_help.USAGE`.
+
+    Returns:
+        Exit code.
+
     Raises:
         UserError: If an argument is invalid, or a file cannot be read or written.
     """

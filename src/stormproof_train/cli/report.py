@@ -23,6 +23,12 @@ _OPTIONS = ("--json", "--output", "--help")
 def run(argv: Sequence[str]) -> int:
     """Writes the report of one run or several runs.
 
+    Args:
+        argv: Arguments after ``report``.
+
+    Returns:
+        Exit code.
+
     Raises:
         UserError: If an argument is invalid, a folder is not a run, or the output cannot be written.
     """

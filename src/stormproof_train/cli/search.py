@@ -9,20 +9,24 @@ import random
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import filelock
+import pytorch_lightning as pl
 import torch
 from optuna.exceptions import StorageInternalError
 
 from stormproof.checkpoint import atomic_write
+from stormproof_train.build_task import build_task
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.config.plan import RECOVERY_TARGET, Plan
 from stormproof_train.console import format_value, print_line, print_table
+from stormproof_train.data.spec import DataSpec, infer_spec
 from stormproof_train.errors import ExitCode, StorageError, UserError, first_line
 from stormproof_train.launcher import detect_launcher
+from stormproof_train.metrics import evaluation_metrics
 from stormproof_train.report.kit.json_numbers import to_json
 from stormproof_train.report.kit.page import render_html
 from stormproof_train.search.arguments import Arguments, Composer, parse_arguments
@@ -35,8 +39,8 @@ from stormproof_train.search.report.search_page import search_page
 from stormproof_train.search.results import collect_numbers, select_winner
 from stormproof_train.search.runner import Runner
 from stormproof_train.search.samplers import check_sampler
-from stormproof_train.search.settings import DEFAULT_TRIALS
-from stormproof_train.search.space_check import check_space
+from stormproof_train.search.settings import DEFAULT_TRIALS, Settings
+from stormproof_train.search.space import Parameter, Space
 from stormproof_train.search.trial_command import TrialCommand
 from stormproof_train.search.trials import TrialStore
 from stormproof_train.search.work_queue import Claims, WorkQueue
@@ -51,6 +55,12 @@ MAX_ROWS = 20
 
 def run(argv: Sequence[str]) -> int:
     """Runs a search to the end and prints its results.
+
+    Args:
+        argv: Arguments after ``search``.
+
+    Returns:
+        Exit code.
 
     Raises:
         RunError: With the message for the user.
@@ -247,3 +257,61 @@ def _describe_outcome(trial: ReportedTrial) -> str:
 
 def _format_value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def check_space(arguments: Arguments, composer: Composer) -> None:
+    """Builds the task for each choice and for both ends of each interval.
+
+    Raises:
+        UserError: If a run with one of these values would fail to start.
+    """
+    default = composer.compose_plan(arguments.fixed_overrides)
+    _check_finite_length(default, arguments.settings)
+    data, spec = _build(default)
+    metric_names = {f"val/{name}" for name in (*evaluation_metrics(spec), "loss")}
+    for name in arguments.settings.validation_metrics:
+        if name not in metric_names:
+            raise UserError(f"validation of these data measures {', '.join(sorted(metric_names))}, not {name}")
+    for parameter in arguments.space.parameters:
+        condition_overrides = _condition_overrides(parameter, arguments.space)
+        for value in _values_to_try(parameter):
+            override = f"{parameter.key}={value}"
+            try:
+                plan = composer.compose_plan([*arguments.fixed_overrides, *condition_overrides, override])
+                if plan.data == default.data:
+                    build_task(plan, data, spec, plan.bind_loss(spec.task))
+                else:
+                    _build(plan)
+            except UserError as error:
+                hint = "; use int(interval(…))" if isinstance(value, float) and "must be int" in str(error) else ""
+                raise UserError(f"{override} cannot be searched: {error}{hint}") from error
+
+
+def _build(plan: Plan) -> tuple[pl.LightningDataModule, DataSpec]:
+    data = plan.data.build(seed=plan.seed)
+    spec = infer_spec(data)
+    build_task(plan, data, spec, plan.bind_loss(spec.task))
+    return data, spec
+
+
+def _check_finite_length(plan: Plan, settings: Settings) -> None:
+    trainer: Mapping[str, Any] = plan.trainer.arguments()
+    if settings.effective_pruner != "none" and trainer["max_epochs"] == -1 and trainer["max_steps"] == -1:
+        raise UserError(
+            f"search.pruner={settings.effective_pruner} needs runs of finite length: set trainer.max_epochs above 0, "
+            "or trainer.max_steps"
+        )
+
+
+def _condition_overrides(parameter: Parameter, space: Space) -> list[str]:
+    """Returns the override of a choice under which a parameter exists, if the choice is searched too."""
+    group = parameter.key.partition(".")[0]
+    choices = next(
+        (candidate.values() for candidate in space.parameters if candidate.key == group != parameter.key), None
+    )
+    return [f"{group}={min(parameter.only_with.get(group, choices))}"] if choices else []
+
+
+def _values_to_try(parameter: Parameter) -> list[Any]:
+    fields = parameter.as_dict()
+    return fields["choices"] or [fields["low"], fields["high"]]

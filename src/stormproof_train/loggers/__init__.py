@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import netrc
 import os
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,7 +21,6 @@ from stormproof.signals.listener import signals_blocked_in_children
 from stormproof_train.console import print_line
 from stormproof_train.errors import UserError
 from stormproof_train.install_command import install_command
-from stormproof_train.run.git_state import read_git_state
 
 Mode = Literal["online", "offline", "disabled", "shared"]
 CLOUD_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")
@@ -229,3 +229,28 @@ def has_api_key(environ: Mapping[str, str] = os.environ) -> bool:
         return any(host in netrc.netrc(file).hosts for host in hosts)
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+TIMEOUT_SECONDS = 10.0
+"""Maximum duration of the git command, which can be slow on a network file system."""
+_DIRTY_SUFFIX = "-dirty"
+
+
+@dataclass(frozen=True)
+class GitState:
+    """A commit, and True if tracked files have uncommitted changes."""
+
+    commit: str
+    dirty: bool
+
+
+def read_git_state() -> GitState | None:
+    """Returns the state of the repository of the working directory, or None without a repository, a commit, or git."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", f"--dirty={_DIRTY_SUFFIX}"]
+    try:
+        description = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return GitState(description.removesuffix(_DIRTY_SUFFIX), description.endswith(_DIRTY_SUFFIX))

@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import nn
 
 from stormproof_train.activations import activation_factory
+from stormproof_train.cli.search import check_space
 from stormproof_train.config.callback_arguments import CALLBACK_ARGUMENTS
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.config.hydra_defaults import VERSION_BASE
@@ -24,7 +25,6 @@ from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
 from stormproof_train.search.arguments import Composer, parse_arguments
 from stormproof_train.search.settings import Settings
-from stormproof_train.search.space_check import check_space
 from tests.support.cases import slow_except
 from tests.support.forked_command import ROOT
 from tests.support.hydra_configs import REPRESENTATIVES, list_choices

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from stormproof_train.cli.search import check_space
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.error_messages import describe_error
 from stormproof_train.errors import UserError
 from stormproof_train.search.arguments import Arguments, Composer, parse_arguments
 from stormproof_train.search.settings import Settings
-from stormproof_train.search.space_check import check_space
 from tests.support.cases import slow_except
 
 LR = "optimizer.lr=tag(log,interval(1e-4,1e-1))"

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from stormproof_train.run import git_state as module
-from stormproof_train.run.git_state import GitState, read_git_state
+from stormproof_train import loggers as module
+from stormproof_train.loggers import GitState, read_git_state
 
 
 def git(*overrides: str) -> str:
