@@ -34,7 +34,7 @@ def isolated(function: Callable[..., Any], on_error: Callable[[Exception], objec
 
 
 def with_plain_tensors(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps ``function`` to call neither ``__torch_function__`` of tensor subclasses nor active modes."""
+    """Wraps ``function`` so that ``__torch_function__`` of tensor subclasses and active modes are not called."""
 
     @functools.wraps(function)
     def plain_function(*args: Any, **kwargs: Any) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from stormproof_train.compression.report.compression_page import compression_page
+from stormproof_train.compression.results import compression_page
 from stormproof_train.report.kit.page import render_html
 from tests.support.chromium import launch_chromium, open_page
 from tests.support.compression_records import (

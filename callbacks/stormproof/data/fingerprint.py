@@ -50,7 +50,10 @@ class TimedSearch:
     """
 
     def __init__(self) -> None:
-        self._start_time, self._spent_seconds = time.monotonic(), torch.zeros((), dtype=torch.float64).share_memory_()
+        self._start_time, self._spent_seconds = (
+            time.monotonic(),
+            torch.zeros((), dtype=torch.float64, device="cpu").share_memory_(),
+        )
 
     def fingerprint(self, attributes: Iterable[tuple[str, Any, Any]], saved: SavedValues) -> list[tuple[str, Any, Any]]:
         """Returns path, owner and fingerprint of ``(path, owner, value)``, or of the first ones if time runs out."""
@@ -63,9 +66,14 @@ class TimedSearch:
                     break
                 found.append((path, owner, compute_fingerprint(value, saved)))
         except Exception as error:  # noqa: BLE001 (users' objects may raise any exception)
-            rank_zero_warn(f"A resume may not be exact: the search for unsaved state {describe_error(error)}.")
+            warn_about_failed_search(error)
         self._spent_seconds += time.thread_time() - start
         return found
+
+
+def warn_about_failed_search(error: Exception) -> None:
+    """Warns that changes may not be named."""
+    rank_zero_warn(f"A resume may not be exact: the search for unsaved state {describe_error(error)}.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,9 +41,9 @@ _FRAMEWORK_ATTRIBUTES = {
 def named_owned_attributes(roots: Iterable[tuple[str, Any]], visited_ids: set[int]) -> Iterator[tuple[str, Any, Any]]:
     """Yields path, root and value of the attributes of the objects that ``roots`` own.
 
-    Includes closure variables. Includes the attributes of a root itself if it is neither a module nor a callback. Then
-    follow attributes of users' classes, global variables of the modules of these classes, and the objects in them. Last
-    come those of classes and modules that these modules use, except installed packages. Leaves out objects whose ids
+    Includes closure variables. Includes the attributes of a root itself if it is neither a module nor a callback. These
+    are followed by attributes of users' classes, global variables of the files of these classes, and the objects in
+    them. The same then follows for classes and files that those use, except installed packages. Leaves out objects whose ids
     are in ``visited_ids``.
     """
     roots, scopes, listed_ids = tuple(roots), dict[type | str, None](), set[int]()
@@ -57,38 +57,53 @@ def named_owned_attributes(roots: Iterable[tuple[str, Any]], visited_ids: set[in
             if not is_exempt(root, path[len(name) + 1 :]):
                 yield path, root, value
     visited_ids |= {id(root) for _, root in roots}
+    exempt_names = {name for _, root in roots for name in _exempt_names(root)}
     pending_scopes = [*scopes]
     for pending_scope in pending_scopes:  # new ones are added
-        named_variables = _named_variables(pending_scope)
-        variables = dict(item for item in named_variables if not any(is_exempt(root, item[0]) for _, root in roots))
+        prefix, variables = _named_variables(pending_scope)
+        for name in exempt_names & variables.keys():
+            del variables[name]
         used_scopes = dict.fromkeys(scope for value in variables.values() for scope in find_scopes(value))
         pending_scopes += [scope for scope in used_scopes if scope not in scopes and not _is_installed(scope)]
         scopes |= used_scopes
-        for path, value in (*variables.items(), *_search(variables, visited_ids, {})):
+        for path, value in (*variables.items(), *_search(variables, visited_ids, {}, is_global=True)):
             if id(value) not in listed_ids or isinstance(value, str | Number):  # another name of an attribute
-                yield path, None, value
+                yield f"{prefix}.{path}", None, value
 
 
 def _search(
-    attributes: Mapping[str, Any], visited_ids: set[int], scopes: dict[type | str, None]
+    attributes: Mapping[str, Any], visited_ids: set[int], scopes: dict[type | str, None], *, is_global: bool = False
 ) -> Iterator[tuple[str, Any]]:
-    """Yields path and value of the attributes of objects in ``attributes``, and adds the scopes of these objects."""
+    """Yields path and value of the attributes of objects in ``attributes``, and adds the scopes of these objects.
+
+    Global objects include modules, whose owners list other ones, and exclude objects of installed packages.
+    """
+
+    def is_foreign(item: object) -> bool:
+        return is_library(item) or (is_global and _is_installed(type(item)))
 
     def is_owned(item: object) -> bool:
-        if id(item) in visited_ids or is_a(item, (*_CONTAINERS, torch.Tensor, Sampler)):
+        if id(item) in visited_ids or is_a(item, (torch.Tensor, Sampler)):
             return False
-        return is_a(item, torch.optim.Optimizer) or not is_library(item)
+        if is_a(item, _CONTAINERS):
+            return is_global and is_a(item, nn.Module) and not type(item).__module__.startswith("torchmetrics")
+        return is_a(item, torch.optim.Optimizer) or not is_foreign(item)
 
     def should_descend(item: object) -> bool:
-        return id(item) not in visited_ids and (is_a(item, (*_CONTAINERS, Dataset)) or not is_library(item))
+        return id(item) not in visited_ids and (is_a(item, (*_CONTAINERS, Dataset)) or not is_foreign(item))
 
     for path, item in find_owned_objects(attributes, is_owned, should_descend):
         visited_ids.add(id(item))
         scopes |= dict.fromkeys(find_scopes(item))
+        if "cache" in path.lower().partition(".")[2]:
+            continue
         if is_a(item, torch.optim.Optimizer):
             yield f"{path}.state", [*read_attributes(item).get("state", {}).values()]
-        else:
-            yield from _named_own_attributes(path, item)
+            continue
+        if is_a(item, nn.Module):
+            yield from (*item.named_parameters(path, recurse=False), *item.named_buffers(path, recurse=False))
+        parts = _named_own_attributes(path, item)
+        yield from (part for part in parts if not (is_a(item, nn.Module) and part[0].endswith("_hooks")))
 
 
 def is_exempt(owner: Any, path: str) -> bool:
@@ -117,12 +132,13 @@ def _is_library_module(name: object) -> bool:
     return str(name).partition(".")[0] in _LIBRARIES
 
 
-def _named_variables(scope: type | str) -> Iterator[tuple[str, Any]]:
-    """Yields path and value of the attributes of a class, or of the global variables of a module."""
+def _named_variables(scope: type | str) -> tuple[str, dict[str, Any]]:
+    """Returns the name of a class or a module, and its attributes or global variables."""
     name, owner = (scope, sys.modules[scope]) if isinstance(scope, str) else (scope.__qualname__, scope)
-    for key, value in tuple(vars(owner).items()):
-        if not str(key).startswith("__") and "cache" not in str(key).lower():
-            yield f"{name}.{key}", value
+    variables = {str(key): value for key, value in tuple(vars(owner).items())}
+    return name, {
+        key: value for key, value in variables.items() if not key.startswith("__") and "cache" not in key.lower()
+    }
 
 
 def find_scopes(item: Any) -> Iterator[type | str]:

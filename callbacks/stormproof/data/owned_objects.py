@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -32,7 +33,7 @@ def find_owned_objects(
     """Yields ``(path, object)`` for each object reachable from ``roots`` that satisfies ``is_match``, once.
 
     Searches attributes, slots, dicts, lists, tuples, deques, closures, partial functions and bound methods, breadth
-    first. Excludes loaders and samplers, and parts of objects unless ``should_descend``. Stops after ``MAX_OBJECTS``
+    first. Does not search loaders, samplers, or objects for which ``should_descend`` is false. Stops after ``MAX_OBJECTS``
     objects.
 
     Example:
@@ -88,7 +89,10 @@ def iterate_parts(path: str, owner: Any) -> Iterator[tuple[str, Any]]:
 def _iterate_variables(path: str, owner: FunctionType | GeneratorType[Any, Any, Any]) -> Iterator[tuple[str, Any]]:
     """Yields the local variables of a generator, or the closure variables and attributes of a function."""
     if isinstance(owner, GeneratorType):
-        variables = owner.gi_frame.f_locals if owner.gi_frame else {}
+        frame_variables = owner.gi_frame.f_locals if owner.gi_frame else {}
+        variables = dict(frame_variables)
+        if sys.version_info < (3, 13):
+            frame_variables.clear()  # a copy in which deleted objects would stay alive
         yield from ((f"{path}:{name}", value) for name, value in variables.items())
         return
     for name, cell in zip(owner.__code__.co_freevars, owner.__closure__ or (), strict=True):

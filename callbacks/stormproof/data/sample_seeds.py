@@ -21,9 +21,9 @@ from stormproof.data.owned_objects import find_owned_objects
 from stormproof.data.rng import RngState, get_state, is_generator, seed_generator, seed_process, set_state
 
 _SEARCHED_BATCHES = 16
-"""Number of batches of a process after each of which generators are searched. Later after 32, 64, 128 and so on."""
+"""Number of batches of a process after each of which generators are searched for. Later after 32, 64, 128 and so on."""
 _MANY_OBJECTS = 1000
-"""With more objects, generators are searched after 1, 2, 4, 8, 16 batches and so on."""
+"""With more objects, generators are searched for after 1, 2, 4, 8, 16 batches and so on."""
 _LIBRARIES = {"torch", "numpy", "stormproof", *sys.stdlib_module_names}
 
 
@@ -50,8 +50,8 @@ class SeededSamples(DatasetProxy, Dataset[Any]):
     batches (``__getitems__``) is seeded once per batch. A batch that certainly draws no random numbers is not seeded.
 
     Also seeds the separate generators of the data set, of ``collate_fn`` and in the global variables of their modules.
-    A data set may create them at any time, such as at the first sample in a worker. They are searched before and after
-    the first batches, and after fewer and fewer later ones. If there is a new one, the batch is fetched again.
+    A data set may create them at any time, such as at the first sample in a worker. The search runs before and after
+    the first batches, then less and less often. If there is a new one, the batch is fetched again.
 
     Warns once about attributes of the data set and of ``collate_fn`` that change in a worker process.
 
@@ -199,7 +199,7 @@ class WorkerChanges:
     """
 
     def __init__(self) -> None:
-        self._is_reported = torch.zeros(1, dtype=torch.bool).share_memory_()  # by any worker
+        self._is_reported = torch.zeros(1, dtype=torch.bool, device="cpu").share_memory_()  # by any worker
         self._search = TimedSearch()
         self._first_fingerprints: dict[str, Any] | None = None
 

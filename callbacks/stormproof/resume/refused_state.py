@@ -13,7 +13,7 @@ import pickle
 import sys
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -155,12 +155,26 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         if not _is_subclass(obj):
             return NotImplemented
-        return _restore_subclass, (plain_values(obj), type(obj).__module__, type(obj).__qualname__, vars(obj))
+        return _restore_subclass, (
+            plain_values(obj),
+            type(obj).__module__,
+            type(obj).__qualname__,
+            vars(obj),
+            obj.requires_grad,
+        )
 
 
-def _restore_subclass(tensor: torch.Tensor, module: str, name: str, attributes: Mapping[str, Any]) -> torch.Tensor:
+def _restore_subclass(
+    tensor: torch.Tensor, module: str, name: str, attributes: Mapping[str, Any], requires_grad: bool
+) -> torch.Tensor:
     """Returns ``tensor`` as an instance of a subclass, without running its code."""
-    restored = tensor.as_subclass(functools.reduce(getattr, name.split("."), cast("Any", sys.modules[module])))
+    kind: Any = sys.modules.get(module)
+    for part in name.split("."):
+        kind = getattr(kind, part, None)
+    if not isinstance(kind, type):
+        rank_zero_warn(f"A resume may not be exact: {module}.{name}, the class of a tensor, is not imported yet.")
+        return tensor
+    restored = tensor.as_subclass(kind).requires_grad_(requires_grad)
     vars(restored).update(attributes)
     return restored
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import islice
+from types import MethodType
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -22,10 +24,12 @@ from stormproof.data.fingerprint import (
     find_storage_address,
     has_comparable_part,
     summarize_paths,
+    warn_about_failed_search,
 )
 from stormproof.data.owned_attributes import EXEMPT_ATTRIBUTE, is_exempt, is_library, named_owned_attributes
 from stormproof.data.sampler_state import find_samplers, is_stateful
 from stormproof.distributed.ddp_buckets import find_communication_hooks
+from stormproof.internal_errors import isolated
 from stormproof.lightning import internals
 from stormproof.resume import owned_state, snapshot
 from stormproof.user_objects import is_a
@@ -57,22 +61,28 @@ class UnsavedAttributes:
     def observe(self, trainer: pl.Trainer) -> None:
         """Takes the first snapshot, on rank 0. Call it before each batch."""
         if self._first_fingerprints is None and trainer.is_global_zero:
-            found = self._fingerprint(trainer, _find_saved(trainer, {}))
-            self._first_fingerprints = {path: fingerprint for path, _, fingerprint, _ in found}
+            self._first_fingerprints = {}
+            isolated(self._observe, warn_about_failed_search)(trainer)
+
+    def _observe(self, trainer: pl.Trainer) -> None:
+        found = self._fingerprint(trainer, _find_saved(trainer, {}))
+        self._first_fingerprints = {path: fingerprint for path, _, fingerprint, _ in found}
 
     def check(self, trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> None:
         """Warns about attributes that changed since the first snapshot and are not in ``checkpoint`` of this step."""
-        if self._first_fingerprints is None:
-            return
+        if self._first_fingerprints:
+            isolated(self._check, warn_about_failed_search)(trainer, checkpoint, self._first_fingerprints)
+
+    def _check(self, trainer: pl.Trainer, checkpoint: Mapping[str, Any], first_fingerprints: dict[str, Any]) -> None:
         entries = _SavedEntries(trainer, checkpoint)
         if self._first_entries is None:
             entries.freeze()
             self._first_entries = entries
         changed_paths = []
         for path, owner, fingerprint, is_owned in self._fingerprint(trainer, _find_saved(trainer, checkpoint)):
-            first_fingerprint = self._first_fingerprints.get(path)
+            first_fingerprint = first_fingerprints.get(path)
             if is_owned and first_fingerprint in {None, NONE_FINGERPRINT}:  # not yet read lazily
-                first_fingerprint = self._first_fingerprints[path] = fingerprint
+                first_fingerprint = first_fingerprints[path] = fingerprint
             if (
                 path not in self._reported_paths
                 and fingerprint != first_fingerprint
@@ -206,7 +216,7 @@ def _find_saved(trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> SavedValu
     optimizers, saved_states = trainer.optimizers, checkpoint.get("optimizer_states", ())
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     states = [state for optimizer in optimizers for state in optimizer.state.values()]
-    states += [state for saved in saved_states for state in saved.get("state", {}).values()]
+    states += [state for saved in saved_states for state in dict(saved.get("state") or {}).values()]
     tensors = (
         *(tensor for group in groups for tensor in group["params"]),
         *(value for state in states if isinstance(state, dict) for value in state.values()),
@@ -215,13 +225,14 @@ def _find_saved(trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> SavedValu
     )
     containers = (*groups, *states, *(part for item in optimizers for part in (item.param_groups, item.state)))
     addresses = {find_storage_address(tensor) for tensor in tensors if is_a(tensor, torch.Tensor)} - {None}
-    return SavedValues(cast("set[int]", addresses), {id(container) for container in containers})
+    return SavedValues(cast("set[int]", addresses), {id(part) for part in containers if isinstance(part, dict | list)})
 
 
 def _named_roots(trainer: pl.Trainer) -> Iterator[tuple[str, Any]]:
     yield from (*owned_state.find_owners(trainer).items(), *owned_state.find_schedules(trainer).items())
     lightning_callbacks = filter(_derives_from_lightning_callback, internals.callbacks(trainer))
-    yield from ((type(callback).__name__, callback) for callback in lightning_callbacks)
+    for index, callback in enumerate(lightning_callbacks):
+        yield type(callback).__name__ + (f"[{index}]" if index else ""), callback
     for index, loader in enumerate(snapshot.train_loaders(trainer)):
         suffix = f"[{index}]" if index > 0 else ""
         names = ("sampler", "batch_sampler", "collate_fn", "dataset")
@@ -230,10 +241,11 @@ def _named_roots(trainer: pl.Trainer) -> Iterator[tuple[str, Any]]:
         if is_a(dataset, Dataset) and not is_a(dataset, IterableDataset) and not is_stateful(dataset):
             yield f"dataset{suffix}", dataset
         for name, root in {**dict(find_samplers(parts, set())), "collate_fn": collate_fn}.items():
-            if not is_stateful(root) and not is_library(root):
+            if not is_stateful(root) and (is_a(root, (partial, MethodType)) or not is_library(root)):
                 yield f"{name}{suffix}", root
-    hooks = find_communication_hooks(trainer.strategy.model)
-    yield from (("communication_hook", hook) for hook, _ in hooks if not is_library(hook))
+    for hook, _ in find_communication_hooks(trainer.strategy.model):
+        if is_a(hook, (partial, MethodType)) or not is_library(hook):
+            yield "communication_hook", hook
 
 
 def _named_owners(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[tuple[str, Any]]:

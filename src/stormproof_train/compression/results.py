@@ -22,12 +22,21 @@ from stormproof_train.compression.folder import CompressionFolder
 from stormproof_train.compression.original import OriginalModel
 from stormproof_train.compression.records import ArtifactNumbers, ClassDegradation, CompressionNumbers
 from stormproof_train.compression.report.card import model_card
-from stormproof_train.compression.report.compression_page import compression_page
+from stormproof_train.compression.report.compression_info import CompressionInfo, read_compression
+from stormproof_train.compression.report.tables import (
+    artifact_test_table,
+    artifacts_table,
+    costs_table,
+    fine_tuning_table,
+    methods_table,
+)
+from stormproof_train.compression.report.trade_offs import trade_off_charts
+from stormproof_train.compression.report.verdict import sentences, tone
 from stormproof_train.compression.settings import Settings
 from stormproof_train.evaluation.comparison import mcnemar
 from stormproof_train.evaluation.evaluate import evaluate
 from stormproof_train.report.kit.json_numbers import to_json
-from stormproof_train.report.kit.page import render_html
+from stormproof_train.report.kit.page import Page, Section, render_html
 from stormproof_train.run.folder import RunFolder
 
 _IMPROVEMENTS = {"latency": "significantly faster", "size": "smaller", "macs": "cheaper to compute"}
@@ -206,3 +215,73 @@ def _processor_name() -> str:
     lines = cpuinfo.read_text(encoding="ascii", errors="replace").splitlines() if cpuinfo.exists() else []
     model_name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     return model_name or platform.processor() or platform.machine()
+
+
+def compression_page(numbers: CompressionNumbers) -> Page:
+    """Builds the page of a compression.
+
+    Numbers may be None or not finite. Texts are not trusted.
+    """
+    compression = read_compression(numbers)
+    return Page(
+        title=numbers["name"],
+        tone=tone(compression),
+        sentences=sentences(numbers, compression),
+        sections=[
+            _artifacts_section(compression),
+            _test_section(numbers, compression),
+            Section("Trade-offs", charts=trade_off_charts(compression)),
+            _methods_section(numbers, compression),
+            Section("Notes", [str(message) for message in numbers["skipped"]]),
+            _measurement_section(numbers),
+        ],
+    )
+
+
+def _artifacts_section(compression: CompressionInfo) -> Section:
+    if not compression.artifacts:
+        return Section("Artifacts", ["No artifact was built."])
+    return Section(
+        "Artifacts",
+        [
+            f"{compression.metric.name} and its degradation are measured on validation.",
+            "Ranges are 95% intervals. MACs are multiply-accumulates per sample.",
+        ],
+        tables=[("", artifacts_table(compression))],
+        folded=[("Latency, memory and load time", costs_table(compression))],
+    )
+
+
+def _test_section(numbers: CompressionNumbers, compression: CompressionInfo) -> Section:
+    table = artifact_test_table(compression)
+    if not table.rows:
+        return Section("Test split")
+    num_samples = numbers["samples"]["test"]
+    samples_note = f" It has {num_samples:,} samples." if num_samples else ""
+    note = f"Artifacts within the budget were tested after the selection.{samples_note}"
+    return Section("Test split", [f"{note} Ranges are 95% intervals."], tables=[("", table)])
+
+
+def _methods_section(numbers: CompressionNumbers, compression: CompressionInfo) -> Section:
+    runs = numbers["fine_tuning"]
+    return Section(
+        "Methods",
+        tables=[
+            *([("Artifacts", methods_table(compression))] if compression.artifacts else []),
+            *([("Fine-tuning runs", fine_tuning_table(runs))] if runs else []),
+        ],
+    )
+
+
+def _measurement_section(numbers: CompressionNumbers) -> Section:
+    machine, samples = numbers["machine"], numbers["samples"]
+    threads, calibration = machine["threads"], f"{samples['calibration']:,}"
+    return Section(
+        "Measurements",
+        [
+            f"{machine['processor']}, {threads} thread{'s' * (threads != 1)}; {machine['int8'].rstrip('.')}.",
+            "Latencies of artifact and original were measured in alternation. They differ on other processors.",
+            f"{samples['validation']:,} validation samples, and {calibration} training samples to calibrate int8.",
+            f"Compressed checkpoint: {numbers['checkpoint']} of the run {numbers['run']}.",
+        ],
+    )

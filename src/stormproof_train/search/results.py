@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from scipy import stats
+
 from stormproof_train.config.redaction import redact_override
-from stormproof_train.search.final_evaluation import FinalEvaluation
+from stormproof_train.search.final_evaluation import DEFAULT, FinalEvaluation, FinalRun
 from stormproof_train.search.objectives import Objective
 from stormproof_train.search.pruner import TrialPruner
-from stormproof_train.search.random_search import expected_minimum, extrapolate_final_losses
-from stormproof_train.search.records import RandomSearchRecord, ReportedTrial, SearchNumbers, WinnerComparison
+from stormproof_train.search.records import (
+    FailedRun,
+    PairedTest,
+    RandomSearchRecord,
+    ReportedTrial,
+    SearchNumbers,
+    WinnerComparison,
+)
 from stormproof_train.search.rungs import TrialStatus
 from stormproof_train.search.samplers import count_random_trials
-from stormproof_train.search.seed_comparison import compare_with_default
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import Space, format_overrides
 from stormproof_train.search.trials import TrialRecord, TrialStore, trial_status
@@ -185,3 +194,122 @@ def select_winner(records: Sequence[TrialRecord], settings: Settings, front: Col
         key=lambda record: (objective.as_loss((record.values or [float("nan")])[0]), record.number),
         default=None,
     )
+
+
+def expected_minimum(values: Sequence[float], draws: float) -> float:
+    """Returns the expected minimum of ``draws`` random draws from ``values``.
+
+    Args:
+        values: At least one finite value.
+        draws: Number of draws. Must be positive, may be fractional.
+
+    Example:
+        >>> expected_minimum([1.0, 2.0], draws=1)
+        1.5
+        >>> expected_minimum([1.0, 2.0], draws=2)
+        1.25
+    """
+    count = len(values)
+    # probability that all draws are above each value
+    tail_probabilities = [(1 - index / count) ** draws for index in range(count + 1)]
+    return sum(
+        value * (tail_probabilities[index] - tail_probabilities[index + 1])
+        for index, value in enumerate(sorted(values))
+    )
+
+
+def extrapolate_final_losses(statuses: Sequence[TrialStatus]) -> list[float]:
+    """Extrapolates the final losses of trials. Infinite if a loss is not finite.
+
+    A trial that was stopped early is assumed to improve as the complete trials did from the same point, on median. The
+    improvement is a factor if all losses are positive, otherwise a difference.
+
+    Args:
+        statuses: Statuses with at least one loss each.
+    """
+    complete_statuses = [status for status in statuses if status.is_complete]
+    is_positive = all(loss > 0 for status in statuses for loss in status.losses.values())
+    return [
+        status.last_loss
+        if status.is_complete
+        else _extrapolate_final_loss(status, complete_statuses, by_factor=is_positive)
+        for status in statuses
+    ]
+
+
+def _extrapolate_final_loss(status: TrialStatus, complete_statuses: Sequence[TrialStatus], *, by_factor: bool) -> float:
+    last_fraction = max(status.losses)
+    pairs = [
+        (
+            complete_status.losses[min(fraction for fraction in complete_status.losses if fraction >= last_fraction)],
+            complete_status.last_loss,
+        )
+        for complete_status in complete_statuses
+        if max(complete_status.losses) >= last_fraction
+    ]
+    if not pairs:
+        return status.last_loss
+    if by_factor:
+        return status.last_loss * min(statistics.median(final_loss / loss for loss, final_loss in pairs), 1.0)
+    return status.last_loss + min(statistics.median(final_loss - loss for loss, final_loss in pairs), 0.0)
+
+
+def compare_with_default(
+    runs: Sequence[FinalRun], results: Mapping[str, Any], objective: Objective, samples: Mapping[str, int] | None
+) -> WinnerComparison:
+    """Compares both as plain values.
+
+    Args:
+        runs: All final runs of the winner and of the default.
+        results: Known results by name of the run.
+        objective: A validation metric.
+        samples: Sizes of the ``training`` and the ``validation`` split. None if unknown. The differences are then
+            treated as independent, and ``samples_known`` is False.
+    """
+    values_by_seed: dict[int, dict[str, float]] = {}
+    failures: list[FailedRun] = []
+    for run in runs:
+        result = results.get(run.name)
+        if result is None:
+            continue
+        value = (result["validation"] or {}).get(objective.name.removeprefix("val/"))
+        if value is None or not math.isfinite(value):
+            failures.append({"run": run.name, "reason": result["reason"] or f"{objective.name} is not finite"})
+        else:
+            values_by_seed.setdefault(run.seed, {})[DEFAULT if run.label == DEFAULT else "winner"] = value
+    pairs = {seed: pair for seed, pair in values_by_seed.items() if len(pair) == 2}
+    winner_values, default_values = ([pair[label] for pair in pairs.values()] for label in ("winner", DEFAULT))
+    overlap = samples["validation"] / samples["training"] if samples else 0.0
+    return {
+        "metric": objective.name, "higher_is_better": objective.higher_is_better, "seeds": list(pairs),
+        "winner": winner_values,
+        "default": default_values, "failed": failures, "samples_known": samples is not None,
+        **paired_t_test(winner_values, default_values, overlap),
+    }  # fmt: skip
+
+
+def paired_t_test(first: Sequence[float], second: Sequence[float], overlap: float = 0.0) -> PairedTest:
+    """Runs a paired t-test. At least two pairs are needed for an interval and a p-value.
+
+    Args:
+        first: One value per seed.
+        second: Values to compare with, for the same seeds.
+        overlap: Ratio of validation to training samples. 0 gives the plain paired t-test.
+
+    Example:
+        >>> result = paired_t_test([1.0, 2.0, 3.5], [1.5, 2.5, 3.5])
+        >>> round(result["difference"], 3), round(result["p_value"], 3)
+        (-0.333, 0.184)
+    """
+    differences = np.subtract(first, second)
+    count = len(differences)
+    if count < 2:
+        difference = float(differences[0]) if count else None
+        return {"difference": difference, "low": None, "high": None, "p_value": None}
+    mean = float(differences.mean())
+    standard_error = float(differences.std(ddof=1)) * math.sqrt(1 / count + overlap)
+    if standard_error == 0:
+        return {"difference": mean, "low": None, "high": None, "p_value": None}
+    low, high = stats.t.interval(0.95, count - 1, mean, standard_error)
+    p_value = float(2 * stats.t.sf(abs(mean) / standard_error, count - 1))
+    return {"difference": mean, "low": float(low), "high": float(high), "p_value": p_value}

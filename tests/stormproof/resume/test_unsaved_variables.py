@@ -1,5 +1,6 @@
 """State in closures, classes, global variables, hooks and worker processes is named."""
 
+import functools
 import re
 import sys
 import warnings
@@ -105,6 +106,15 @@ class CountsInOtherModule(Counting):
 
     def on_fit_end(self) -> None:
         del sys.modules[HELPERS.__name__]
+
+
+TEACHER = torch.nn.BatchNorm1d(2)
+
+
+class UpdatesGlobalNetwork(Counting):
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        TEACHER(batch)
+        return super().training_step(batch, batch_idx)
 
 
 class CountsInForwardHook(Counting):
@@ -241,6 +251,7 @@ def collect_warnings(folder: Path, kind: type[RegressionModule], loaders: Any, *
         (CountsInGlobalObject, rf"{__name__}.COUNTERS\[0\].count"),
         (CountsInOtherClass, "Tally.count"),
         (CountsInOtherModule, "helpers_of_a_test.num_batches"),
+        (UpdatesGlobalNetwork, rf"{__name__}.TEACHER.num_batches_tracked"),
         (CountsInForwardHook, r"module.layer._forward_hooks\[\d+\]:increment:count"),
         (CountsInParameterHook, r"module.layer.weight._backward_hooks\[\d+\]:increment:count"),
         (CountsInDefault, "module.increment.__defaults__"),
@@ -261,6 +272,43 @@ def test_a_counter_in_a_function_of_lightnings_callback_is_named(tmp_path: Path)
     callback = LambdaCallback(on_train_batch_end=lambda *_: increment() and None)
     (message,) = collect_warnings(tmp_path, RegressionModule, resumable(make_loader()), callback)
     assert "LambdaCallback.on_train_batch_end:increment:count. A resume" in message
+
+
+def make_printer(text: str) -> LambdaCallback:
+    return LambdaCallback(on_train_start=lambda *_: text.upper() and None)
+
+
+def test_two_callbacks_of_one_kind_are_kept_apart(tmp_path: Path):
+    printers = make_printer("a"), make_printer("b")
+    assert collect_warnings(tmp_path, RegressionModule, resumable(make_loader()), *printers) == []
+
+
+@functools.singledispatch
+def describe(value: object) -> str:
+    return str(value)
+
+
+class Describes(Counting):
+    def count(self) -> None:
+        describe(1)
+
+
+def test_caches_of_the_standard_library_are_not_named(tmp_path: Path):
+    assert collect_warnings(tmp_path, Describes, resumable(make_loader())) == []
+
+
+def test_an_error_in_the_search_is_announced_and_does_not_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object) -> None:
+        raise TypeError("no storage")
+
+    monkeypatch.setattr("stormproof.resume.unsaved_attributes._find_saved", fail)
+    with pytest.warns(UserWarning, match="the search for unsaved state failed with TypeError: no storage"):
+        collect_warnings_of_fit(tmp_path)
+
+
+def collect_warnings_of_fit(folder: Path) -> None:
+    recovery = CheckpointRecovery(folder, every_n_train_steps=2, async_save=False)
+    make_trainer(pl, callbacks=[recovery], max_epochs=1).fit(make_module(), resumable(make_loader()))
 
 
 def test_a_counter_in_a_communication_hook_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

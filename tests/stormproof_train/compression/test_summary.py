@@ -3,7 +3,7 @@
 import pytest
 
 from stormproof_train.cli.compress import print_summary
-from stormproof_train.compression.report.compression_page import compression_page
+from stormproof_train.compression.results import compression_page
 from tests.support.compression_records import (
     ARTIFACTS_OVER_BUDGET,
     ORIGINAL,

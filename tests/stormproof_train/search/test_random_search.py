@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from stormproof_train.search.random_search import expected_minimum, extrapolate_final_losses
+from stormproof_train.search.results import expected_minimum, extrapolate_final_losses
 from stormproof_train.search.rungs import TrialStatus
 
 

@@ -6,7 +6,7 @@ from scipy import stats
 
 from stormproof_train.search.final_evaluation import FinalRun
 from stormproof_train.search.objectives import read_objective
-from stormproof_train.search.seed_comparison import compare_with_default, paired_t_test
+from stormproof_train.search.results import compare_with_default, paired_t_test
 
 
 @pytest.mark.parametrize("count", [2, 5, 30])

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from stormproof_train.compression.artifact_builder import quantize_weights
 from stormproof_train.compression.deployment.deployed_model import DeployedModel
 from stormproof_train.compression.deployment.export import export_onnx
-from stormproof_train.compression.deployment.weight_quantization import quantize_weights
 from stormproof_train.errors import UserError
 from stormproof_train.predict.artifact_metadata import METADATA_KEY, ArtifactMetadata
 from tests.stormproof_train.compression.trained_networks import DIGITS, MODELS, load_digits, train_on_digits

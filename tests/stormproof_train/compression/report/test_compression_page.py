@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stormproof_train.compression.report.compression_page import compression_page
+from stormproof_train.compression.results import compression_page
 from stormproof_train.report.kit import page as page_module
 from stormproof_train.report.kit.chart import Chart, Table
 from stormproof_train.report.kit.json_numbers import to_json
