@@ -43,8 +43,8 @@ def named_owned_attributes(roots: Iterable[tuple[str, Any]], visited_ids: set[in
 
     Includes closure variables. Includes the attributes of a root itself if it is neither a module nor a callback. These
     are followed by attributes of users' classes, global variables of the files of these classes, and the objects in
-    them. The same then follows for classes and files that those use, except installed packages. Leaves out objects whose ids
-    are in ``visited_ids``.
+    them. The same then follows for classes and files that those use, except installed packages. Leaves out objects
+    whose ids are in ``visited_ids``.
     """
     roots, scopes, listed_ids = tuple(roots), dict[type | str, None](), set[int]()
     for name, root in roots:

@@ -33,8 +33,8 @@ def find_owned_objects(
     """Yields ``(path, object)`` for each object reachable from ``roots`` that satisfies ``is_match``, once.
 
     Searches attributes, slots, dicts, lists, tuples, deques, closures, partial functions and bound methods, breadth
-    first. Does not search loaders, samplers, or objects for which ``should_descend`` is false. Stops after ``MAX_OBJECTS``
-    objects.
+    first. Does not search loaders, samplers, or objects for which ``should_descend`` is false. Stops after
+    ``MAX_OBJECTS`` objects.
 
     Example:
         >>> [path for path, _ in find_owned_objects({"x": {"jitter": [1, 2.0]}}, lambda item: isinstance(item, float))]
