@@ -19,11 +19,11 @@ def isolated(function: Callable[..., Any], on_error: Callable[[Exception], objec
 
     In the function, tensor subclasses are plain tensors, see :func:`with_plain_tensors`.
     """
+    plain_function = with_plain_tensors(function)
 
     def isolated_function(*args: Any, **kwargs: Any) -> None:
         try:
-            with torch._C.DisableTorchFunction():  # noqa: SLF001 (documented despite the underscore)
-                function(*args, **kwargs)
+            plain_function(*args, **kwargs)
         except Exception as error:
             # raising would skip the on_exception hooks of other callbacks
             if is_raised_by_signal_handler(error) and getattr(function, "__name__", "") != "on_exception":
@@ -38,7 +38,7 @@ def with_plain_tensors(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def plain_function(*args: Any, **kwargs: Any) -> Any:
-        with torch._C.DisableTorchFunction():  # noqa: SLF001
+        with torch._C.DisableTorchFunction():  # noqa: SLF001 (documented despite the underscore)
             return function(*args, **kwargs)
 
     return plain_function

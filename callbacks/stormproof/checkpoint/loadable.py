@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,38 +16,9 @@ from stormproof.lightning.layer_names import join_names
 
 HYPERPARAMETER_KEYS = ("hyper_parameters", "hparams_type", "datamodule_hyper_parameters", "datamodule_hparams_type")
 """Keys of Lightning's checkpoints that ``fit`` does not read."""
-PLAIN_TYPES = {type(None), bool, int, float, complex, str, bytes, torch.Tensor, torch.nn.Parameter}
+_PLAIN_TYPES = {type(None), bool, int, float, complex, str, bytes, torch.Tensor, torch.nn.Parameter}
 MAX_REPR_LENGTH = 1000
 """Maximum number of characters of a ``repr`` in a checkpoint."""
-
-
-def find_refused_values(checkpoint: Any, path: str = "") -> list[str]:
-    """Returns the values that ``torch.load(weights_only=True)``, Lightning's default for a resume, would refuse.
-
-    Saves and loads the values in memory, without the tensors, which torch always loads. Accepts NumPy scalars, because
-    :class:`~stormproof.checkpoint.host_staging.HostStager` converts them to Python numbers.
-
-    Args:
-        checkpoint: Object to save.
-        path: Path of ``checkpoint`` in the whole checkpoint. Prefix of the returned names.
-
-    Returns:
-        One ``<key>/<key>: <type>`` for each refused value.
-
-    Example:
-        >>> from fractions import Fraction
-        >>> find_refused_values({"step": 1, "hyper_parameters": {"width": 8, "model": Fraction(1, 2)}})
-        ['hyper_parameters/model: fractions.Fraction']
-    """
-    if is_loadable(_remove_tensors(checkpoint)):
-        return []
-    refused_children = [
-        name
-        for key, value in _named_children(checkpoint)
-        for name in find_refused_values(value, f"{path}/{key}".lstrip("/"))
-    ]
-    value_type = type(checkpoint)
-    return refused_children or [f"{path}: {value_type.__module__}.{value_type.__qualname__}"]
 
 
 class LoadableConverter:
@@ -77,7 +48,7 @@ class LoadableConverter:
                 continue
             if key in HYPERPARAMETER_KEYS:
                 names += self._leave_out_hyperparameters(loadable_checkpoint, key)
-            elif not _is_plain(value) and not is_loadable(_remove_tensors(value)):
+            elif not is_loadable(value):
                 added_reprs[key] = _truncate_repr(value)
                 del loadable_checkpoint[key]
                 data = _pickle(value)
@@ -98,7 +69,7 @@ class LoadableConverter:
         """Removes refused hyperparameters from ``loadable_checkpoint[key]``, or the key if its value is not a dict."""
         value = loadable_checkpoint[key]
         if type(value) is not dict:
-            if _is_plain(value) or is_loadable(value):
+            if is_loadable(value):
                 return []
             del loadable_checkpoint[key]
             if isinstance(value, type):  # class of the OmegaConf container that is left out, too
@@ -176,7 +147,7 @@ def make_refused_error(names: Sequence[str]) -> NotResumableError:
 def _is_loadable_hyperparameter(value: Any) -> bool:
     if isinstance(value, torch.nn.Module):  # saving it to try would copy all weights into memory
         return False
-    return _is_plain(value) or is_loadable(_remove_tensors(value))
+    return is_loadable(value)
 
 
 def _is_plain(value: Any) -> bool:
@@ -186,7 +157,12 @@ def _is_plain(value: Any) -> bool:
         return all(_is_plain(key) and _is_plain(item) for key, item in value.items())
     if value_type in {list, tuple, set}:
         return all(map(_is_plain, value))
-    return value_type in PLAIN_TYPES
+    return is_plain_value(value)
+
+
+def is_plain_value(value: Any) -> bool:
+    """Returns whether a value is not a container and every version of torch loads it."""
+    return type(value) in _PLAIN_TYPES and not getattr(value, "is_nested", False)
 
 
 def _pickle(value: Any) -> torch.Tensor | None:
@@ -212,16 +188,9 @@ def _truncate_repr(value: Any) -> str:
     return text if len(text) <= MAX_REPR_LENGTH else f"{text[:MAX_REPR_LENGTH]}…"
 
 
-def _named_children(value: Any) -> Iterator[tuple[Any, Any]]:
-    if isinstance(value, Mapping):
-        yield from value.items()
-    elif isinstance(value, list | tuple):
-        yield from enumerate(value)
-
-
 def _remove_tensors(value: Any) -> Any:
     if type(value) is torch.Tensor or isinstance(value, torch.nn.Parameter):
-        return None
+        return value if value.is_nested else None
     if type(value) in {dict, OrderedDict}:  # a state_dict is an OrderedDict
         return {key: _remove_tensors(item) for key, item in value.items()}
     if type(value) in {list, tuple}:
@@ -230,10 +199,17 @@ def _remove_tensors(value: Any) -> Any:
 
 
 def is_loadable(value: Any) -> bool:
-    """Returns whether torch loads a value, by saving and loading it in memory."""
+    """Returns whether ``torch.load(weights_only=True)``, Lightning's default for a resume, loads a value.
+
+    If it has other than plain types, saves and loads it in memory, without the tensors, which torch always loads.
+    Accepts NumPy scalars, because :class:`~stormproof.checkpoint.host_staging.HostStager` converts them to Python
+    numbers.
+    """
+    if _is_plain(value):
+        return True
     buffer = io.BytesIO()
     try:
-        torch.save(value, buffer)
+        torch.save(_remove_tensors(value), buffer)
     except Exception:  # noqa: BLE001 (users' classes may raise any exception)
         return False
     buffer.seek(0)

@@ -44,16 +44,16 @@ class SavedValues:
 
 
 class TimedSearch:
-    """Computes fingerprints of attributes, with a budget of 0.3 s of CPU time plus 1% of the time since the start.
-
-    Copies of this object in other processes share the budget.
-    """
+    """Computes fingerprints of attributes, with a budget of 0.3 s of CPU time plus 1% of the time since the start."""
 
     def __init__(self) -> None:
-        self._start_time, self._spent_seconds = (
-            time.monotonic(),
-            torch.zeros((), dtype=torch.float64, device="cpu").share_memory_(),
-        )
+        self._start_time = time.monotonic()
+        self._spent_seconds = torch.zeros((), dtype=torch.float64, device="cpu")
+
+    def share_memory(self) -> TimedSearch:
+        """Shares the budget with copies of this object in other processes."""
+        self._spent_seconds.share_memory_()
+        return self
 
     def fingerprint(self, attributes: Iterable[tuple[str, Any, Any]], saved: SavedValues) -> list[tuple[str, Any, Any]]:
         """Returns path, owner and fingerprint of ``(path, owner, value)``, or of the first ones if time runs out."""

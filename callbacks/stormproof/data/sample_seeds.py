@@ -200,7 +200,7 @@ class WorkerChanges:
 
     def __init__(self) -> None:
         self._is_reported = torch.zeros(1, dtype=torch.bool, device="cpu").share_memory_()  # by any worker
-        self._search = TimedSearch()
+        self._search = TimedSearch().share_memory()
         self._first_fingerprints: dict[str, Any] | None = None
 
     def observe(self, dataset: Any, collate_fn: Any) -> None:

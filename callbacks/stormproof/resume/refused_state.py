@@ -20,8 +20,9 @@ import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from stormproof.checkpoint.loadable import PLAIN_TYPES, is_loadable, make_refused_error
+from stormproof.checkpoint.loadable import is_loadable, is_plain_value, make_refused_error
 from stormproof.distributed.collectives import run_on_rank_zero
+from stormproof.internal_errors import with_plain_tensors
 from stormproof.lightning import internals
 from stormproof.resume.snapshot_state import CHECKPOINT_KEY
 from stormproof.units.transforms import has_values, plain_values
@@ -34,8 +35,8 @@ _LOADED_NAMES = frozenset({
     "datetime.date", "datetime.datetime", "datetime.time", "datetime.timedelta", "datetime.timezone",
     "decimal.Decimal", "fractions.Fraction", "numpy.dtype", "numpy.ndarray", "numpy._core.multiarray._reconstruct",
     "numpy._core.multiarray.scalar", "numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar",
-    "random.Random", f"{__name__}._restore_subclass", "torch.Generator", "torch.Size", "torch.device",
-    "types.SimpleNamespace",
+    "random.Random", f"{__name__}._restore_nested", f"{__name__}._restore_subclass", "torch.Generator", "torch.Size",
+    "torch.device", "types.SimpleNamespace",
 })  # fmt: skip
 """Types that contain data only, and functions that rebuild them."""
 _Path = tuple[Any, ...]
@@ -72,10 +73,7 @@ class RefusedState:
     def _report(self, lost: dict[_Path, Any]) -> None:
         paths = lost.keys() - self._reported_paths
         self._reported_paths.update(paths)
-        kinds = {path: type(lost[path]) for path in paths}
-        names = sorted(
-            f"{'/'.join(map(str, path))}: {kinds[path].__module__}.{kinds[path].__qualname__}" for path in paths
-        )
+        names = sorted(f"{'/'.join(map(str, path))}: {_describe_kind(lost[path])}" for path in paths)
         if names and self._is_first:
             raise make_refused_error(names)
         if names:
@@ -95,7 +93,7 @@ def restore(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
 def _split(value: Any, path: _Path, refused: dict[_Path, Any]) -> Any:
     """Returns ``value`` without the refused values, which are added to ``refused``. A list has None in their place."""
     kind = type(value)
-    is_plain = kind in {list, tuple, dict, OrderedDict, set} and {*map(type, value)} <= PLAIN_TYPES
+    is_plain = kind in {list, tuple, dict, OrderedDict, set} and all(map(is_plain_value, value))
     if kind in {list, tuple, dict, OrderedDict} and (is_plain or kind in {list, tuple}):
         items = value if isinstance(value, dict) else {} if is_plain else dict(enumerate(value))
         kept = {key: _split(item, (*path, key), refused) for key, item in items.items()}
@@ -108,7 +106,7 @@ def _split(value: Any, path: _Path, refused: dict[_Path, Any]) -> Any:
         copied.clear()
         copied.update((key, item) for key, item in kept.items() if item is not _REMOVED)
         return copied
-    if kind in PLAIN_TYPES or is_plain or _is_accepted(value):
+    if is_plain or is_plain_value(value) or _is_accepted(value):
         return value
     is_subclass = _is_subclass(value)
     if not is_subclass or path[0] == "optimizer_states":  # a buffer keeps its class when it is loaded
@@ -123,13 +121,25 @@ def _is_subclass(value: Any) -> bool:
 def _is_accepted(value: Any) -> bool:
     """Returns whether a value is a NumPy number, which becomes a Python number, a shard, or loadable by torch."""
     is_shard = isinstance(value, torch.Tensor) and hasattr(value, "to_local")
-    return is_shard or isinstance(value, np.generic | torch.dtype) or is_loadable(value)
+    return is_shard or isinstance(value, np.generic | torch.dtype) or (not _is_nested(value) and is_loadable(value))
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_nested
+
+
+def _describe_kind(value: Any) -> str:
+    if _is_nested(value):
+        return "nested tensor (of a buffer: pass persistent=False to register_buffer)"
+    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def _pickle(trainer: pl.Trainer, values: dict[_Path, Any]) -> dict[str, Any] | None:
     """Returns a tensor of bytes and the tensors of ``values``. None if they could not be restored."""
     if internals.shards_parameters(trainer) and {path[0] for path in values} & {"state_dict", "optimizer_states"}:
         return None  # read before any hook
+    if any(path[0] in {"state_dict", "current_model_state"} and _is_nested(value) for path, value in values.items()):
+        return None  # Module.load_state_dict refuses it
     file, tensors = io.BytesIO(), list[torch.Tensor]()
     try:
         _Pickler(file, tensors).dump(values)
@@ -146,13 +156,18 @@ class _Pickler(pickle.Pickler):
         self._tensors, self._indices = tensors, dict[int, int]()
 
     def persistent_id(self, obj: Any) -> tuple[int, str] | None:
-        if type(obj) is not torch.Tensor:
+        if type(obj) is not torch.Tensor or obj.is_nested:
             return None
         index = self._indices.setdefault(id(obj), len(self._tensors))
         self._tensors += [obj] if index == len(self._tensors) else []
         return index, obj.device.type
 
+    @with_plain_tensors
     def reducer_override(self, obj: Any) -> Any:
+        if _is_nested(obj):
+            is_jagged = obj.layout is torch.jagged
+            parts = (obj.values(), obj.offsets(), obj.lengths(), obj._ragged_idx) if is_jagged else obj.unbind()  # noqa: SLF001 (has no public name)
+            return _restore_nested, (parts, is_jagged, obj.requires_grad)
         if not _is_subclass(obj):
             return NotImplemented
         return _restore_subclass, (
@@ -174,9 +189,17 @@ def _restore_subclass(
     if not isinstance(kind, type):
         rank_zero_warn(f"A resume may not be exact: {module}.{name}, the class of a tensor, is not imported yet.")
         return tensor
-    restored = tensor.as_subclass(kind).requires_grad_(requires_grad)
+    restored = torch.Tensor._make_subclass(kind, tensor, requires_grad)  # noqa: SLF001 (runs no code of the class)
     vars(restored).update(attributes)
     return restored
+
+
+def _restore_nested(parts: tuple[Any, ...], is_jagged: bool, requires_grad: bool) -> torch.Tensor:
+    if not is_jagged:
+        return torch.nested.nested_tensor([*parts], requires_grad=requires_grad)
+    values, offsets, lengths, jagged_dim = parts
+    restored = torch.nested.nested_tensor_from_jagged(values, offsets, lengths, jagged_dim)
+    return restored.detach().requires_grad_(requires_grad)
 
 
 class _Unpickler(pickle.Unpickler):

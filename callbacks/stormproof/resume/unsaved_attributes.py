@@ -5,9 +5,7 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Iterator, Mapping
-from functools import partial
 from itertools import islice
-from types import MethodType
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -29,7 +27,7 @@ from stormproof.data.fingerprint import (
 from stormproof.data.owned_attributes import EXEMPT_ATTRIBUTE, is_exempt, is_library, named_owned_attributes
 from stormproof.data.sampler_state import find_samplers, is_stateful
 from stormproof.distributed.ddp_buckets import find_communication_hooks
-from stormproof.internal_errors import isolated
+from stormproof.internal_errors import isolate_errors
 from stormproof.lightning import internals
 from stormproof.resume import owned_state, snapshot
 from stormproof.user_objects import is_a
@@ -56,23 +54,28 @@ class UnsavedAttributes:
         self._first_entries: _SavedEntries | None = None  # entries of the first checkpoint
         self._entry_paths: dict[str, _EntryPath] = {}  # where the last checkpoint contained an attribute, by its path
         self._reported_paths: set[str] = set()
-        self._search = TimedSearch()
+        self._search, self._has_failed = TimedSearch(), False
 
     def observe(self, trainer: pl.Trainer) -> None:
         """Takes the first snapshot, on rank 0. Call it before each batch."""
-        if self._first_fingerprints is None and trainer.is_global_zero:
-            self._first_fingerprints = {}
-            isolated(self._observe, warn_about_failed_search)(trainer)
+        if self._first_fingerprints is None and trainer.is_global_zero and not self._has_failed:
+            self._observe(trainer)
 
+    @isolate_errors
     def _observe(self, trainer: pl.Trainer) -> None:
         found = self._fingerprint(trainer, _find_saved(trainer, {}))
         self._first_fingerprints = {path: fingerprint for path, _, fingerprint, _ in found}
 
     def check(self, trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> None:
         """Warns about attributes that changed since the first snapshot and are not in ``checkpoint`` of this step."""
-        if self._first_fingerprints:
-            isolated(self._check, warn_about_failed_search)(trainer, checkpoint, self._first_fingerprints)
+        if self._first_fingerprints is not None and not self._has_failed:
+            self._check(trainer, checkpoint, self._first_fingerprints)
 
+    def _disable(self, error: Exception) -> None:
+        self._has_failed = True
+        warn_about_failed_search(error)
+
+    @isolate_errors
     def _check(self, trainer: pl.Trainer, checkpoint: Mapping[str, Any], first_fingerprints: dict[str, Any]) -> None:
         entries = _SavedEntries(trainer, checkpoint)
         if self._first_entries is None:
@@ -217,6 +220,7 @@ def _find_saved(trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> SavedValu
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     states = [state for optimizer in optimizers for state in optimizer.state.values()]
     states += [state for saved in saved_states for state in dict(saved.get("state") or {}).values()]
+    states = [*{id(state): state for state in states}.values()]  # most are in both
     tensors = (
         *(tensor for group in groups for tensor in group["params"]),
         *(value for state in states if isinstance(state, dict) for value in state.values()),
@@ -241,11 +245,10 @@ def _named_roots(trainer: pl.Trainer) -> Iterator[tuple[str, Any]]:
         if is_a(dataset, Dataset) and not is_a(dataset, IterableDataset) and not is_stateful(dataset):
             yield f"dataset{suffix}", dataset
         for name, root in {**dict(find_samplers(parts, set())), "collate_fn": collate_fn}.items():
-            if not is_stateful(root) and (is_a(root, (partial, MethodType)) or not is_library(root)):
+            if not is_stateful(root) and not is_library(root):
                 yield f"{name}{suffix}", root
-    for hook, _ in find_communication_hooks(trainer.strategy.model):
-        if is_a(hook, (partial, MethodType)) or not is_library(hook):
-            yield "communication_hook", hook
+    hooks = find_communication_hooks(trainer.strategy.model)
+    yield from (("communication_hook", hook) for hook, _ in hooks if not is_library(hook))
 
 
 def _named_owners(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[tuple[str, Any]]:

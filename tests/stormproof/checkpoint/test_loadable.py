@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from stormproof.checkpoint.loadable import find_refused_values
+from stormproof.checkpoint.loadable import is_loadable
 
 
 @dataclass
@@ -24,34 +24,32 @@ class _Pair(NamedTuple):
     two: int
 
 
+class _Weight(torch.nn.Parameter): ...
+
+
 ACCEPTED = {
     "plain values": {"a": 1, "b": 2.5, "c": None, "d": "word", "e": True, "f": b"bytes", "g": 1j},
     "containers": {"a": [1, (2, 3)], "b": {"c": {4, 5}}, "d": OrderedDict(e=6)},
     "tensors": {"a": torch.ones(2), "b": [torch.nn.Parameter(torch.ones(2))], "c": torch.empty(0, dtype=torch.bool)},
     "kinds of tensors": {"a": torch.float16, "b": torch.device("cpu"), "c": torch.Size([1, 2])},
+    "a parameter of a subclass": {"a": _Weight(torch.ones(1))},
     "a state_dict": torch.nn.Linear(2, 2).state_dict(),
 }
 
 REFUSED = {
-    "a path": (
-        {"hyper_parameters": {"folder": Path("x")}},
-        [f"hyper_parameters/folder: {type(Path()).__module__}.PosixPath"],
-    ),
-    "a data class": ({"a": [1, _Options()]}, ["a/1: tests.stormproof.checkpoint.test_loadable._Options"]),
-    "a named tuple": ({"a": _Pair(1, 2)}, ["a: tests.stormproof.checkpoint.test_loadable._Pair"]),
-    "a class": ({"a": {"b": _Options}}, ["a/b: builtins.type"]),
-    "a partial": ({"a": functools.partial(print, 1)}, ["a: functools.partial"]),
-    "a lambda": ({"a": lambda: 1}, ["a: builtins.function"]),
-    "what nobody can pickle": ({"a": threading.Lock()}, ["a: _thread.lock"]),
-    "a module": ({"a": torch.nn.ReLU()}, ["a: torch.nn.modules.activation.ReLU"]),
-    "an array": ({"a": np.ones(2)}, ["a: numpy.ndarray"]),
-    "more than one": (
-        {"a": Fraction(1), "b": torch.ones(1), "c": {"d": (0, Fraction(2))}},
-        ["a: fractions.Fraction", "c/d/1: fractions.Fraction"],
-    ),
-    "inside an ordered dictionary": ({"a": OrderedDict(b=Fraction(1))}, ["a/b: fractions.Fraction"]),
-    "a dictionary of a type that is refused": ({"a": defaultdict(_Options)}, ["a: collections.defaultdict"]),
-    "a key": ({"a": {Fraction(1): 2}}, ["a: builtins.dict"]),
+    "a path": {"hyper_parameters": {"folder": Path("x")}},
+    "a data class": {"a": [1, _Options()]},
+    "a named tuple": {"a": _Pair(1, 2)},
+    "a class": {"a": {"b": _Options}},
+    "a partial": {"a": functools.partial(print, 1)},
+    "a lambda": {"a": lambda: 1},
+    "what nobody can pickle": {"a": threading.Lock()},
+    "a module": {"a": torch.nn.ReLU()},
+    "an array": {"a": np.ones(2)},
+    "more than one": {"a": Fraction(1), "b": torch.ones(1), "c": {"d": (0, Fraction(2))}},
+    "inside an ordered dictionary": {"a": OrderedDict(b=Fraction(1))},
+    "a dictionary of a type that is refused": {"a": defaultdict(_Options)},
+    "a key": {"a": {Fraction(1): 2}},
 }
 
 
@@ -65,23 +63,21 @@ def _loads(value: Any, path: Path) -> bool:
 
 
 @pytest.mark.parametrize("checkpoint", ACCEPTED.values(), ids=ACCEPTED.keys())
-def test_what_torch_loads_again_is_not_named(checkpoint: dict[str, Any], tmp_path: Path):
+def test_what_torch_loads_again_is_accepted(checkpoint: dict[str, Any], tmp_path: Path):
     assert _loads(checkpoint, tmp_path / "x.ckpt")
-    assert find_refused_values(checkpoint) == []
+    assert is_loadable(checkpoint)
 
 
-@pytest.mark.parametrize(("checkpoint", "names"), REFUSED.values(), ids=REFUSED.keys())
-def test_what_torch_would_refuse_is_named_with_its_key_and_type(
-    checkpoint: dict[str, Any], names: list[str], tmp_path: Path
-):
+@pytest.mark.parametrize("checkpoint", REFUSED.values(), ids=REFUSED.keys())
+def test_what_torch_would_refuse_is_refused(checkpoint: dict[str, Any], tmp_path: Path):
     assert not _loads(checkpoint, tmp_path / "x.ckpt")
-    assert find_refused_values(checkpoint) == names
+    assert not is_loadable(checkpoint)
 
 
-def test_a_type_that_the_user_has_allowed_is_not_named():
+def test_a_type_that_the_user_has_allowed_is_accepted():
     with torch.serialization.safe_globals([_Options]):
-        assert find_refused_values({"a": _Options()}) == []
-    assert find_refused_values({"a": _Options()}) == ["a: tests.stormproof.checkpoint.test_loadable._Options"]
+        assert is_loadable({"a": _Options()})
+    assert not is_loadable({"a": _Options()})
 
 
 def test_the_weights_themselves_are_not_written(monkeypatch: pytest.MonkeyPatch):
@@ -95,6 +91,6 @@ def test_the_weights_themselves_are_not_written(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(torch, "save", counting)
     weights = torch.nn.Linear(1000, 100).state_dict()  # 400 kB, in an OrderedDict
-    assert find_refused_values({"state_dict": weights, "a": Fraction(1)}) == ["a: fractions.Fraction"]
+    assert not is_loadable({"state_dict": weights, "a": Fraction(1)})
     assert written
     assert max(written) < 20_000

@@ -34,8 +34,6 @@ LAYOUTS: dict[str, Callable[[], torch.Tensor]] = {
     "quantized": lambda: torch.quantize_per_tensor(DENSE, 0.1, 0, torch.quint8),
     "quantized by channel": lambda: torch.quantize_per_channel(DENSE, DENSE[1] + 1, torch.zeros(2), 0, torch.qint8),
     "conjugated": lambda: torch.ones(2, dtype=torch.complex64).conj(),
-    "jagged": lambda: torch.nested.nested_tensor([torch.ones(2), torch.zeros(3)], layout=torch.jagged),
-    "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.zeros(3)]),
 }
 
 

@@ -21,11 +21,15 @@ import pytorch_lightning as pl
 import torch
 
 from stormproof import CheckpointRecovery, resumable
+from stormproof.errors import NotResumableError
 from stormproof.resume import refused_state
 from tests.support.recovery_fits import BatchEndCallback
 from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, RegressionModule, make_loader, make_module, make_trainer
 
-pytestmark = LIGHTNING_WARNING_FILTERS
+pytestmark = [
+    *LIGHTNING_WARNING_FILTERS,
+    pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors"),
+]
 
 Pair = namedtuple("Pair", "first second")  # noqa: PYI024 (a class without types)
 
@@ -84,6 +88,7 @@ STATES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "fraction": (lambda: Fraction(1, 2), lambda value: value + 1),
     "time": (lambda: dt.timedelta(0), lambda value: value + dt.timedelta(seconds=1)),
     "enum": (lambda: Phase.WARM_UP, lambda _: Phase.TRAINING),
+    "nested tensor": (lambda: torch.nested.nested_tensor([torch.ones(2), torch.zeros(3)]), lambda value: value * 2),
     "tensor of a subclass": (lambda: torch.zeros(2).as_subclass(Unit), _convert),
     "dataclass": (Statistics, lambda value: Statistics(value.count + 1, [*value.means, torch.ones(1)])),
 }
@@ -202,6 +207,50 @@ def test_a_state_that_belongs_to_no_parameter_is_restored(tmp_path: Path):
     with pytest.raises(RuntimeError, match="interrupted"):
         train(tmp_path, Counted, stop=5)
     assert train(tmp_path, Counted).optimizers[0].state["steps"] == 6
+
+
+class NestedModule(RegressionModule):
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        self.value = self.value * 2
+
+
+def _fit_nested(folder: Path, layout: torch.layout, *, persistent: bool = False, stop: int | None = None) -> Any:
+    def interrupt(step: int) -> None:
+        if step == stop:
+            raise RuntimeError("interrupted")
+
+    recovery = CheckpointRecovery(folder, every_n_train_steps=2, async_save=False)
+    trainer = make_trainer(callbacks=[BatchEndCallback(interrupt), recovery], max_steps=6)
+    module = make_module(kind=NestedModule)
+    value = torch.nested.nested_tensor([torch.ones(2), torch.zeros(3)], layout=layout)
+    module.register_buffer("value", value, persistent=persistent)
+    trainer.fit(module, resumable(make_loader()), ckpt_path=recovery.latest_checkpoint())
+    return module.value
+
+
+@pytest.mark.parametrize("layout", [torch.jagged, torch.strided])
+def test_a_nested_buffer_is_restored(layout: torch.layout, tmp_path: Path):
+    with pytest.raises(RuntimeError, match="interrupted"):
+        _fit_nested(tmp_path, layout, stop=5)
+    resumed = _fit_nested(tmp_path, layout)
+    assert resumed.is_nested
+    assert resumed.layout is layout
+    assert [part.tolist() for part in resumed.unbind()] == [[64, 64], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("layout", [torch.jagged, torch.strided])
+def test_a_nested_tensor_in_the_state_dict_is_refused_at_the_start(layout: torch.layout, tmp_path: Path):
+    with pytest.raises(
+        NotResumableError, match=r"state_dict/value: nested tensor \(of a buffer: pass persistent=False"
+    ):
+        _fit_nested(tmp_path, layout, persistent=True)
+
+
+def test_nested_tensors_with_the_same_offsets_share_them_after_a_resume():
+    first = torch.nested.nested_tensor([torch.ones(2), torch.zeros(3)], layout=torch.jagged)
+    saved = refused_state._pickle(make_trainer_stub(), {("optimizer_states",): [first, first + 1]})
+    restored = refused_state._Unpickler(saved, torch.device("cpu")).load()["optimizer_states",]
+    assert torch.equal((restored[0] + restored[1]).values(), torch.tensor([3.0, 3, 1, 1, 1]))
 
 
 class Labelled(torch.Tensor): ...

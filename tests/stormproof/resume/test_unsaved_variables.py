@@ -302,8 +302,9 @@ def test_an_error_in_the_search_is_announced_and_does_not_end_the_run(tmp_path: 
         raise TypeError("no storage")
 
     monkeypatch.setattr("stormproof.resume.unsaved_attributes._find_saved", fail)
-    with pytest.warns(UserWarning, match="the search for unsaved state failed with TypeError: no storage"):
+    with pytest.warns(UserWarning, match="the search for unsaved state failed with TypeError: no storage") as records:
         collect_warnings_of_fit(tmp_path)
+    assert len([record for record in records if "search for unsaved state" in str(record.message)]) == 1
 
 
 def collect_warnings_of_fit(folder: Path) -> None:
@@ -350,6 +351,17 @@ def test_a_function_without_a_module_does_not_end_the_run(tmp_path: Path):
 def test_a_module_can_exempt_a_global_variable(tmp_path: Path):
     loader = DataLoader(torch.ones(8, 2), batch_size=2, collate_fn=ExemptCollate())  # type: ignore[arg-type]
     assert collect_warnings(tmp_path, ExemptGlobal, resumable(loader)) == []
+
+
+@pytest.mark.parametrize(
+    "collate_fn",
+    [functools.partial(CountingCollate()), CountingCollate().__call__],
+    ids=["partial function", "bound method"],
+)
+def test_the_state_behind_a_collate_fn_is_named(collate_fn: Any, tmp_path: Path):
+    loader = DataLoader(torch.ones(8, 2), batch_size=2, collate_fn=collate_fn)  # type: ignore[arg-type]
+    (message,) = collect_warnings(tmp_path, RegressionModule, resumable(loader))
+    assert re.search(r"collate_fn\S*count\. A resume", message)
 
 
 def test_the_steps_of_a_schedule_do_not_hide_a_counter_of_batches(tmp_path: Path):
