@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import yaml
 
 from stormproof.distributed.rank import is_rank_zero
-from stormproof_train.broken_links import describe_path_error
 from stormproof_train.errors import DamagedFileError, UserError
+from stormproof_train.path_errors import describe_path_error
 
 _Content = TypeVar("_Content")
 

@@ -14,7 +14,6 @@ import pytorch_lightning as pl
 from stormproof.checkpoint import atomic_write
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.distributed.rank import is_rank_zero
-from stormproof_train.broken_links import create_folders
 from stormproof_train.build_task import build_task
 from stormproof_train.cli.evaluate import EvaluationArguments
 from stormproof_train.config.conf_dir import conf_dir
@@ -31,6 +30,7 @@ from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.evaluation.records import Comparison
 from stormproof_train.initialization.checkpoint import read_checkpoint
 from stormproof_train.lightning_output import suppress_lightning_output
+from stormproof_train.path_errors import create_folders
 from stormproof_train.run.folder import RunFolder
 from stormproof_train.run.trained_weights import TrainedWeights, read_run_plan, resolve_weights
 from stormproof_train.task import Task

@@ -13,12 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from stormproof.checkpoint import atomic_write
 from stormproof.gradients.noise_scale import batch_size_advice
-from stormproof_train.broken_links import create_folders
 from stormproof_train.config.identity import RunSpec
 from stormproof_train.config.plan import read_plan
 from stormproof_train.console import print_line, print_table
 from stormproof_train.data.spec import get_fingerprint, infer_spec
 from stormproof_train.lightning_output import suppress_lightning_output
+from stormproof_train.path_errors import create_folders
 from stormproof_train.tuning.batch_size import BatchSize, NoiseMeasurement, find_batch_size
 from stormproof_train.tuning.learning_rate import LearningRate, find_learning_rate
 from stormproof_train.tuning.measuring_trainer import build_measuring_trainer

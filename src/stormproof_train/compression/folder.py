@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from stormproof.checkpoint import Lease
-from stormproof_train.broken_links import create_folders
 from stormproof_train.compression.original import OriginalModel
 from stormproof_train.compression.settings import Settings
 from stormproof_train.config.identity import flatten, result_settings
@@ -17,6 +16,7 @@ from stormproof_train.config.plan import FINGERPRINT_KEY
 from stormproof_train.config.redaction import redact_settings
 from stormproof_train.errors import UserError
 from stormproof_train.initialization.checkpoint import compute_digest
+from stormproof_train.path_errors import create_folders
 from stormproof_train.run.folder import RunFolder, read_with_copy, write_with_copy
 
 COMPRESSION_FILE = "compress.json"

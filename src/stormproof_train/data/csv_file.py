@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from stormproof_train.broken_links import describe_path_error
 from stormproof_train.errors import UserError, rank_by_similarity
+from stormproof_train.path_errors import describe_path_error
 
 _BINARY_FORMATS = {
     b"PK": "a ZIP archive or an Excel workbook",

@@ -11,9 +11,9 @@ from pathlib import Path
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from stormproof_train.broken_links import describe_broken_link
 from stormproof_train.data.image_file import Sample
 from stormproof_train.errors import UserError
+from stormproof_train.path_errors import describe_broken_link
 
 _IMAGE_SUFFIXES = (*IMG_EXTENSIONS, ".jfif", ".gif")
 _SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}

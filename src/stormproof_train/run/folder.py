@@ -16,13 +16,13 @@ import yaml
 
 from stormproof.checkpoint import Lease, Store, atomic_write
 from stormproof.checkpoint.progress_file import PROGRESS_FILE_NAME, read_progress
-from stormproof_train.broken_links import create_folders
 from stormproof_train.config.identity import RunSpec, SettingRecord, compute_identity, list_differences
 from stormproof_train.config.redaction import redact_text
 from stormproof_train.config.settings import Resume
 from stormproof_train.errors import ExitCode, UserError
 from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.mapping_file import read_mapping, read_unless_damaged, warn_once
+from stormproof_train.path_errors import create_folders
 from stormproof_train.run.records import AttemptRecord, RunRecord, RunSummary
 
 _JOB_IDS = (

@@ -11,11 +11,11 @@ from typing import Any
 
 import filelock
 
-from stormproof_train.broken_links import create_folders
 from stormproof_train.config.identity import result_settings
 from stormproof_train.config.plan import Plan
 from stormproof_train.config.redaction import redact_settings, redact_text
 from stormproof_train.errors import UserError
+from stormproof_train.path_errors import create_folders
 from stormproof_train.run.folder import read_with_copy, write_with_copy
 from stormproof_train.search.arguments import Arguments
 

@@ -1,4 +1,4 @@
-"""Creates folders, and describes broken symbolic links."""
+"""Creates folders, and describes errors of paths, such as a broken symbolic link."""
 
 from __future__ import annotations
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from stormproof_train.broken_links import describe_broken_link
 from stormproof_train.config.identity import RunSpec
 from stormproof_train.data.csv import CSV
 from stormproof_train.data.image_folder import ImageFolder
 from stormproof_train.errors import UserError
+from stormproof_train.path_errors import describe_broken_link
 from stormproof_train.run.folder import RunFolder
 
 
