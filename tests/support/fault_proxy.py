@@ -80,7 +80,7 @@ class FaultProxy:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+    protocol_version, disable_nagle_algorithm = "HTTP/1.1", True
     target_port = 0
 
     def choose_fault(self) -> str | None:

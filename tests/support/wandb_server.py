@@ -280,7 +280,7 @@ class WandbServer:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+    protocol_version, disable_nagle_algorithm = "HTTP/1.1", True
     server_of: WandbServer
 
     def handle(self) -> None:

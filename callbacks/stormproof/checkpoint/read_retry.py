@@ -41,12 +41,12 @@ def confirm_damage(find: Callable[[], str | None]) -> str | None:
     A single read may be wrong: a flipped bit on the way, or a stale cache of a network file system.
     """
     problem = None
-    for _ in range(2):
+    for delay in (MISSING_DELAY_SECONDS, 0.0):
         try:
             problem = find()
         except FileNotFoundError:
             problem = "its file is missing"
-            time.sleep(MISSING_DELAY_SECONDS)
+            time.sleep(delay)
         if problem is None:
             return None
     return problem

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from stormproof.checkpoint.storage import ObjectStorage, OutcomeUnknownError, object_store
+from stormproof.checkpoint.storage import ObjectStorage, OutcomeUnknownError
 from stormproof.checkpoint.storage.conditions import check_conditions
 
 Refuse = Callable[[str, int], tuple[int, str] | None]
@@ -29,7 +29,7 @@ class _Server(http.server.ThreadingHTTPServer):
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     server: _Server  # pyright: ignore[reportIncompatibleVariableOverride]
-    protocol_version = "HTTP/1.1"
+    protocol_version, disable_nagle_algorithm = "HTTP/1.1", True
 
     def _handle(self) -> None:
         body, server = self.rfile.read(int(self.headers.get("Content-Length") or 0)), self.server
@@ -80,7 +80,6 @@ def server() -> Iterator[_Server]:
 
 @pytest.fixture
 def storage(server: _Server, monkeypatch: pytest.MonkeyPatch) -> ObjectStorage:
-    monkeypatch.setattr(object_store, "_FIRST_DELAY_SECONDS", 0.01)
     environment = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
     for name, value in {**environment, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}"}.items():
         monkeypatch.setenv(name, value)

@@ -23,7 +23,6 @@ from tests.support.object_stores import S3Server, make_object_store
 
 def _connect(url: str, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, retry_seconds: float = 30) -> ObjectStorage:
     """Returns a storage that sends its requests to the proxy. The environment stays that of the server."""
-    monkeypatch.setattr(object_store, "_FIRST_DELAY_SECONDS", 0.01)
     with monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         return ObjectStorage(url, retry_seconds=retry_seconds)
