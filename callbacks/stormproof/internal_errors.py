@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+_plain_tensors = torch._C.DisableTorchFunction  # noqa: SLF001 (documented despite the underscore)
 MAX_LENGTH = 200
 """Maximum number of characters of a message."""
 
@@ -19,11 +20,11 @@ def isolated(function: Callable[..., Any], on_error: Callable[[Exception], objec
 
     In the function, tensor subclasses are plain tensors, see :func:`with_plain_tensors`.
     """
-    plain_function = with_plain_tensors(function)
 
     def isolated_function(*args: Any, **kwargs: Any) -> None:
         try:
-            plain_function(*args, **kwargs)
+            with _plain_tensors():
+                function(*args, **kwargs)
         except Exception as error:
             # raising would skip the on_exception hooks of other callbacks
             if is_raised_by_signal_handler(error) and getattr(function, "__name__", "") != "on_exception":
@@ -38,7 +39,7 @@ def with_plain_tensors(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def plain_function(*args: Any, **kwargs: Any) -> Any:
-        with torch._C.DisableTorchFunction():  # noqa: SLF001 (documented despite the underscore)
+        with _plain_tensors():
             return function(*args, **kwargs)
 
     return plain_function

@@ -16,7 +16,7 @@ from stormproof.lightning.layer_names import join_names
 
 HYPERPARAMETER_KEYS = ("hyper_parameters", "hparams_type", "datamodule_hyper_parameters", "datamodule_hparams_type")
 """Keys of Lightning's checkpoints that ``fit`` does not read."""
-_PLAIN_TYPES = {type(None), bool, int, float, complex, str, bytes, torch.Tensor, torch.nn.Parameter}
+PLAIN_TYPES = {type(None), bool, int, float, complex, str, bytes}
 MAX_REPR_LENGTH = 1000
 """Maximum number of characters of a ``repr`` in a checkpoint."""
 
@@ -48,13 +48,13 @@ class LoadableConverter:
                 continue
             if key in HYPERPARAMETER_KEYS:
                 names += self._leave_out_hyperparameters(loadable_checkpoint, key)
-            elif not is_loadable(value):
+            elif not is_loadable_once_staged(value):
                 added_reprs[key] = _truncate_repr(value)
                 del loadable_checkpoint[key]
                 data = _pickle(value)
                 if data is not None:
                     pickled_values[key] = data
-                names.append(f"{key} ({_type_name(value)}{', which cannot be pickled' if data is None else ''})")
+                names.append(f"{key} ({type_name(value)}{', which cannot be pickled' if data is None else ''})")
         if self._left_out_reprs or added_reprs:
             left_out_reprs = {**self._left_out_reprs, **added_reprs}
             loadable_checkpoint["stormproof"] = {
@@ -69,18 +69,18 @@ class LoadableConverter:
         """Removes refused hyperparameters from ``loadable_checkpoint[key]``, or the key if its value is not a dict."""
         value = loadable_checkpoint[key]
         if type(value) is not dict:
-            if is_loadable(value):
+            if is_loadable_once_staged(value):
                 return []
             del loadable_checkpoint[key]
             if isinstance(value, type):  # class of the OmegaConf container that is left out, too
                 return []
             self._left_out_reprs[key] = _truncate_repr(value)
-            return [f"{key} ({_type_name(value)})"]
+            return [f"{key} ({type_name(value)})"]
         names = []
         for name, hyperparameter in value.items():
             path = f"{key}/{name}"
             if path in self._left_out_reprs or not _is_loadable_hyperparameter(hyperparameter):
-                names.append(f"{path} ({_type_name(hyperparameter)})")
+                names.append(f"{path} ({type_name(hyperparameter)})")
                 self._left_out_reprs[path] = _truncate_repr(hyperparameter)
         loadable_checkpoint[key] = {
             name: hyperparameter
@@ -147,7 +147,7 @@ def make_refused_error(names: Sequence[str]) -> NotResumableError:
 def _is_loadable_hyperparameter(value: Any) -> bool:
     if isinstance(value, torch.nn.Module):  # saving it to try would copy all weights into memory
         return False
-    return is_loadable(value)
+    return is_loadable_once_staged(value)
 
 
 def _is_plain(value: Any) -> bool:
@@ -162,7 +162,8 @@ def _is_plain(value: Any) -> bool:
 
 def is_plain_value(value: Any) -> bool:
     """Returns whether a value is not a container and every version of torch loads it."""
-    return type(value) in _PLAIN_TYPES and not getattr(value, "is_nested", False)
+    value_type = type(value)
+    return value_type in PLAIN_TYPES or (value_type in {torch.Tensor, torch.nn.Parameter} and not value.is_nested)
 
 
 def _pickle(value: Any) -> torch.Tensor | None:
@@ -175,7 +176,8 @@ def _pickle(value: Any) -> torch.Tensor | None:
     return torch.frombuffer(bytearray(buffer.getbuffer()), dtype=torch.uint8)
 
 
-def _type_name(value: Any) -> str:
+def type_name(value: Any) -> str:
+    """Returns the module and the name of a class, or of the class of a value."""
     value_type = value if isinstance(value, type) else type(value)
     return f"{value_type.__module__}.{value_type.__qualname__}"
 
@@ -184,32 +186,31 @@ def _truncate_repr(value: Any) -> str:
     try:
         text = repr(value)
     except Exception:  # noqa: BLE001 (users' classes may raise any exception)
-        return f"<{_type_name(value)}>"
+        return f"<{type_name(value)}>"
     return text if len(text) <= MAX_REPR_LENGTH else f"{text[:MAX_REPR_LENGTH]}…"
 
 
-def _remove_tensors(value: Any) -> Any:
-    if type(value) is torch.Tensor or isinstance(value, torch.nn.Parameter):
-        return value if value.is_nested else None
+def _remove_plain_values(value: Any) -> Any:
     if type(value) in {dict, OrderedDict}:  # a state_dict is an OrderedDict
-        return {key: _remove_tensors(item) for key, item in value.items()}
+        return {key: _remove_plain_values(item) for key, item in value.items()}
     if type(value) in {list, tuple}:
-        return type(value)(_remove_tensors(item) for item in value)
-    return value.item() if isinstance(value, np.generic) else value
+        return type(value)(_remove_plain_values(item) for item in value)
+    return None if is_plain_value(value) else value.item() if isinstance(value, np.generic) else value
+
+
+def is_loadable_once_staged(value: Any) -> bool:
+    """Returns whether torch loads a value after :class:`~stormproof.checkpoint.host_staging.HostStager` copied it.
+
+    Does not write tensors, which torch always loads. Accepts NumPy scalars, which become Python numbers.
+    """
+    return _is_plain(value) or is_loadable(_remove_plain_values(value))
 
 
 def is_loadable(value: Any) -> bool:
-    """Returns whether ``torch.load(weights_only=True)``, Lightning's default for a resume, loads a value.
-
-    If it has other than plain types, saves and loads it in memory, without the tensors, which torch always loads.
-    Accepts NumPy scalars, because :class:`~stormproof.checkpoint.host_staging.HostStager` converts them to Python
-    numbers.
-    """
-    if _is_plain(value):
-        return True
+    """Returns whether ``torch.load(weights_only=True)`` loads a value, by saving and loading it in memory."""
     buffer = io.BytesIO()
     try:
-        torch.save(_remove_tensors(value), buffer)
+        torch.save(value, buffer)
     except Exception:  # noqa: BLE001 (users' classes may raise any exception)
         return False
     buffer.seek(0)

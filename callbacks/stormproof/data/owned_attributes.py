@@ -120,10 +120,10 @@ def _exempt_names(owner: Any) -> Collection[str]:
     return next((vars(parent)[EXEMPT_ATTRIBUTE] for parent in parents if EXEMPT_ATTRIBUTE in vars(parent)), ())
 
 
-def is_library(item: object) -> bool:
+def is_library(item: Any) -> bool:
     """Returns whether an object belongs to a package in ``_LIBRARIES``, by its class or the module of its code."""
-    if isinstance(item, partial | MethodType):
-        return is_library(item.func if isinstance(item, partial) else item.__self__)
+    if is_a(item, (partial, MethodType)):
+        return is_library(item.func if is_a(item, partial) else item.__self__)
     if isinstance(item, GeneratorType):
         return item.gi_frame is None or _is_library_module(item.gi_frame.f_globals.get("__name__"))
     name = item.__module__ if isinstance(item, FunctionType) else type(item).__module__

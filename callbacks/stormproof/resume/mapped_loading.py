@@ -68,7 +68,9 @@ def load_mapped(
     mapped_tensors = [*_tensors_copied_by(module, checkpoint.get("state_dict", {}))]
     if not copies_optimizer_states:
         mapped_tensors += _multi_element_tensors(checkpoint.get("optimizer_states", []))
-    return copy.deepcopy(checkpoint, {id(tensor): tensor for tensor in mapped_tensors})
+    nested_tensors = (leaf for leaf in tree_leaves(checkpoint) if isinstance(leaf, torch.Tensor) and leaf.is_nested)
+    clones = {id(tensor): tensor.clone() for tensor in nested_tensors}  # torch does not deep-copy them
+    return copy.deepcopy(checkpoint, clones | {id(tensor): tensor for tensor in mapped_tensors})
 
 
 def _tensors_copied_by(module: nn.Module, state_dict: Mapping[str, Any]) -> Iterator[torch.Tensor]:

@@ -11,7 +11,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
-from stormproof.checkpoint.loadable import is_loadable
+from stormproof.checkpoint.loadable import is_loadable_once_staged
 from stormproof.data.fingerprint import digest_tensor
 from stormproof.distributed.collectives import broadcast, world_size
 
@@ -54,7 +54,7 @@ def capture_entries(
     for keys, value, digest in (
         [] if is_rank_zero else _find_differing(checkpoint, digests, rank_zero_digests or {}, ())
     ):
-        if digest == _INCOMPARABLE or not is_loadable([keys, value]):
+        if digest == _INCOMPARABLE or not is_loadable_once_staged([keys, value]):
             unsaved_names.append("/".join(map(str, keys)))
         else:
             entries.append((keys, value))

@@ -20,7 +20,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from stormproof.checkpoint.loadable import is_loadable, is_plain_value, make_refused_error
+from stormproof.checkpoint.loadable import PLAIN_TYPES, is_loadable, is_plain_value, make_refused_error, type_name
 from stormproof.distributed.collectives import run_on_rank_zero
 from stormproof.internal_errors import with_plain_tensors
 from stormproof.lightning import internals
@@ -93,7 +93,7 @@ def restore(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
 def _split(value: Any, path: _Path, refused: dict[_Path, Any]) -> Any:
     """Returns ``value`` without the refused values, which are added to ``refused``. A list has None in their place."""
     kind = type(value)
-    is_plain = kind in {list, tuple, dict, OrderedDict, set} and all(map(is_plain_value, value))
+    is_plain = kind in {list, tuple, dict, OrderedDict, set} and {*map(type, value)} <= PLAIN_TYPES
     if kind in {list, tuple, dict, OrderedDict} and (is_plain or kind in {list, tuple}):
         items = value if isinstance(value, dict) else {} if is_plain else dict(enumerate(value))
         kept = {key: _split(item, (*path, key), refused) for key, item in items.items()}
@@ -129,9 +129,8 @@ def _is_nested(value: Any) -> bool:
 
 
 def _describe_kind(value: Any) -> str:
-    if _is_nested(value):
-        return "nested tensor (of a buffer: pass persistent=False to register_buffer)"
-    return f"{type(value).__module__}.{type(value).__qualname__}"
+    nested_kind = "nested tensor (of a buffer: pass persistent=False to register_buffer)"
+    return nested_kind if _is_nested(value) else type_name(value)
 
 
 def _pickle(trainer: pl.Trainer, values: dict[_Path, Any]) -> dict[str, Any] | None:
@@ -179,6 +178,7 @@ class _Pickler(pickle.Pickler):
         )
 
 
+@with_plain_tensors
 def _restore_subclass(
     tensor: torch.Tensor, module: str, name: str, attributes: Mapping[str, Any], requires_grad: bool
 ) -> torch.Tensor:
@@ -189,7 +189,7 @@ def _restore_subclass(
     if not isinstance(kind, type):
         rank_zero_warn(f"A resume may not be exact: {module}.{name}, the class of a tensor, is not imported yet.")
         return tensor
-    restored = torch.Tensor._make_subclass(kind, tensor, requires_grad)  # noqa: SLF001 (runs no code of the class)
+    restored = tensor.as_subclass(kind).requires_grad_(requires_grad)
     vars(restored).update(attributes)
     return restored
 

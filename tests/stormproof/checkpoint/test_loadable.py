@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from stormproof.checkpoint.loadable import is_loadable
+from stormproof.checkpoint.loadable import is_loadable_once_staged
 
 
 @dataclass
@@ -24,7 +24,14 @@ class _Pair(NamedTuple):
     two: int
 
 
-class _Weight(torch.nn.Parameter): ...
+class _Weight(torch.nn.Parameter):
+    owner: Any = None
+
+
+def _make_weight(owner: Any) -> _Weight:
+    weight = _Weight(torch.ones(1))
+    weight.owner = owner
+    return weight
 
 
 ACCEPTED = {
@@ -32,7 +39,7 @@ ACCEPTED = {
     "containers": {"a": [1, (2, 3)], "b": {"c": {4, 5}}, "d": OrderedDict(e=6)},
     "tensors": {"a": torch.ones(2), "b": [torch.nn.Parameter(torch.ones(2))], "c": torch.empty(0, dtype=torch.bool)},
     "kinds of tensors": {"a": torch.float16, "b": torch.device("cpu"), "c": torch.Size([1, 2])},
-    "a parameter of a subclass": {"a": _Weight(torch.ones(1))},
+    "a parameter of a subclass": {"a": _make_weight("b")},
     "a state_dict": torch.nn.Linear(2, 2).state_dict(),
 }
 
@@ -50,6 +57,7 @@ REFUSED = {
     "inside an ordered dictionary": {"a": OrderedDict(b=Fraction(1))},
     "a dictionary of a type that is refused": {"a": defaultdict(_Options)},
     "a key": {"a": {Fraction(1): 2}},
+    "an attribute of a parameter": {"a": _make_weight(Fraction(1))},
 }
 
 
@@ -65,19 +73,19 @@ def _loads(value: Any, path: Path) -> bool:
 @pytest.mark.parametrize("checkpoint", ACCEPTED.values(), ids=ACCEPTED.keys())
 def test_what_torch_loads_again_is_accepted(checkpoint: dict[str, Any], tmp_path: Path):
     assert _loads(checkpoint, tmp_path / "x.ckpt")
-    assert is_loadable(checkpoint)
+    assert is_loadable_once_staged(checkpoint)
 
 
 @pytest.mark.parametrize("checkpoint", REFUSED.values(), ids=REFUSED.keys())
 def test_what_torch_would_refuse_is_refused(checkpoint: dict[str, Any], tmp_path: Path):
     assert not _loads(checkpoint, tmp_path / "x.ckpt")
-    assert not is_loadable(checkpoint)
+    assert not is_loadable_once_staged(checkpoint)
 
 
 def test_a_type_that_the_user_has_allowed_is_accepted():
     with torch.serialization.safe_globals([_Options]):
-        assert is_loadable({"a": _Options()})
-    assert not is_loadable({"a": _Options()})
+        assert is_loadable_once_staged({"a": _Options()})
+    assert not is_loadable_once_staged({"a": _Options()})
 
 
 def test_the_weights_themselves_are_not_written(monkeypatch: pytest.MonkeyPatch):
@@ -91,6 +99,6 @@ def test_the_weights_themselves_are_not_written(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(torch, "save", counting)
     weights = torch.nn.Linear(1000, 100).state_dict()  # 400 kB, in an OrderedDict
-    assert not is_loadable({"state_dict": weights, "a": Fraction(1)})
+    assert not is_loadable_once_staged({"state_dict": weights, "a": Fraction(1)})
     assert written
     assert max(written) < 20_000

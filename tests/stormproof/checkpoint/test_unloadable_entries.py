@@ -237,6 +237,20 @@ def test_a_pickled_entry_follows_the_value_of_the_hook(tmp_path: Path):
     assert net.loaded == Fraction(6)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.jagged, torch.strided])
+def test_a_nested_tensor_that_a_hook_adds_is_restored(layout: torch.layout, tmp_path: Path):
+    class Nesting(_Hooks):
+        def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            checkpoint["extra"] = torch.nested.nested_tensor([torch.ones(2), torch.zeros(3)], layout=layout)
+
+    recovery, net = CheckpointRecovery(tmp_path / "first", every_n_train_steps=2), _module_of(pl, Nesting)
+    _fit(net, recovery)
+    is_pickled = "extra" not in _load_checkpoints(recovery)[-1]  # depends on the version of torch
+    _fit(net, _copy(recovery, tmp_path), weights_only=not is_pickled)
+    assert [part.tolist() for part in net.loaded.unbind()] == [[1, 1], [0, 0, 0]]
+
+
 @pytest.mark.parametrize("extra", [threading.Lock(), lambda: 1, _Unpicklable()], ids=["lock", "lambda", "rude"])
 def test_an_entry_that_cannot_be_pickled_is_left_out(extra: Any, tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path)

@@ -13,7 +13,9 @@ from stormproof import CheckpointRecovery, resumable
 from stormproof.checkpoint.finite_check import is_finite
 from stormproof.checkpoint.host_staging import HostStager
 from stormproof.data.fingerprint import digest_tensor
-from stormproof.resume import extra_tensors
+from stormproof.resume import extra_tensors, refused_state
+from stormproof.resume.refused_state import RefusedState
+from stormproof.resume.snapshot_state import CHECKPOINT_KEY
 from tests.support.recovery_fits import BatchEndCallback
 from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, make_trainer
 
@@ -34,6 +36,8 @@ LAYOUTS: dict[str, Callable[[], torch.Tensor]] = {
     "quantized": lambda: torch.quantize_per_tensor(DENSE, 0.1, 0, torch.quint8),
     "quantized by channel": lambda: torch.quantize_per_channel(DENSE, DENSE[1] + 1, torch.zeros(2), 0, torch.qint8),
     "conjugated": lambda: torch.ones(2, dtype=torch.complex64).conj(),
+    "jagged": lambda: torch.nested.nested_tensor([torch.ones(2), torch.zeros(3)], layout=torch.jagged),
+    "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.zeros(3)]),
 }
 
 
@@ -45,10 +49,15 @@ def test_a_buffer_of_any_layout_is_restored(make: Callable[[], torch.Tensor]):
         return module
 
     buffers, file = extra_tensors.capture_buffers(build(), (), is_rank_zero=True), io.BytesIO()
-    torch.save(HostStager().stage(buffers), file)
+    assert digest_tensor(HostStager().stage(buffers)["value"]) == digest_tensor(make())
+    trainer, checkpoint = make_trainer(), {CHECKPOINT_KEY: {"buffers": buffers}}
+    RefusedState().extract(trainer, checkpoint)
+    torch.save(HostStager().stage(checkpoint), file)
     file.seek(0)
+    checkpoint = torch.load(file, weights_only=True)
+    refused_state.restore(trainer, checkpoint)
     restored = build()
-    extra_tensors.restore_buffers(restored, torch.load(file, weights_only=True))
+    extra_tensors.restore_buffers(restored, checkpoint[CHECKPOINT_KEY]["buffers"])
     assert digest_tensor(restored.get_buffer("value")) == digest_tensor(make())
     assert is_finite(restored.get_buffer("value"))
 

@@ -359,8 +359,7 @@ def test_a_module_can_exempt_a_global_variable(tmp_path: Path):
     ids=["partial function", "bound method"],
 )
 def test_the_state_behind_a_collate_fn_is_named(collate_fn: Any, tmp_path: Path):
-    loader = DataLoader(torch.ones(8, 2), batch_size=2, collate_fn=collate_fn)  # type: ignore[arg-type]
-    (message,) = collect_warnings(tmp_path, RegressionModule, resumable(loader))
+    (message,) = collect_warnings(tmp_path, RegressionModule, resumable(make_loader(collate_fn=collate_fn)))
     assert re.search(r"collate_fn\S*count\. A resume", message)
 
 
