@@ -16,7 +16,7 @@ from typing import Any
 
 from stormproof.checkpoint.digest import ALGORITHMS
 from stormproof.checkpoint.file_names import format_stem
-from stormproof.checkpoint.sharding.shard_file_names import is_shard_file
+from stormproof.checkpoint.shard_file_names import is_shard_file
 from stormproof.errors import NotResumableError
 
 FILE_FORMAT = 2

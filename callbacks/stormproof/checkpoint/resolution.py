@@ -11,7 +11,7 @@ from stormproof.checkpoint.commit_log import CommitLog, read_log
 from stormproof.checkpoint.file_names import is_temporary, parse_file_name, parse_sequence
 from stormproof.checkpoint.manifest import AbortedCommitError, Checkpoint, LogPrefix
 from stormproof.checkpoint.read_retry import read_twice
-from stormproof.checkpoint.sharding.shard_file_names import is_unfinished_shard_file
+from stormproof.checkpoint.shard_file_names import is_unfinished_shard_file
 from stormproof.checkpoint.verification import describe_read_error
 
 

@@ -24,7 +24,7 @@ from stormproof.checkpoint.manifest import (
     encode_manifest,
 )
 from stormproof.checkpoint.resolution import read_checkpoints
-from stormproof.checkpoint.sharding.shard_file_names import is_shard_file
+from stormproof.checkpoint.shard_file_names import is_shard_file
 from stormproof.checkpoint.shared_verification import make_private_folder, wait_for_lock
 from stormproof.checkpoint.storage import PosixStorage
 from stormproof.checkpoint.store import Attempt, Store, WrittenFiles

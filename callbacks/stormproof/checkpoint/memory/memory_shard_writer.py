@@ -10,8 +10,8 @@ from typing import Any
 from stormproof.checkpoint.manifest import decode_manifest
 from stormproof.checkpoint.memory.memory_folder import MemoryFolder
 from stormproof.checkpoint.memory.peer import PeerReceiver, PeerSender, warn_without_peer
+from stormproof.checkpoint.shard_file_names import METADATA_FILE, UNSHARDED_FILE, format_shard_name
 from stormproof.checkpoint.sharding.rank_channel import Report, raise_error
-from stormproof.checkpoint.sharding.shard_file_names import METADATA_FILE, UNSHARDED_FILE, format_shard_name
 from stormproof.checkpoint.sharding.shard_writer import ShardWriter
 from stormproof.distributed.collectives import all_gather
 

@@ -24,6 +24,7 @@ from stormproof.checkpoint.lease import Owner
 from stormproof.checkpoint.loadable import check_loadable
 from stormproof.checkpoint.manifest import StoredFile
 from stormproof.checkpoint.read_retry import retry_read
+from stormproof.checkpoint.shard_file_names import format_shard_name
 from stormproof.checkpoint.sharding.rank_channel import (
     RankChannel,
     ReadRequest,
@@ -32,7 +33,6 @@ from stormproof.checkpoint.sharding.rank_channel import (
     make_picklable,
     raise_error,
 )
-from stormproof.checkpoint.sharding.shard_file_names import format_shard_name
 from stormproof.checkpoint.sharding.shard_files import ShardFiles
 from stormproof.checkpoint.sharding.shard_plan import PlannedValue, ShardPlan, ShardPlanner
 from stormproof.checkpoint.storage import Storage

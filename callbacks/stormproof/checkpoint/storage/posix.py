@@ -12,7 +12,7 @@ from typing import BinaryIO
 import filelock
 
 from stormproof.checkpoint.atomic import atomic_write, fsync_folder
-from stormproof.checkpoint.sharding.shard_file_names import is_unfinished_shard_file
+from stormproof.checkpoint.shard_file_names import is_unfinished_shard_file
 from stormproof.checkpoint.storage.protocol import Entry, StageCallback
 
 _CHUNK_BYTES = 1 << 20
