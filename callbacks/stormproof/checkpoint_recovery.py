@@ -390,9 +390,9 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Checks that all ranks found the same checkpoint, and acquires the folder."""
         self._undo_functions = [
-            internals.patch_checkpoint_loading(trainer, self.store.backend.load_folder, retry_read),
+            internals.patch_checkpoint_loading(trainer, self.store.catalog.load_folder, retry_read),
             internals.redirect_loading(
-                trainer, self.store.backend.load_folder, partial(sharded_state.load_for_strategy, trainer)
+                trainer, self.store.catalog.load_folder, partial(sharded_state.load_for_strategy, trainer)
             ),
             internals.call_after_loading(trainer, partial(_prepare_checkpoint, trainer)),
             internals.call_on_exception(trainer, self._release),
@@ -527,7 +527,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Releases the folder."""
         if self._has_ended:
-            _FINISHED_LOCATIONS.add(self.store.backend.absolute_location)
+            _FINISHED_LOCATIONS.add(self.store.absolute_location)
         self._release()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -579,7 +579,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         return StorageError(f"{self.store.location} cannot be {participle}: {error.strerror or error}. {advice}")
 
     def _resume(self, trainer: pl.Trainer) -> None:
-        location, path = self.store.backend.absolute_location, self.latest_checkpoint(self._start_over)
+        location, path = self.store.absolute_location, self.latest_checkpoint(self._start_over)
         if path is None:
             _FINISHED_LOCATIONS.discard(location)  # the user emptied it
         elif location not in _FINISHED_LOCATIONS:
@@ -614,7 +614,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def _report_finished(self, step: int) -> None:
         """Refuses a second fit that trains nothing in this process. Otherwise, logs that nothing is trained."""
         location = self.store.location
-        if self.store.backend.absolute_location in _FINISHED_LOCATIONS:
+        if self.store.absolute_location in _FINISHED_LOCATIONS:
             raise NotResumableError(
                 f"{location} contains a finished run of {step} steps. To continue the run, raise max_epochs or "
                 "max_steps. Otherwise use another folder."
@@ -632,7 +632,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
                 self.save_coordinator.settings, self._saved_settings
             )
         if self.resumed_from is not None and self.resumed_from.name not in self._kept_copies:
-            self.store.backend.discard_copy(self.resumed_from)  # all ranks have loaded it
+            self.store.catalog.discard_copy(self.resumed_from)  # all ranks have loaded it
         checkpoint = self._resolution.chosen_checkpoint if self._resolution else None
         if (
             checkpoint is not None
@@ -742,7 +742,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         if older is not None and newest is not None and older != newest:
             paths = self._fetch(older), self._fetch(newest)
             self._undo_functions.append(internals.replace_loaded_path(trainer, *paths))
-            self.store.backend.discard_copy(older)
+            self.store.catalog.discard_copy(older)
             self.resumed_from = newest
         return self._resolution
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from stormproof.checkpoint.file_names import parse_file_name
+from stormproof.checkpoint.load_check import find_load_problem
 from stormproof.checkpoint.manifest import Checkpoint, CommitInfo
 from stormproof.checkpoint.store import Store
-from stormproof.checkpoint.verification import find_load_problem
 from stormproof.errors import NotResumableError
 
 

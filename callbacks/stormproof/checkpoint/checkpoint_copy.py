@@ -1,11 +1,12 @@
-"""Copies a checkpoint to another store."""
+"""Copies checkpoints to another storage."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import BinaryIO
 
-from stormproof.checkpoint.backends.copying import copy_shards, copy_verified
+from stormproof.checkpoint.hashing_file import copy_verified, put_hashed
 from stormproof.checkpoint.manifest import Checkpoint, StoredFile
 from stormproof.checkpoint.read_retry import read_twice
 from stormproof.checkpoint.storage import Fence, Storage
@@ -52,3 +53,23 @@ def copy_checkpoint(
         copy_verified(source, name, file, stream)
 
     return read_twice(lambda: target.commit(write, info, attempt=attempt, fence=fence, sequence=sequence))
+
+
+def copy_shards(source: Storage, checkpoint: Checkpoint, target: Storage, folder: str) -> dict[str, StoredFile]:
+    """Copies all files of a sharded checkpoint, verifies them, and returns them.
+
+    Args:
+        source: Storage that contains the checkpoint.
+        checkpoint: Content of the manifest.
+        target: Storage to write to.
+        folder: Name of the folder there.
+
+    Raises:
+        DamagedError: If a file has changed since it was committed.
+        FileNotFoundError: If a file was deleted.
+    """
+    copied_files = {}
+    for name, file in (checkpoint.files or {}).items():
+        write = partial(copy_verified, source, f"{checkpoint.path.name}/{name}", file)
+        copied_files[name] = read_twice(partial(put_hashed, target, f"{folder}/{name}", write))
+    return copied_files

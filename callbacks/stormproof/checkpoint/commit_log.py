@@ -1,4 +1,4 @@
-"""Append-only log of commits, deletions and attempts in a folder.
+"""Append-only log of commits, deletions and attempts.
 
 The log distinguishes a checkpoint that was never committed from one that was lost. Each line is JSON with a checksum
 and a consecutive number. Damage to the log is reported, but does not prevent a resume from a good checkpoint.
@@ -6,22 +6,44 @@ and a consecutive number. Damage to the log is reported, but does not prevent a 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from stormproof.checkpoint.atomic import fsync_folder
 from stormproof.checkpoint.file_names import is_stem
 from stormproof.checkpoint.manifest import LogPrefix
 from stormproof.checkpoint.read_retry import retry_read
+from stormproof.checkpoint.storage import Storage
+from stormproof.errors import FolderLostError
+
+_CHECKSUM_KEY = b', "sum": "'
+_OBJECT_PATTERN = re.compile(r"([0-9]{8,})\.jsonl")
+_READERS = 16
+"""Number of objects that are read at the same time."""
+
+Event = Mapping[str, Any]
+"""One line. Its ``event`` is committed, deleted, quarantined, lost or attempt. All but "attempt" name a checkpoint."""
 
 
 class Log(Protocol):
-    """Bytes of a log: :class:`FileLog` or :class:`stormproof.checkpoint.backends.object_log.ObjectLog`."""
+    """Bytes of a log.
+
+    Attributes:
+        name: Name of the log in the storage.
+        fields: Fields that are added to each event.
+    """
+
+    name: str
+    fields: Event
 
     def read_bytes(self) -> bytes:
         """Returns the content, or raises FileNotFoundError if it is empty."""
@@ -39,8 +61,10 @@ class FileLog:
         path: Path of the file, which may not exist yet.
     """
 
+    fields: Event = MappingProxyType({})
+
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self.name = path, path.name
 
     def read_bytes(self) -> bytes:
         """Returns the content. Retries a failed read.
@@ -61,10 +85,89 @@ class FileLog:
             fsync_folder(self._path.parent)
 
 
-Event = Mapping[str, Any]
-"""One line. Its ``event`` is committed, deleted, quarantined, lost or attempt. All but "attempt" name a checkpoint."""
+class ObjectLog:
+    """Log in a storage that cannot append: one object per append, which is created only if it does not exist.
 
-_CHECKSUM_KEY = b', "sum": "'
+    The log is the concatenation of ``log/00000001.jsonl``, ``log/00000002.jsonl`` and so on. The objects never change,
+    so that each is read once per instance.
+
+    Args:
+        storage: Storage of the log.
+        writer: Random ID of this process, which distinguishes its events from those of another process.
+    """
+
+    name = "log"
+
+    def __init__(self, storage: Storage, writer: str) -> None:
+        self._storage = storage
+        self.fields: Event = {"writer": writer}
+        self._contents: dict[int, bytes] = {}  # by number; an object whose version changed is read again
+        self._versions: dict[int, str] = {}
+
+    def read_bytes(self) -> bytes:
+        """Returns the content.
+
+        Raises:
+            FileNotFoundError: If the log is empty.
+        """
+        numbers = self._read_new()
+        if not numbers:
+            raise FileNotFoundError(errno.ENOENT, "the log is empty", self._storage.locate(self.name))
+        return b"".join(self._contents[number] for number in numbers)
+
+    def append(self, content: bytes, log_bytes: int) -> None:
+        """Creates the next object.
+
+        Raises:
+            FolderLostError: If another process appended to the log meanwhile.
+        """
+        numbers = self._read_new()
+        current_bytes = sum(len(self._contents[number]) for number in numbers)
+        name = self._format_name(1 + max(numbers, default=0))
+        if current_bytes != log_bytes or not self._storage.put_if_absent(name, content):
+            raise make_lost_error(self._storage)
+
+    def _read_new(self) -> list[int]:
+        """Reads the objects that this instance has not read yet. Returns the numbers of all objects, in order."""
+        versions = {
+            int(match[1]): entry.version
+            for entry in self._storage.list(self.name)
+            if (match := _OBJECT_PATTERN.fullmatch(entry.name))
+        }
+        new_numbers = [number for number, version in versions.items() if self._versions.get(number) != version]
+        names = [*map(self._format_name, new_numbers)]
+        if len(names) > 1:
+            with ThreadPoolExecutor(_READERS) as executor:
+                contents = list(executor.map(self._storage.read, names))
+        else:
+            contents = [self._storage.read(name) for name in names]
+        self._contents |= dict(zip(new_numbers, contents, strict=True))
+        self._versions = versions
+        return sorted(versions)
+
+    def _format_name(self, number: int) -> str:
+        return f"{self.name}/{number:08d}.jsonl"
+
+
+def make_lost_error(storage: Storage) -> FolderLostError:
+    """Returns the error of a write that another process has forestalled."""
+    return FolderLostError(
+        f"Another process writes to {storage.location}. This process stops writing to it. Use one prefix per run."
+    )
+
+
+class NoLog:
+    """Log that stays empty, of checkpoints that do not survive a power failure."""
+
+    name = ""
+    fields: Event = MappingProxyType({})
+
+    def read_bytes(self) -> bytes:
+        """Returns an empty content."""
+        return b""
+
+    def append(self, content: bytes, log_bytes: int) -> None:
+        """Does nothing."""
 
 
 @dataclass(frozen=True)
@@ -181,14 +284,17 @@ def append(log: Log, events: Sequence[Event], log_bytes: int | None = None) -> N
     Args:
         log: Log to append to.
         events: Events to append.
-        log_bytes: Length that the log of an object store must have. Not checked if None.
+        log_bytes: Length in bytes that the log must have. Not checked if None, or in a file.
 
     Raises:
         OSError: If the log cannot be written or the disk is full. Readers ignore a partly written line.
-        FolderLostError: If another process appended to the log of an object store meanwhile.
+        FolderLostError: If another process appended to the log meanwhile.
     """
     current_log = read_log(log)
-    log.append(format_lines(current_log, events), len(current_log.content) if log_bytes is None else log_bytes)
+    log.append(
+        format_lines(current_log, [{**event, **log.fields} for event in events]),
+        len(current_log.content) if log_bytes is None else log_bytes,
+    )
 
 
 def _compute_checksum(body: bytes) -> bytes:

@@ -17,21 +17,10 @@ ALGORITHMS: dict[str, Callable[[], Any]] = {"xxh3_128": xxhash.xxh3_128, "sha256
 """Constructors of hash objects, as in :mod:`hashlib`, by the name of the algorithm."""
 
 
-def compute_file_digest(path: Path, algorithm: str) -> str:
-    """Reads a file and returns its digest as manifests store it, ``<algorithm>:<hex digits>``.
-
-    Args:
-        path: Path of the file.
-        algorithm: Key of :data:`ALGORITHMS`.
-    """
-    with path.open("rb") as file:
-        return f"{algorithm}:{hashlib.file_digest(file, ALGORITHMS[algorithm]).hexdigest()}"
-
-
-def drop_cached_pages(path: Path | str) -> None:
+def drop_cached_pages(path: Path) -> None:
     """Makes the system read a file from its storage again. It may have cached a wrong read."""
     if hasattr(os, "posix_fadvise"):
-        with Path(path).open("rb") as file:
+        with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 

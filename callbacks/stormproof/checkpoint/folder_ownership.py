@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from stormproof.checkpoint import Resolution, Store
 from stormproof.checkpoint.lease import LeaseError
+from stormproof.checkpoint.progress_file import PROGRESS_FILE_NAME, Progress, ProgressFile
 from stormproof.distributed.collectives import all_gather
 from stormproof.errors import FolderLostError, FolderTakenError, RanksDisagreeError
 
@@ -33,14 +34,15 @@ class FolderOwnership:
 
     def __init__(self, store: Store, resolution: Resolution) -> None:
         self._store, self._lease = store, store.acquire_lease()
+        folder = store.storage.folder
         try:
             self.attempt = store.begin_attempt(resolution)
-            self._progress = self._lease.open_progress()
+            self._progress_file = None if folder is None else ProgressFile(folder / PROGRESS_FILE_NAME)
         except BaseException:
             self._lease.release()
             raise
         self.token = self._lease.owner.token
-        self.previous_progress = self._progress.previous
+        self.previous_progress = self._lease.progress if self._progress_file is None else self._progress_file.previous
 
     def fence(self) -> None:
         """Raises FolderLostError if another attempt has taken over. A lost or damaged lease is acquired again."""
@@ -57,8 +59,11 @@ class FolderOwnership:
 
     def record_progress(self, step: int) -> None:
         """Records the number of optimizer steps done. Ignores storage errors, because only reports use it."""
+        if self._progress_file is None:  # the next renewal stores it
+            self._lease.progress = Progress(step, time.time())
+            return
         with suppress(OSError):
-            self._progress.write(step)
+            self._progress_file.write(step)
 
     def compute_recovery_metrics(self, step: int, now: float) -> dict[str, float]:
         """Returns the logged metrics about the interruption before this attempt.
@@ -80,8 +85,9 @@ class FolderOwnership:
 
     def release(self) -> None:
         """Releases the lease. Ignores storage errors, because the lease ends with this process anyway."""
-        with suppress(OSError, LeaseError):
-            self._progress.close()
+        with suppress(OSError):
+            if self._progress_file is not None:
+                self._progress_file.close()
         with suppress(OSError, LeaseError):
             self._lease.release()
 
@@ -98,7 +104,7 @@ def verify_shared_store(store: Store, token: str, timeout_seconds: float = VISIB
         RanksDisagreeError: On every rank, if a rank sees a different folder or object store.
     """
     is_visible = is_owner_visible(store, token, timeout_seconds)
-    locations = all_gather(None if is_visible else store.backend.absolute_location)
+    locations = all_gather(None if is_visible else store.absolute_location)
     mismatches = [f"rank {rank}: {location}" for rank, location in enumerate(locations) if location is not None]
     if mismatches:
         raise RanksDisagreeError(
@@ -125,7 +131,7 @@ def is_owner_visible(store: Store, token: str, timeout_seconds: float = VISIBILI
 
 def _is_owned_by(store: Store, token: str) -> bool:
     try:
-        owner = store.backend.read_owner()
+        owner = store.read_owner()
     except OSError:  # incomplete so far, or storage fails
         return False
     return owner is not None and owner.token == token

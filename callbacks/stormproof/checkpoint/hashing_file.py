@@ -1,4 +1,4 @@
-"""Hashes the bytes that are written to a file."""
+"""Hashes the bytes of files while they are written, and compares the hashes while they are read."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import io
 from collections.abc import Callable
 from typing import BinaryIO, cast
 
-from stormproof.checkpoint.digest import ALGORITHMS, DEFAULT_ALGORITHM
+from stormproof.checkpoint.digest import ALGORITHMS, DEFAULT_ALGORITHM, drop_cached_pages
 from stormproof.checkpoint.manifest import StoredFile
 from stormproof.checkpoint.storage.protocol import StageCallback, Storage
+from stormproof.errors import DamagedError
 
 
 class HashingFile(io.RawIOBase):
@@ -103,3 +104,27 @@ def put_hashed(
 
     storage.put(name, write_and_hash, on_stage)
     return results[-1]
+
+
+def copy_verified(source: Storage, name: str, file: StoredFile, target: BinaryIO | None) -> None:
+    """Reads a file of a checkpoint, writes it to ``target``, and compares its hash with the manifest.
+
+    Args:
+        source: Storage that contains the checkpoint.
+        name: Name in the storage.
+        file: The file, according to the manifest.
+        target: File to write to. Only verifies the content if None.
+
+    Raises:
+        DamagedError: If the content has changed since it was committed.
+        FileNotFoundError: If the file was deleted.
+    """
+    content_hash = ALGORITHMS[file.algorithm]()
+    for chunk in source.get(name):
+        content_hash.update(chunk)
+        if target is not None:
+            target.write(chunk)
+    if f"{file.algorithm}:{content_hash.hexdigest()}" != file.digest:
+        if source.folder is not None:
+            drop_cached_pages(source.folder / name)
+        raise DamagedError(f"{source.locate(name)} has changed since it was committed. It is not copied.")

@@ -1,4 +1,4 @@
-"""Lease that gives one process the right to write to a folder."""
+"""Lease that gives one process the right to write to a folder or an object store."""
 
 from __future__ import annotations
 
@@ -9,22 +9,18 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TypeVar
 
-import filelock
 import psutil
 
-from stormproof.checkpoint.atomic import atomic_write
-from stormproof.checkpoint.progress_file import PROGRESS_FILE_NAME, ProgressFile
-from stormproof.checkpoint.read_retry import retry_read
+from stormproof.checkpoint.progress_file import Progress, parse_progress
 from stormproof.checkpoint.storage import PosixStorage, Storage
+from stormproof.checkpoint.storage.conditions import check_conditions
 from stormproof.errors import FolderLostError, FolderTakenError, StormproofError
 from stormproof.event_log import log_event
 
-T = TypeVar("T")
 LEASE_NAME = "lease.json"
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
@@ -94,18 +90,26 @@ UNKNOWN_OWNER = Owner("an unknown host", "", "", 0, 0.0, "")
 
 
 class Lease:
-    """Exclusive right to write to a folder, stored in its ``lease.json`` and renewed by a heartbeat.
+    """Exclusive right to write to a folder or an object store, stored in its ``lease.json``.
 
-    A heartbeat every 10 s updates the file's modification time. On the same machine, a lease is valid while its process
-    runs. On another machine, or after a reboot of this one, it is valid for 60 s after its last heartbeat. The clock of
-    the file server counts. :meth:`check` detects that another process took over the lease.
+    The lease is acquired with compare-and-swap, and a heartbeat every 10 s renews it: in a folder by the modification
+    time of the file, elsewhere by another swap, which also stores the progress. On the same machine, the lease is valid
+    while its process runs. On another machine, or after a reboot of this one, it is valid for 60 s after the last
+    renewal, by the clock of the storage. :meth:`check` detects that another process took over the lease.
 
     Args:
-        folder: Existing folder.
+        location: Existing folder, or a storage.
+        owner: Owner of the lease. If it already owns the lease, because the response to an earlier request was lost,
+            the lease is acquired again. This process if None.
+
+    Attributes:
+        owner: Owner of the lease.
+        progress: Progress of this attempt, which renewals store except in a folder. Initially the previous attempt's.
 
     Raises:
-        FolderTakenError: If another running process owns the folder.
+        FolderTakenError: If another running process owns the folder or the prefix.
         LeaseError: If the folder cannot be locked.
+        OSError: If the storage fails.
 
     Example:
         >>> import tempfile
@@ -117,136 +121,197 @@ class Lease:
         False
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / LEASE_NAME
-        self.owner = Owner.from_this_process()
+    def __init__(self, location: Path | Storage, owner: Owner | None = None) -> None:
+        self._storage = storage = _open(location)
+        self.owner = owner or Owner.from_this_process()
+        self._renewals = 0
+        self._lock = threading.Lock()  # held by a renewal and by the release
+        stored = _read_lease(storage)
+        if stored.owner is not None and not self._owns(stored) and is_lease_valid(storage, stored.owner):
+            raise _make_taken_error(storage, stored.owner)
+        self.progress = stored.progress
         try:
-            with filelock.FileLock(folder / ".lease.lock", timeout=10):
-                holder = _read_owner(self.path)
-                if holder is not None and is_lease_valid(PosixStorage(folder), holder):
-                    raise make_taken_error(str(folder), holder, "folder")
-                with atomic_write(self.path) as file:
-                    file.write(json.dumps(asdict(self.owner), indent=1).encode())
-        except (filelock.Timeout, NotImplementedError) as error:
+            version = storage.compare_and_swap(LEASE_NAME, self._encode(), stored.version)
+        except OSError as error:
+            if error.errno != errno.ENOLCK:
+                raise
             raise LeaseError(
-                f"{folder} cannot be locked: {error}. Use a folder on a file system that supports file locks."
+                f"{error.filename} cannot be locked: {error.strerror}. Use a folder on a file system that supports "
+                "file locks."
             ) from error
+        if version is None:
+            raise _make_taken_error(storage, _read_lease(storage).owner)
         self._stop_event = threading.Event()
         self._heartbeat_thread = threading.Thread(target=self._run_heartbeat, name="lease-heartbeat", daemon=True)
         self._heartbeat_thread.start()
 
     def check(self) -> None:
-        """Checks that this process still owns the folder. Call it before each commit.
+        """Checks that this process still owns the lease. Call it before each commit.
 
         Raises:
             FolderLostError: If another process took over, for example because this one was suspended for over 60 s.
             FileNotFoundError: If the folder is missing. It may return, for example when its file system is mounted.
+            OSError: If the storage fails.
         """
-        holder = _read_owner(self.path)
-        if holder is None and not self.path.parent.is_dir():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path.parent))
-        check_owner(self.owner, holder, f"{self.path.parent}", "the folder")
-
-    def open_progress(self) -> ProgressFile:
-        """Opens the record of the progress of the run."""
-        return ProgressFile(self.path.with_name(PROGRESS_FILE_NAME))
+        owner, folder = self.read_owner(self._storage), self._storage.folder
+        if owner is not None and owner.token == self.owner.token:
+            return
+        if owner is None and folder is not None and not folder.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+        reason = f"process {owner.pid} on {owner.host} took it over" if owner else f"its {LEASE_NAME} was removed"
+        raise FolderLostError(
+            f"This process no longer owns {self._storage.location}, because {reason}. It stops writing to the "
+            f"{_name_place(self._storage)}."
+        )
 
     def release(self) -> None:
-        """Removes the lease if this process still owns it."""
+        """Releases the lease if this process still owns it. If the storage hangs, the lease expires."""
         self._stop_event.set()
-        self._heartbeat_thread.join(timeout=HEARTBEAT_JOIN_SECONDS)  # a heartbeat hangs if storage does
-        holder = _read_owner(self.path)
-        if holder is not None and holder.token == self.owner.token:
-            self.path.unlink(missing_ok=True)
+        if not self._lock.acquire(timeout=HEARTBEAT_JOIN_SECONDS):  # a renewal waits for the storage
+            return
+        try:
+            stored = _read_lease(self._storage)
+            if self._owns(stored) and self._storage.folder is not None:
+                self._storage.delete([LEASE_NAME])
+            elif self._owns(stored):
+                content = {"released": True, "token": secrets.token_hex(8)}
+                self._storage.compare_and_swap(LEASE_NAME, self._encode(content), stored.version)
+        finally:
+            self._lock.release()
+        self._heartbeat_thread.join(timeout=HEARTBEAT_JOIN_SECONDS)
 
     @staticmethod
-    def is_active(folder: Path) -> bool:
-        """Returns whether the folder has a valid lease."""
-        holder = Lease.read_owner(folder)
-        return holder is not None and is_lease_valid(PosixStorage(folder), holder)
+    def is_active(location: Path | Storage) -> bool:
+        """Returns whether there is a valid lease. Writes a probe if its owner is on another machine."""
+        owner = Lease.read_owner(location)
+        return owner is not None and is_lease_valid(_open(location), owner)
 
     @staticmethod
-    def read_owner(folder: Path) -> Owner | None:
-        """Returns the owner of the folder's lease, which may have expired. None if the folder has no lease."""
-        return _read_owner(folder / LEASE_NAME)
+    def read_owner(location: Path | Storage) -> Owner | None:
+        """Returns the owner of the lease, which may have expired. None without a lease."""
+        try:
+            return _parse_lease(_open(location).read(LEASE_NAME), None).owner
+        except FileNotFoundError:
+            return None
+        except IsADirectoryError:
+            return UNKNOWN_OWNER
 
     def _run_heartbeat(self) -> None:
         while not self._stop_event.wait(HEARTBEAT_SECONDS):
             try:
-                holder = _read_owner(self.path)
-                if holder is not None and holder.token != self.owner.token:
-                    return  # another process took over the lease
-                os.utime(self.path)
+                with self._lock:
+                    if not self._renew():
+                        return  # another process took over the lease
             except OSError:  # storage is unavailable; other hosts should notice the missed heartbeat
                 continue
 
+    def _renew(self) -> bool:
+        """Renews the lease. Returns False if another process owns it."""
+        stored, folder = _read_lease(self._storage), self._storage.folder
+        if stored.version is None:  # the file may return, for example when its file system is mounted
+            return True
+        if not self._owns(stored):
+            return False
+        if folder is not None:  # without an fsync, which may wait for a checkpoint that is being written
+            os.utime(folder / LEASE_NAME)
+            return True
+        self._renewals += 1
+        return self._storage.compare_and_swap(LEASE_NAME, self._encode(), stored.version) is not None
 
-def _read_owner(path: Path) -> Owner | None:
+    def _owns(self, stored: _StoredLease) -> bool:
+        return stored.owner is not None and stored.owner.token == self.owner.token
+
+    def _encode(self, content: Mapping[str, object] | None = None) -> bytes:
+        if self._storage.folder is not None:
+            return json.dumps(asdict(self.owner), indent=1).encode()
+        content = content or {**asdict(self.owner), "renewals": self._renewals}  # differs in each swap
+        return json.dumps({**content, "progress": self.progress and asdict(self.progress)}, indent=1).encode()
+
+
+@dataclass(frozen=True)
+class _StoredLease:
+    """Content of a lease.
+
+    Attributes:
+        owner: Owner. None if the lease is free. :data:`UNKNOWN_OWNER` if it is damaged.
+        progress: Progress of the owner. None if it is missing or implausible.
+        version: Version in the storage. None without a lease.
+    """
+
+    owner: Owner | None
+    progress: Progress | None
+    version: str | None
+
+
+def _read_lease(storage: Storage) -> _StoredLease:
     try:
-        return parse_owner(retry_read(path.read_bytes))
+        return _parse_lease(*storage.read_with_version(LEASE_NAME))
     except FileNotFoundError:
-        return None
+        return _StoredLease(None, None, None)
     except IsADirectoryError:
-        return UNKNOWN_OWNER
+        return _StoredLease(UNKNOWN_OWNER, None, storage.stat(LEASE_NAME).version)
 
 
-def parse_owner(content: bytes) -> Owner:
-    """Returns the owner that a lease names. :data:`UNKNOWN_OWNER` if the content is damaged."""
+def _parse_lease(content: bytes, version: str | None) -> _StoredLease:
     try:
-        values = json.loads(content)
-        field_names = {field.name for field in fields(Owner)}  # a later release may write more
-        owner = Owner(**{name: value for name, value in values.items() if name in field_names})
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        return UNKNOWN_OWNER
-    return owner if type(owner.pid) is int and 0 < owner.pid < 1 << 31 else UNKNOWN_OWNER
+        values = {**json.loads(content)}
+        if values.get("released"):
+            owner = None
+        else:
+            field_names = {field.name for field in fields(Owner)}  # a later release may write more
+            owner = Owner(**{name: value for name, value in values.items() if name in field_names})
+            owner = owner if type(owner.pid) is int and 0 < owner.pid < 1 << 31 else UNKNOWN_OWNER
+    except (ValueError, TypeError, RecursionError):
+        return _StoredLease(UNKNOWN_OWNER, None, version)
+    try:
+        progress = parse_progress(values["progress"]["step"], values["progress"]["time"])
+    except (KeyError, TypeError):  # no step was done, or an earlier version of stormproof wrote the lease
+        progress = None
+    return _StoredLease(owner, progress, version)
 
 
-def wait_until_expired(acquire: Callable[[], T], read: Callable[[], tuple[Owner | None, object]], location: str) -> T:
+def acquire_when_expired(storage: Storage, owner: Owner | None = None) -> Lease:
     """Acquires a lease. If its owner is on another machine and no longer renews it, waits until it expires.
 
-    After a node is lost, its lease stays valid for up to 60 s. ``read`` returns the owner, and a value that a renewal
-    changes.
+    After a node is lost, its lease stays valid for up to 60 s. Except in a folder, also checks that the storage
+    supports conditional writes, without which a lease does not exclude other processes.
+
+    Args:
+        storage: Storage to write to.
+        owner: As for :class:`Lease`.
 
     Raises:
         FolderTakenError: If the owner renews the lease, or runs on this machine.
+        UnsupportedStoreError: If the storage does not support conditional writes.
     """
-    _, version = read()
+    version = _read_lease(storage).version
     deadline = time.monotonic() + STALE_SECONDS + HEARTBEAT_SECONDS
     has_announced = False
     while True:
         try:
-            return acquire()
+            lease = Lease(storage, owner)
         except FolderTakenError:
-            owner, current_version = read()
-            if owner is None or owner.is_running() or current_version != version or time.monotonic() > deadline:
+            stored = _read_lease(storage)
+            is_expiring = stored.owner is not None and not stored.owner.is_running() and stored.version == version
+            if stored.owner is None or not is_expiring or time.monotonic() > deadline:
                 raise
             if not has_announced:
                 has_announced = True
                 log_event(
                     __name__,
-                    f"waiting up to {STALE_SECONDS:.0f} s until the lease of process {owner.pid} on {owner.host} for "
-                    f"{location} expires, or is renewed",
+                    f"waiting up to {STALE_SECONDS:.0f} s until the lease of process {stored.owner.pid} on "
+                    f"{stored.owner.host} for {storage.location} expires, or is renewed",
                 )
             time.sleep(POLL_SECONDS)
-
-
-def check_owner(owner: Owner, current_owner: Owner | None, location: str, place: str) -> None:
-    """Raises FolderLostError if ``current_owner``, None without a lease, is another process than ``owner``."""
-    if current_owner is None or current_owner.token != owner.token:
-        reason = (
-            f"process {current_owner.pid} on {current_owner.host} took it over"
-            if current_owner
-            else "its lease.json was removed"
-        )
-        raise FolderLostError(f"This process no longer owns {location}, because {reason}. It stops writing to {place}.")
-
-
-def make_taken_error(location: str, owner: Owner | None, place: str) -> FolderTakenError:
-    """Returns the error of a start while ``owner``, None if unknown, has a valid lease."""
-    description = f"process {owner.pid} on {owner.host}" if owner else "another process"
-    return FolderTakenError(
-        f"{location} is in use by {description}. Stop that process, wait for it to end, or use another {place}."
-    )
+        else:
+            break
+    if storage.folder is None:
+        try:
+            check_conditions(storage)
+        except BaseException:
+            lease.release()
+            raise
+    return lease
 
 
 def is_lease_valid(storage: Storage, owner: Owner) -> bool:
@@ -262,6 +327,23 @@ def is_lease_valid(storage: Storage, owner: Owner) -> bool:
         storage.delete([probe])
     # a time far in the future means that the server's clock was set back and no heartbeat followed
     return LEASE_NAME in times and abs(times[probe] - times[LEASE_NAME]) < STALE_SECONDS
+
+
+def _make_taken_error(storage: Storage, owner: Owner | None) -> FolderTakenError:
+    """Returns the error of a start while ``owner``, None if unknown, has a valid lease."""
+    description = f"process {owner.pid} on {owner.host}" if owner else "another process"
+    return FolderTakenError(
+        f"{storage.location} is in use by {description}. Stop that process, wait for it to end, or use another "
+        f"{_name_place(storage)}."
+    )
+
+
+def _name_place(storage: Storage) -> str:
+    return "prefix" if storage.folder is None else "folder"
+
+
+def _open(location: Path | Storage) -> Storage:
+    return PosixStorage(location) if isinstance(location, Path) else location
 
 
 def _pid_namespace() -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from stormproof.checkpoint.file_names import parse_file_name
-from stormproof.checkpoint.verification import find_damage, find_load_problem, read_manifest, summarize_refusal
+from stormproof.checkpoint.load_check import summarize_refusal
+from stormproof.checkpoint.verification import find_committed_problem, find_path_problem
 from stormproof.errors import DamagedError
 
 
@@ -33,7 +34,8 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     import torch  # noqa: PLC0415 (takes a second; not needed to list a folder or write to it)
 
     path = Path(path)
-    problem = _find_problem(path)
+    has_manifest = parse_file_name(path.name) is not None and path.with_suffix(".json").exists()
+    problem = find_committed_problem(path) if has_manifest else find_path_problem(path)
     if problem is not None:
         raise DamagedError(f"{path} is damaged or not a checkpoint: {problem}. Choose another checkpoint.")
     try:
@@ -47,14 +49,3 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     except Exception as error:  # torch raises any exception if a tensor is damaged
         reason = summarize_refusal(error)
         raise DamagedError(f"{path} is damaged or not a checkpoint: {reason}. Choose another checkpoint.") from error
-
-
-def _find_problem(path: Path) -> str | None:
-    """Returns why a checkpoint is bad, according to its manifest if it has one."""
-    if parse_file_name(path.name) is None or not path.with_suffix(".json").exists():
-        return find_load_problem(path)
-    try:
-        checkpoint, _ = read_manifest(path)
-    except ValueError as error:
-        return str(error)
-    return find_damage(checkpoint)

@@ -12,14 +12,15 @@ T = TypeVar("T")
 READ_RETRY_DELAYS = (0.1, 0.5)
 """Delays before the second and the third attempt, in seconds."""
 MISSING_DELAY_SECONDS = 0.1
+PERMANENT_ERRORS = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+"""Errors of the file system that a retry cannot cure."""
 
 
 def retry_read(read: Callable[[], T]) -> T:
     """Returns ``read()``. Retries after 0.1 s and 0.5 s if it raises an OSError.
 
     Raises:
-        FileNotFoundError: Immediately, without a retry.
-        OSError: If all three calls fail.
+        OSError: If all three calls fail. Errors in :data:`PERMANENT_ERRORS` are raised without a retry.
 
     Example:
         >>> retry_read(lambda: 1)
@@ -28,7 +29,7 @@ def retry_read(read: Callable[[], T]) -> T:
     for delay in READ_RETRY_DELAYS:
         try:
             return read()
-        except FileNotFoundError:
+        except PERMANENT_ERRORS:
             raise
         except OSError:
             time.sleep(delay)

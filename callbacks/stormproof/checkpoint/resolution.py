@@ -6,12 +6,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from stormproof.checkpoint.backends import Backend, Source, get_backend
-from stormproof.checkpoint.commit_log import CommitLog, read_log
+from stormproof.checkpoint.catalog import Catalog, Manifests
+from stormproof.checkpoint.commit_log import CommitLog
 from stormproof.checkpoint.file_names import is_temporary, parse_file_name, parse_sequence
-from stormproof.checkpoint.manifest import AbortedCommitError, Checkpoint, LogPrefix
-from stormproof.checkpoint.read_retry import read_twice
-from stormproof.checkpoint.shard_file_names import is_unfinished_shard_file
+from stormproof.checkpoint.manifest import Checkpoint, LogPrefix
 from stormproof.checkpoint.verification import describe_read_error
 
 
@@ -69,14 +67,14 @@ class Resolution:
         ]
 
 
-def resolve(source: Source, *, verify_all: bool = False, fetch: bool = False) -> Resolution:
-    """Classifies all files of ``source`` and finds the newest good checkpoint. Modifies no file.
+def resolve(catalog: Catalog, *, verify_all: bool = False, fetch: bool = False) -> Resolution:
+    """Classifies all files of a storage and finds the newest good checkpoint. Modifies no file.
 
     Lists the files before it reads the log. If a running process deletes a checkpoint in between, the log contains the
     deletion.
 
     Args:
-        source: Folder or object store of checkpoints. A missing folder counts as empty.
+        catalog: Catalog of the storage. A missing folder counts as empty.
         verify_all: Whether to verify the content of every checkpoint. If False, stops at the newest good one.
         fetch: Whether to verify a local copy of a checkpoint in an object store. Ignored with ``verify_all``.
 
@@ -84,41 +82,36 @@ def resolve(source: Source, *, verify_all: bool = False, fetch: bool = False) ->
         OSError: If the folder cannot be read.
         NotResumableError: If a later version of stormproof wrote a manifest.
     """
-    backend = get_backend(source)
-    files = list_files(backend)
+    files = catalog.list_files()
     names = extract_names(files)
-    folder_manifests = read_manifests(backend, [name for name in names if f"{name}.json" in files])
-    find_damage = partial(backend.find_damage_once_per_node, fetch=fetch)
-    good_checkpoints = _verify_checkpoints(
-        folder_manifests, backend.find_damage if verify_all else find_damage, verify_all=verify_all
-    )
-    log = read_log(backend.log)
+    manifests = catalog.read_manifests([name for name in names if f"{name}.json" in files])
+    find_damage = catalog.find_damage if verify_all else partial(catalog.find_damage_once_per_node, fetch=fetch)
+    good_checkpoints = _verify_checkpoints(manifests, find_damage, verify_all=verify_all)
+    log = catalog.read_log()
     bad_reasons = {
-        name: reason
-        for name, reason in folder_manifests.bad_reasons.items()
-        if name not in log.checkpoint_names("deleted")
+        name: reason for name, reason in manifests.bad_reasons.items() if name not in log.checkpoint_names("deleted")
     }
     unfinished_names = [name for name in names if f"{name}.json" not in files]
-    bad_reasons |= dict.fromkeys(find_without_manifest(backend, unfinished_names, log), "its manifest is missing")
-    lost_names = _find_lost(backend, log)
+    bad_reasons |= dict.fromkeys(find_without_manifest(catalog, unfinished_names, log), "its manifest is missing")
+    lost_names = _find_lost(catalog, log)
     if bad_reasons or lost_names:  # a running process may have deleted them since; it logs a deletion before it deletes
-        current_log = read_log(backend.log)
+        current_log = catalog.read_log()
         bad_reasons = {
             name: reason for name, reason in bad_reasons.items() if name not in current_log.checkpoint_names("deleted")
         }
         lost_names = [name for name in lost_names if name not in current_log.checkpoint_names("deleted", "quarantined")]
     leftover_names = (
-        {*unfinished_names, *folder_manifests.bad_reasons}
+        {*unfinished_names, *manifests.bad_reasons}
         - set(bad_reasons)
-        - _find_newly_committed(backend, unfinished_names)
+        - _find_newly_committed(catalog, unfinished_names)
     )
-    aborted_files = {f"{name}.ckpt" for name in folder_manifests.aborted_names} & files
-    log_prefixes = [folder_manifests.log_prefixes[checkpoint.name] for checkpoint in folder_manifests.checkpoints]
+    aborted_files = {f"{name}.ckpt" for name in manifests.aborted_names} & files
+    log_prefixes = [manifests.log_prefixes[checkpoint.name] for checkpoint in manifests.checkpoints]
     return Resolution(
         chosen_checkpoint=good_checkpoints[0] if good_checkpoints else None,
         older_checkpoints=good_checkpoints[1:],
         bad_checkpoints=[
-            BadCheckpoint(name, bad_reasons[name], name in folder_manifests.unreadable_names)
+            BadCheckpoint(name, bad_reasons[name], name in manifests.unreadable_names)
             for name in names
             if name in bad_reasons
         ],
@@ -133,103 +126,27 @@ def resolve(source: Source, *, verify_all: bool = False, fetch: bool = False) ->
     )
 
 
-@dataclass
-class FolderManifests:
-    """Manifests of a folder.
-
-    Attributes:
-        checkpoints: Checkpoints with an intact manifest, newest first.
-        log_prefixes: Log prefixes of their manifests, by checkpoint name.
-        bad_reasons: Reasons why checkpoints are bad, by name.
-        unreadable_names: Names of checkpoints with files that storage failed to read.
-        aborted_names: Names of commits that another attempt aborted, in an object store.
-    """
-
-    checkpoints: list[Checkpoint] = field(default_factory=list)
-    log_prefixes: dict[str, LogPrefix] = field(default_factory=dict)
-    bad_reasons: dict[str, str] = field(default_factory=dict)
-    unreadable_names: set[str] = field(default_factory=set)
-    aborted_names: set[str] = field(default_factory=set)
-
-
-def read_checkpoints(source: Source) -> list[Checkpoint]:
-    """Returns the checkpoints with an intact manifest, oldest first. Does not read their content."""
-    backend = get_backend(source)
-    names = [
-        parsed_name[0]
-        for file in list_files(backend)
-        if file.endswith(".json") and (parsed_name := parse_file_name(file))
-    ]
-    return sorted(read_manifests(backend, names).checkpoints, key=lambda checkpoint: checkpoint.sequence)
-
-
-def list_files(backend: Backend) -> set[str]:
-    """Returns the names of all files and sharded checkpoints, without other subfolders that are named like them."""
-    try:
-        entries = backend.list_entries()
-    except FileNotFoundError:
-        return set()
-    files = {entry.name for entry in entries if not entry.is_folder}
-    return files | {
-        entry.name
-        for entry in entries
-        if entry.is_folder
-        and (not entry.name.endswith((".ckpt", ".json", ".tmp")) or _is_sharded_checkpoint(backend, entry.name, files))
-    }
-
-
-def _is_sharded_checkpoint(backend: Backend, name: str, files: Collection[str]) -> bool:
-    """Returns whether a folder has a manifest, or contains only files of a sharded checkpoint and may be deleted."""
-    name_parts = parse_file_name(name) if name.endswith(".ckpt") else None
-    if name_parts is None:
-        return False
-    return f"{name_parts[0]}.json" in files or all(
-        is_unfinished_shard_file(entry.name) for entry in backend.list_folder(name)
-    )
-
-
-def read_manifests(backend: Backend, names: Sequence[str]) -> FolderManifests:
-    """Reads the manifests of these checkpoints."""
-    folder_manifests = FolderManifests()
-    for name in names:
-        try:
-            checkpoint, log_prefix = read_twice(partial(backend.read_manifest, name), ValueError)
-        except AbortedCommitError:
-            folder_manifests.aborted_names.add(name)
-        except ValueError as error:
-            folder_manifests.bad_reasons[name] = str(error)
-        except OSError as error:
-            folder_manifests.bad_reasons[name] = f"its manifest cannot be read: {error.strerror}"
-            if not isinstance(error, FileNotFoundError):
-                folder_manifests.unreadable_names.add(name)
-        else:
-            folder_manifests.checkpoints.append(checkpoint)
-            folder_manifests.log_prefixes[name] = log_prefix
-    return folder_manifests
-
-
 def _verify_checkpoints(
-    folder_manifests: FolderManifests, find_damage: Callable[[Checkpoint], str | None], *, verify_all: bool
+    manifests: Manifests, find_damage: Callable[[Checkpoint], str | None], *, verify_all: bool
 ) -> list[Checkpoint]:
     """Returns the good checkpoints, newest first. Verifies all, or all up to the first good one."""
     good_checkpoints: list[Checkpoint] = []
-    for checkpoint in folder_manifests.checkpoints:
+    for checkpoint in manifests.checkpoints:
         try:
             problem = None if good_checkpoints and not verify_all else find_damage(checkpoint)
         except OSError as error:
             problem = describe_read_error(error)
-            folder_manifests.unreadable_names.add(checkpoint.name)
+            manifests.unreadable_names.add(checkpoint.name)
         if problem is None:
             good_checkpoints.append(checkpoint)
         else:
-            folder_manifests.bad_reasons[checkpoint.name] = problem
+            manifests.bad_reasons[checkpoint.name] = problem
     return good_checkpoints
 
 
-def fingerprint_folder(source: Source, ignored_files: Collection[str] = ()) -> object:
-    """Returns the current :attr:`Resolution.fingerprint` of ``source``, without ``ignored_files``."""
-    backend = get_backend(source)
-    return _fingerprint_files(list_files(backend) - set(ignored_files), read_log(backend.log))
+def fingerprint(catalog: Catalog, ignored_files: Collection[str] = ()) -> object:
+    """Returns the current :attr:`Resolution.fingerprint`, without ``ignored_files``."""
+    return _fingerprint_files(catalog.list_files() - set(ignored_files), catalog.read_log())
 
 
 def _fingerprint_files(files: set[str], log: CommitLog) -> object:
@@ -252,24 +169,24 @@ def is_foreign(file: str) -> bool:
     return file.endswith(".ckpt") and not file.startswith(".") and parse_file_name(file) is None
 
 
-def _find_newly_committed(backend: Backend, unfinished_names: Sequence[str]) -> set[str]:
+def _find_newly_committed(catalog: Catalog, unfinished_names: Sequence[str]) -> set[str]:
     """Returns the names that a running process committed since the files were listed."""
-    existing_files = backend.find_existing([f"{name}.json" for name in unfinished_names])
+    existing_files = catalog.find_existing([f"{name}.json" for name in unfinished_names])
     return {name for name in unfinished_names if f"{name}.json" in existing_files}
 
 
-def find_without_manifest(backend: Backend, unfinished_names: Sequence[str], log: CommitLog) -> set[str]:
+def find_without_manifest(catalog: Catalog, unfinished_names: Sequence[str], log: CommitLog) -> set[str]:
     """Returns the names among ``unfinished_names`` that were committed according to the log."""
     committed_names = log.checkpoint_names("committed", "quarantined") - log.checkpoint_names("deleted")
-    return (committed_names & set(unfinished_names)) - _find_newly_committed(backend, unfinished_names)
+    return (committed_names & set(unfinished_names)) - _find_newly_committed(catalog, unfinished_names)
 
 
-def _find_lost(backend: Backend, log: CommitLog) -> list[str]:
+def _find_lost(catalog: Catalog, log: CommitLog) -> list[str]:
     """Returns committed names whose files are missing although the log contains no deletion.
 
     Checks the files after the log was read, because the log may be newer than the list of files.
     """
     unexplained_names = log.checkpoint_names("committed") - log.checkpoint_names("deleted", "quarantined", "lost")
     files = {name: {f"{name}.ckpt", f"{name}.json"} for name in unexplained_names}
-    existing_files = backend.find_existing(set().union(*files.values()))
+    existing_files = catalog.find_existing(set().union(*files.values()))
     return sorted(name for name in unexplained_names if not files[name] & existing_files)

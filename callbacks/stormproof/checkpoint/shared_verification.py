@@ -11,16 +11,18 @@ import socket
 import stat
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 import filelock
 
-from stormproof.checkpoint.manifest import Checkpoint, StoredFile
-from stormproof.checkpoint.read_retry import confirm_damage, retry_read
-from stormproof.checkpoint.verification import find_content_change, find_damage, find_resume_problem, find_size_problem
+from stormproof.checkpoint.manifest import Checkpoint
+from stormproof.checkpoint.read_retry import confirm_damage
+from stormproof.checkpoint.storage import Storage
+from stormproof.checkpoint.verification import find_content_problem, find_damage, find_resume_problem, find_size_problem
 from stormproof.distributed.rank import is_launched, local_rank
 from stormproof.long_waits import long_wait
 
@@ -33,7 +35,7 @@ MIN_DOWNLOAD_BYTES_PER_SECOND = 10e6
 """Processes wait for ``BASE_DOWNLOAD_WAIT_SECONDS`` plus the time to download the checkpoint at this rate."""
 
 
-def verify_once_per_node(checkpoint: Checkpoint) -> str | None:
+def verify_once_per_node(storage: Storage, checkpoint: Checkpoint) -> str | None:
     """Returns the same as :func:`find_damage`, but only one rank per node reads the file.
 
     The ranks of a node divide the files of a sharded checkpoint among them.
@@ -46,36 +48,37 @@ def verify_once_per_node(checkpoint: Checkpoint) -> str | None:
     the file is bad or the marker cannot be written.
 
     Args:
+        storage: Storage in a folder.
         checkpoint: Content of the manifest.
 
     Raises:
         OSError: If the checkpoint cannot be read.
     """
     if checkpoint.files is None:
-        return _verify_file(checkpoint.path, checkpoint.bytes, [checkpoint.digest, checkpoint.finite], checkpoint)
-    problem = confirm_damage(lambda: retry_read(lambda: find_size_problem(checkpoint)))
+        content: list[object] = [checkpoint.digest, checkpoint.finite]
+        return _verify_file(checkpoint.path, checkpoint.bytes, content, lambda: find_damage(storage, checkpoint))
+    problem = confirm_damage(lambda: find_size_problem(storage, checkpoint))
     files = list(checkpoint.stored_files.items())
     start = local_rank() % len(files)
     for name, file in (*files[start:], *files[:start]):
-        problem = problem or _verify_file(checkpoint.path.parent / name, file.bytes, [file.digest])
-    return problem or confirm_damage(lambda: retry_read(lambda: find_resume_problem(checkpoint)))
+        problem = problem or _verify_file(
+            checkpoint.path.parent / name,
+            file.bytes,
+            [file.digest],
+            partial(confirm_damage, partial(find_content_problem, storage, {name: file})),
+        )
+    return problem or confirm_damage(lambda: find_resume_problem(storage, checkpoint))
 
 
-def _verify_file(path: Path, size: int, content: list[object], checkpoint: Checkpoint | None = None) -> str | None:
+def _verify_file(path: Path, size: int, content: list[object], find_problem: Callable[[], str | None]) -> str | None:
     """Returns why a file is bad.
 
     Args:
         path: The file.
         size: Size in bytes, according to the manifest.
         content: Digest, and other values of the manifest on which the result depends.
-        checkpoint: Checkpoint that consists of the file. None if it is a file of a sharded checkpoint.
+        find_problem: Reads the file.
     """
-
-    def find_problem() -> str | None:
-        if checkpoint is not None:
-            return find_damage(checkpoint)
-        return confirm_damage(lambda: retry_read(lambda: find_content_change(path, StoredFile(size, str(content[0])))))
-
     with ExitStack() as stack:
         try:
             marker = stack.enter_context(_open_marker(path))

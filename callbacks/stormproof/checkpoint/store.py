@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -11,13 +14,15 @@ from typing import Any, BinaryIO
 
 from stormproof.arguments import check_arguments
 from stormproof.checkpoint import commit_log
-from stormproof.checkpoint.backends import FolderBackend, get_backend
-from stormproof.checkpoint.backends.object_lease import ObjectLease
+from stormproof.checkpoint.atomic import fsync_folder, make_folder
+from stormproof.checkpoint.catalog import Catalog
+from stormproof.checkpoint.claims import Claims, NoClaims, SequenceClaims, format_claim
+from stormproof.checkpoint.commit_log import FileLog, Log, NoLog, ObjectLog, make_lost_error
 from stormproof.checkpoint.digest import compute_combined_digest
 from stormproof.checkpoint.fault_points import reach_fault_point
-from stormproof.checkpoint.file_names import format_stem, parse_sequence
+from stormproof.checkpoint.file_names import LOG_FILE_NAME, QUARANTINE_FOLDER_NAME, format_stem, parse_sequence
 from stormproof.checkpoint.hashing_file import put_hashed
-from stormproof.checkpoint.lease import Lease
+from stormproof.checkpoint.lease import LEASE_NAME, Lease, Owner, acquire_when_expired
 from stormproof.checkpoint.manifest import (
     Checkpoint,
     CommitInfo,
@@ -26,29 +31,26 @@ from stormproof.checkpoint.manifest import (
     collect_versions,
     encode_manifest,
 )
-from stormproof.checkpoint.resolution import (
-    Resolution,
-    fingerprint_folder,
-    read_checkpoints,
-    resolve,
-)
+from stormproof.checkpoint.progress_file import PROGRESS_FILE_NAME
+from stormproof.checkpoint.quarantine import MarkingQuarantine, Quarantine, RenamingQuarantine, format_mark
+from stormproof.checkpoint.resolution import Resolution, fingerprint, resolve
 from stormproof.checkpoint.retention import Retention, select_for_deletion
+from stormproof.checkpoint.shard_file_names import is_unfinished_shard_file
 from stormproof.checkpoint.storage import (
     DISK_FULL_ERRNOS,
     Fence,
     ObjectStorage,
     OutcomeUnknownError,
+    PosixStorage,
     Storage,
     is_url,
 )
-from stormproof.checkpoint.verification import ContentCheck, describe_read_error
-from stormproof.errors import (
-    DamagedError,
-    FolderLostError,
-    NoGoodCheckpointError,
-    RanksDisagreeError,
-    StorageError,
-)
+from stormproof.checkpoint.verification import ContentCheck, describe_read_error, make_path
+from stormproof.errors import DamagedError, NoGoodCheckpointError, RanksDisagreeError, StorageError
+from stormproof.long_waits import long_wait
+
+_FILE_NAMES = (LEASE_NAME, LOG_FILE_NAME, PROGRESS_FILE_NAME, ".lease.lock", ".mirror.lock")
+"""Names of files that a store writes to a folder, besides checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +90,18 @@ class Store:
     Any process may read. Only the process that owns the folder's lease may call :meth:`begin_attempt`, :meth:`commit`,
     :meth:`quarantine`, :meth:`apply_retention` and :meth:`free_disk_space`.
 
+    Folders and other storages differ only in the storage and in four policies: a folder has a log file, moves
+    checkpoints to quarantine, needs no claims, and lets training load checkpoints in place.
+
     Args:
-        folder: Folder of checkpoints, which may not exist yet, the URL of an object store, or an
-            :class:`stormproof.checkpoint.storage.ObjectStorage`.
+        folder: Folder of checkpoints, which may not exist yet, the URL of an object store, or a
+            :class:`stormproof.checkpoint.storage.Storage`.
+        is_volatile: Whether the checkpoints need not survive a power failure, so that there is no log. Requires a
+            folder.
 
     Attributes:
-        backend: Access to the folder or object store.
+        storage: Storage of the checkpoints.
+        catalog: Lists, reads and verifies the checkpoints.
 
     Raises:
         ValueError: If ``folder`` is a URL with an unsupported scheme or without a valid bucket.
@@ -113,41 +121,65 @@ class Store:
     """
 
     @check_arguments()
-    def __init__(self, folder: Path | str | ObjectStorage) -> None:
-        if not isinstance(folder, ObjectStorage):
-            folder = ObjectStorage(str(folder)) if is_url(folder) else Path(folder)
-        self.backend = get_backend(folder)
+    def __init__(self, folder: Path | str | Storage, *, is_volatile: bool = False) -> None:
+        self.storage = storage = open_storage(folder)
+        self._log: Log
+        self._claims: Claims
+        self._quarantine: Quarantine
+        if storage.folder is None:
+            writer = secrets.token_hex(8)
+            self._log, self._claims = ObjectLog(storage, writer), SequenceClaims(storage, writer)
+            self._quarantine = MarkingQuarantine(storage)
+        else:
+            self._log = NoLog() if is_volatile else FileLog(storage.folder / LOG_FILE_NAME)
+            self._claims, self._quarantine = NoClaims(), RenamingQuarantine(storage.folder)
+        self.catalog = Catalog(storage, self._log, self._quarantine)
         self._min_sequence = 1
-
-    @property
-    def storage(self) -> Storage:
-        """Storage of the checkpoints."""
-        return self.backend.storage
 
     @property
     def folder(self) -> Path:
         """Folder of checkpoints.
 
         Raises:
-            TypeError: If the checkpoints are in an object store.
+            TypeError: If the checkpoints are not in a folder.
         """
-        if not isinstance(self.backend, FolderBackend):
+        if self.storage.folder is None:
             raise TypeError(f"{self.location} is not a folder.")
-        return self.backend.folder
+        return self.storage.folder
 
     @property
     def location(self) -> str:
         """Path of the folder, or URL."""
         return self.storage.location
 
-    def acquire_lease(self) -> Lease | ObjectLease:
+    @property
+    def absolute_location(self) -> str:
+        """Absolute path of the folder without symbolic links, or URL."""
+        return self.location if self.storage.folder is None else str(self.storage.folder.resolve())
+
+    @property
+    def log_name(self) -> str:
+        """Name of the log in the storage."""
+        return self._log.name
+
+    def acquire_lease(self) -> Lease:
         """Acquires the right to write. Creates the folder if it does not exist.
 
         Raises:
             FolderTakenError: If another running process owns the folder or the prefix.
-            LeaseError: If the lease cannot be read.
+            LeaseError: If the folder cannot be locked.
         """
-        return self.backend.acquire_lease()
+        self._prepare()
+        with long_wait("a lease"):  # has its own timeout
+            return acquire_when_expired(self.storage)
+
+    def read_owner(self) -> Owner | None:
+        """Returns the owner of the lease, which may have expired. None without a lease."""
+        return Lease.read_owner(self.storage)
+
+    def has_active_lease(self) -> bool:
+        """Returns whether the lease is valid."""
+        return Lease.is_active(self.storage)
 
     def resolve(self, *, verify_all: bool = False, fetch: bool = False) -> Resolution:
         """Finds the newest good checkpoint and classifies all other files. Modifies no file.
@@ -157,21 +189,21 @@ class Store:
             fetch: Whether to verify a local copy of a checkpoint in an object store, so that :meth:`fetch` need not
                 download it. Ignored with ``verify_all``.
         """
-        return resolve(self.backend, verify_all=verify_all, fetch=fetch)
+        return resolve(self.catalog, verify_all=verify_all, fetch=fetch)
 
     def fetch(self, checkpoint: Checkpoint) -> Path:
         """Returns the path of a file from which the checkpoint can be loaded.
 
-        In an object store, this is a verified copy in the temporary folder. One process per node downloads it. Training
+        Except in a folder, this is a verified copy in the temporary folder. One process per node downloads it. Training
         deletes the copy after all ranks have loaded it. Other copies are deleted at a later download if they are older
         than a day.
 
         Raises:
-            DamagedError: If the checkpoint in the object store is damaged.
+            DamagedError: If a checkpoint that is copied is damaged.
             OSError: If it cannot be read.
             StorageError: If the copy cannot be written.
         """
-        return self.backend.fetch(checkpoint)
+        return self.catalog.fetch(checkpoint)
 
     def latest_checkpoint(self, *, start_over: bool = False) -> Checkpoint | None:
         """Returns the newest good checkpoint after verifying it. None if the folder has no checkpoint.
@@ -209,7 +241,7 @@ class Store:
 
     def read_checkpoints(self) -> list[Checkpoint]:
         """Returns the checkpoints with an intact manifest, oldest first. Does not read their content."""
-        return read_checkpoints(self.backend)
+        return self.catalog.read_checkpoints()
 
     def read_attempts(self) -> list[Attempt]:
         """Returns the attempts that the log contains, oldest first."""
@@ -222,7 +254,7 @@ class Store:
     def verify(self, checkpoint: Checkpoint) -> str | None:
         """Returns why no run may resume from the checkpoint. None if it is good."""
         try:
-            return self.backend.find_damage(checkpoint)
+            return self.catalog.find_damage(checkpoint)
         except OSError as error:
             return describe_read_error(error)
 
@@ -240,7 +272,7 @@ class Store:
             DamagedError: If it differs from what was written.
             OSError: If it cannot be read.
         """
-        problem = self.backend.find_damage(checkpoint, check_content)
+        problem = self.catalog.find_damage(checkpoint, check_content)
         if problem is not None:
             if fence is not None:
                 fence()
@@ -255,7 +287,7 @@ class Store:
 
     def next_sequence(self) -> int:
         """Returns a sequence number above all that the storage or its log contains, so that names are unique."""
-        names, claimed = [entry.name for entry in self.storage.list()], self.backend.list_claimed_sequences()
+        names, claimed = [entry.name for entry in self.storage.list()], self._claims.list()
         for event in self._read_events("committed", "deleted", "quarantined", "lost", "attempt"):
             names += event["removed"] if event["event"] == "attempt" else [f"{event['name']}.ckpt"]
         return max([self._min_sequence, *(1 + number for number in (*map(parse_sequence, names), *claimed))])
@@ -276,10 +308,10 @@ class Store:
         Raises:
             RanksDisagreeError: If another process committed to the folder after ``resolution`` was made.
         """
-        self.backend.prepare()
-        log_bytes = len(commit_log.read_log(self.backend.log).content)
-        aborted_files = self.backend.abort_pending_commits()
-        if resolution.fingerprint != fingerprint_folder(self.backend, aborted_files):
+        self._prepare()
+        log_bytes = len(self.catalog.read_log().content)
+        aborted_files = self._claims.abort_pending()
+        if resolution.fingerprint != fingerprint(self.catalog, aborted_files):
             raise RanksDisagreeError(
                 f"Another process changed {self.location} while this attempt began. Restart the run."
             )
@@ -308,8 +340,8 @@ class Store:
             {"event": "attempt", "number": number, "step": start_step, "removed": list(resolution.leftover_files)},
             log_bytes=log_bytes,
         )
-        self.backend.quarantine([bad_checkpoint.name for bad_checkpoint in damaged_checkpoints])
-        self.backend.delete(resolution.leftover_files)
+        self._quarantine.add(bad_checkpoint.name for bad_checkpoint in damaged_checkpoints)
+        self.delete(resolution.leftover_files)
         return number
 
     def commit(
@@ -359,26 +391,30 @@ class Store:
         attempt: int,
         fence: Fence | None = None,
         sequence: int | None = None,
+        publish: Callable[[Checkpoint, bytes], object] | None = None,
     ) -> Checkpoint:
         """Commits a sharded checkpoint, which is a folder of files, like :meth:`commit`.
 
         Creates the folder, lets ``write`` fill it, and then writes the manifest, which contains the hashes of all
         files. A folder without a manifest is ignored. ``write`` takes the name of the folder, and returns the files in
-        it after they are durable. Other processes may write some of them.
+        it after they are durable. Other processes may write some of them. ``publish``, if it is not None, takes the
+        checkpoint and the content of its manifest, and writes the manifest to one or more storages.
         """
 
         def write_folder(name: str, _: Callable[[str], None]) -> WrittenFiles:
             folder = f"{name}.ckpt"
-            self.backend.make_checkpoint_folder(folder)
+            if self.storage.folder is not None:
+                (self.storage.folder / folder).mkdir()
+                fsync_folder(self.storage.folder)
             reach_fault_point("folder created")
             try:
                 files = write(folder)
             except BaseException:
-                self.backend.discard(folder)
+                self._discard(folder)
                 raise
             return WrittenFiles.from_shards(files)
 
-        return self._commit(write_folder, info, attempt=attempt, fence=fence, sequence=sequence)
+        return self._commit(write_folder, info, attempt=attempt, fence=fence, sequence=sequence, publish=publish)
 
     def _commit(
         self,
@@ -388,16 +424,17 @@ class Store:
         attempt: int,
         fence: Fence | None = None,
         sequence: int | None = None,
+        publish: Callable[[Checkpoint, bytes], object] | None = None,
     ) -> Checkpoint:
         reach_fault_point("commit begins")
         sequence = self.next_sequence() if sequence is None else sequence
-        path = self.backend.get_path(f"{format_stem(sequence, info.step)}.ckpt")
-        if not self.backend.claim(sequence, info.step, fence):
-            raise self._make_lost_error()
-        completed_stages: set[str] = set()
+        path = make_path(self.storage, f"{format_stem(sequence, info.step)}.ckpt")
+        if not self._claims.claim(sequence, info.step, fence):
+            raise make_lost_error(self.storage)
+        appeared: set[str] = set()  # of "checkpoint" and "manifest"
         try:
-            content = write(path.stem, _make_stage_callback("checkpoint", fence, completed_stages))
-            completed_stages.add("checkpoint renamed")
+            content = write(path.stem, _make_stage_callback("checkpoint", fence, appeared))
+            appeared.add("checkpoint")
             score = None if info.score is None or not isfinite(info.score) else float(info.score)
             checkpoint = Checkpoint(
                 **vars(replace(info, score=score)),
@@ -410,22 +447,30 @@ class Store:
                 versions=collect_versions(),
                 time=time.time(),
             )
-            log_prefix = LogPrefix.from_content(commit_log.read_log(self.backend.log).content)
-            self._write_manifest(checkpoint, log_prefix, _make_stage_callback("manifest", fence, completed_stages))
+            manifest = encode_manifest(checkpoint, LogPrefix.from_content(self.catalog.read_log().content))
+            if publish is None:
+                self._put_manifest(checkpoint, manifest, _make_stage_callback("manifest", fence, appeared))
+            else:
+                appeared.add("manifest")  # if it fails, some storages may have it
+                publish(checkpoint, manifest)
         except OutcomeUnknownError:  # the manifest may exist; the next attempt decides
             raise
         except BaseException:
             # if this commit did not rename the file, it belongs to an attempt that took over the folder
-            if "checkpoint renamed" in completed_stages and "manifest renamed" not in completed_stages:
-                self.backend.discard(path.name)
+            if appeared == {"checkpoint"}:
+                self._discard(path.name)
             raise
         try:
             self._append({"event": "committed", "name": checkpoint.name})
-            self.backend.release_claims(sequence)
+            self._claims.release(sequence)
         except OSError:  # the manifest makes the commit valid; the next attempt appends the missing line
             return checkpoint
         reach_fault_point("log appended")
         return checkpoint
+
+    def _put_manifest(self, checkpoint: Checkpoint, content: bytes, on_stage: Callable[[str], None]) -> None:
+        if not self.storage.put_if_absent(checkpoint.manifest_path.name, content, on_stage):
+            raise make_lost_error(self.storage)
 
     def quarantine(
         self,
@@ -451,14 +496,30 @@ class Store:
                 for checkpoint in checkpoints
             )
         )
-        self.backend.quarantine([checkpoint.name for checkpoint in checkpoints])
-        self.storage.delete(())
+        self._quarantine.add(checkpoint.name for checkpoint in checkpoints)
+        self.storage.delete(())  # makes moves durable
 
     def quarantine_newest(self, reason: str, *, fence: Fence) -> None:
         """Moves the newest finite checkpoint to ``quarantine/``, because it is damaged."""
         newest_finite = self._find_newest_finite()
         if newest_finite is not None:
             self.quarantine([newest_finite], reason, fence=fence, is_rollback=False)
+
+    def list_quarantined_files(self) -> list[str]:
+        """Returns the sorted names of the files or marks in quarantine."""
+        return self._quarantine.list_files()
+
+    def remove_quarantined(self, names: Collection[str]) -> set[str]:
+        """Deletes the marked checkpoints among ``names``, which can be copied again then, and returns their names."""
+        removed_names = self._quarantine.find_marked() & {*names}
+        for name in removed_names:
+            claim = format_claim(parse_sequence(f"{name}.json"))
+            self.delete([f"{name}.json", f"{name}.ckpt", claim, format_mark(name)])
+        return removed_names
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Deletes files and sharded checkpoints in the given order."""
+        self.storage.delete(self._list_deleted(names))
 
     def apply_retention(
         self, retention: Retention, *, fence: Fence | None = None, check_content: ContentCheck | None = None
@@ -496,7 +557,7 @@ class Store:
             fence()
         self._log_deletion(checkpoints)
         reach_fault_point("pruning")
-        self.backend.delete(file for checkpoint in checkpoints for file in _files_in_deletion_order(checkpoint))
+        self.delete(file for checkpoint in checkpoints for file in _files_in_deletion_order(checkpoint))
         reach_fault_point("pruned")
         return list(checkpoints)
 
@@ -511,25 +572,50 @@ class Store:
         except OSError as error:
             if error.errno not in DISK_FULL_ERRNOS:
                 raise
-            self.backend.delete(_files_in_deletion_order(checkpoints[0]))
+            self.delete(_files_in_deletion_order(checkpoints[0]))
             self._append(*events)
 
-    def _write_manifest(self, checkpoint: Checkpoint, log_prefix: LogPrefix, on_stage: Callable[[str], None]) -> None:
-        content = encode_manifest(checkpoint, log_prefix)
-        if not self.storage.put_if_absent(checkpoint.manifest_path.name, content, on_stage):
-            raise self._make_lost_error()
-
-    def _make_lost_error(self) -> FolderLostError:
-        return FolderLostError(
-            f"Another process writes to {self.location}. This process stops writing to it. Use one prefix per run."
-        )
-
     def _read_events(self, *event_types: str) -> list[Mapping[str, Any]]:
-        return [event for event in commit_log.read_log(self.backend.log).events if event["event"] in event_types]
+        return [event for event in self.catalog.read_log().events if event["event"] in event_types]
 
     def _append(self, *events: Mapping[str, Any], log_bytes: int | None = None) -> None:
         if events:
-            self.backend.append_to_log([{**event, "time": time.time()} for event in events], log_bytes)
+            commit_log.append(self._log, [{**event, "time": time.time()} for event in events], log_bytes)
+
+    def _prepare(self) -> None:
+        """Creates the folder if it does not exist. Renames folders with the name of a file that is written."""
+        if self.storage.folder is None:
+            return
+        make_folder(self.storage.folder)
+        for name in (*_FILE_NAMES, QUARANTINE_FOLDER_NAME):
+            path = self.storage.folder / name
+            if os.path.lexists(path) and path.is_dir() != (name == QUARANTINE_FOLDER_NAME):
+                path.rename(path.with_name(f"{name}.{secrets.token_hex(4)}.moved"))
+
+    def _discard(self, file: str) -> None:
+        """Deletes the file or folder of a failed commit. Ignores errors, because the next attempt deletes it, too."""
+        with suppress(OSError):
+            self.delete([file])
+
+    def _list_deleted(self, names: Iterable[str]) -> Iterator[str]:
+        """Yields names with the files of sharded checkpoints, which are deleted before their folder."""
+        for name in names:
+            if name.endswith(".ckpt"):
+                files = (entry.name for entry in self.storage.list(name))
+                yield from (f"{name}/{file}" for file in files if is_unfinished_shard_file(file))
+            yield name
+
+
+def open_storage(location: Path | str | Storage) -> Storage:
+    """Returns the storage of a folder or a URL. Returns a storage unchanged.
+
+    Raises:
+        ValueError: If ``location`` is a URL with an unsupported scheme or without a valid bucket.
+        MissingExtraError: If ``location`` is a URL, and the extra ``remote`` is not installed.
+    """
+    if isinstance(location, Storage):
+        return location
+    return ObjectStorage(str(location)) if is_url(location) else PosixStorage(Path(location))
 
 
 def _files_in_deletion_order(checkpoint: Checkpoint) -> Iterator[str]:
@@ -539,11 +625,12 @@ def _files_in_deletion_order(checkpoint: Checkpoint) -> Iterator[str]:
     yield checkpoint.path.name
 
 
-def _make_stage_callback(label: str, fence: Fence | None, completed_stages: set[str]) -> Callable[[str], None]:
-    """Returns a callback that records the stages of writing ``label`` and calls the fence before the rename."""
+def _make_stage_callback(label: str, fence: Fence | None, appeared: set[str]) -> Callable[[str], None]:
+    """Returns a callback for the stages of writing ``label``. Calls the fence before the rename, and records it."""
 
     def on_stage(stage: str) -> None:
-        completed_stages.add(f"{label} {stage}")
+        if stage == "renamed":
+            appeared.add(label)
         reach_fault_point(f"{label} {stage}")
         if stage == "synced" and fence is not None:
             fence()

@@ -1,185 +1,177 @@
-"""Verifies that the file of a checkpoint is unchanged since its commit and safe to load."""
+"""Verifies that the files of a checkpoint are unchanged since its commit and safe to load."""
 
 from __future__ import annotations
 
-import errno
-import os
-import re
-import stat
-import zipfile
+import io
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
-from stormproof.checkpoint.digest import compute_file_digest, drop_cached_pages
+from stormproof.checkpoint.hashing_file import copy_verified
+from stormproof.checkpoint.load_check import find_load_problem
 from stormproof.checkpoint.manifest import Checkpoint, LogPrefix, StoredFile, decode_manifest
 from stormproof.checkpoint.read_retry import confirm_damage, retry_read
+from stormproof.checkpoint.storage import Entry, PosixStorage, Storage
+from stormproof.checkpoint.storage.range_reader import RangeReader
+from stormproof.errors import DamagedError
 
 ContentCheck = Callable[[Mapping[str, StoredFile]], str | None]
 """Reads files, by their names in the storage. Returns :data:`CHANGED` if the content of one differs from its hash."""
 CHANGED = "its content has changed since it was committed"
 """Problem of a checkpoint whose hash differs from its manifest."""
+_READ_BUFFER_BYTES = 1 << 20
 
 
-def read_manifest(path: Path) -> tuple[Checkpoint, LogPrefix]:
-    """Reads the manifest of the ``.ckpt`` file at ``path``.
+def read_manifest(storage: Storage, name: str) -> tuple[Checkpoint, LogPrefix]:
+    """Reads the manifest of the checkpoint ``name``.
 
     Raises:
         ValueError: If the manifest is damaged or not a regular file. The message states the reason.
         NotResumableError: If a later version of stormproof wrote the manifest.
         OSError: If the manifest is missing or cannot be read.
     """
-    manifest_path = path.with_suffix(".json")
-    if not _is_regular_file(manifest_path):
+    if storage.folder is not None and not storage.stat(f"{name}.json").is_regular:
         raise ValueError("its manifest is not a regular file")
-    return decode_manifest(manifest_path.read_bytes(), path)
+    return decode_manifest(storage.read(f"{name}.json"), make_path(storage, f"{name}.ckpt"))
 
 
-def find_damage(checkpoint: Checkpoint, check_content: ContentCheck | None = None) -> str | None:
-    """Returns why the file differs from its manifest or no run may resume from it. None if it is good.
+def make_path(storage: Storage, file: str) -> Path:
+    """Returns the path of a file in a folder. Only its name in another storage."""
+    return Path(file) if storage.folder is None else storage.folder / file
 
-    Reads the whole file once and loads its structure with ``torch.load(weights_only=True, mmap=True)``, which does not
-    copy the tensors.
+
+def find_damage(storage: Storage, checkpoint: Checkpoint, check_content: ContentCheck | None = None) -> str | None:
+    """Returns why no run may resume from the checkpoint. None if it is good.
+
+    Compares the sizes, reads all content once through the hash, and then loads the structure with
+    ``torch.load(weights_only=True)``, which does not copy the tensors. Stores nothing on disk.
 
     Args:
+        storage: Storage of the checkpoint.
         checkpoint: Content of the manifest.
         check_content: Compares the content with the hashes. This process reads all files if None.
 
     Raises:
-        OSError: If the file cannot be read, even after two retries.
+        OSError: If the content cannot be read.
     """
-
-    def check_all_files(files: Mapping[str, StoredFile]) -> str | None:
-        problems = (find_content_change(checkpoint.path.parent / name, file) for name, file in files.items())
-        return next((problem for problem in problems if problem is not None), None)
+    check_content = check_content or partial(find_content_problem, storage)
 
     def find() -> str | None:
         return (
-            find_size_problem(checkpoint)
-            or (check_content or check_all_files)(checkpoint.stored_files)
-            or find_resume_problem(checkpoint)
+            find_size_problem(storage, checkpoint)
+            or check_content(checkpoint.stored_files)
+            or find_resume_problem(storage, checkpoint)
         )
 
-    return confirm_damage(lambda: retry_read(find))
+    return confirm_damage(find)
 
 
-def find_problem(checkpoint: Checkpoint) -> str | None:
-    """Returns the same as :func:`find_damage`, or a description of a read error."""
+def find_size_problem(storage: Storage, checkpoint: Checkpoint) -> str | None:
+    """Returns why a file is missing, irregular or of the wrong size, without reading it. None if all are fine."""
+    folder, listed = checkpoint.path.name, dict[str, Entry]()
+    if checkpoint.files is not None:
+        problem = _find_folder_problem(storage, folder)
+        if problem is not None:
+            return problem
+        listed = {f"{folder}/{entry.name}": entry for entry in storage.list(folder)}
+    for name, file in checkpoint.stored_files.items():
+        entry, short_name = listed.get(name), name.rpartition("/")[2]
+        if entry is None or entry.size != file.bytes:  # a network file system may cache the listing
+            try:
+                entry = storage.stat(name)
+            except FileNotFoundError:
+                return "its file is missing" if checkpoint.files is None else f"its file {short_name} is missing"
+        subject = "it" if checkpoint.files is None else short_name
+        if not entry.is_regular:
+            return f"{subject} is not a regular file"
+        if entry.size != file.bytes:
+            return f"{subject} has {entry.size} bytes but was committed with {file.bytes}"
+    return None
+
+
+def _find_folder_problem(storage: Storage, folder: str) -> str | None:
+    """Returns why ``folder`` is not a folder in a file system. A symbolic link may lead out of the storage."""
+    if storage.folder is None:
+        return None
     try:
-        return find_damage(checkpoint)
-    except OSError as error:
-        return describe_read_error(error)
+        return None if storage.stat(folder).is_folder else "it is not a folder"
+    except FileNotFoundError:
+        return "its folder is missing"
+
+
+def find_content_problem(storage: Storage, files: Mapping[str, StoredFile]) -> str | None:
+    """Reads files. Returns :data:`CHANGED` if the content of one differs from its hash.
+
+    Args:
+        storage: Storage of the files.
+        files: The files according to the manifest, by their names in the storage.
+
+    Raises:
+        FileNotFoundError: If a file was deleted.
+        OSError: If a file cannot be read.
+    """
+    try:
+        for name, file in files.items():
+            copy_verified(storage, name, file, None)
+    except DamagedError:
+        return CHANGED
+    return None
+
+
+def find_resume_problem(storage: Storage, checkpoint: Checkpoint) -> str | None:
+    """Returns why no run may resume from an unchanged checkpoint. None if it can be loaded."""
+    if not checkpoint.finite:
+        return "it contains numbers that are not finite"
+    if storage.folder is not None:
+        return retry_read(lambda: find_path_problem(checkpoint.path, checkpoint.files))
+    readers: list[RangeReader] = []
+
+    def open_content(name: str) -> BinaryIO:
+        readers.append(RangeReader(storage, name, checkpoint.stored_files[name].bytes))
+        return cast("BinaryIO", io.BufferedReader(readers[-1], _READ_BUFFER_BYTES))
+
+    folder = checkpoint.path.name
+    if checkpoint.files is None:
+        problem = find_load_problem(open_content(folder))
+    else:
+        from stormproof.checkpoint.sharding.shard_reader import find_shard_problem  # noqa: PLC0415 (imports torch)
+
+        problem = find_shard_problem(lambda name: open_content(f"{folder}/{name}"), checkpoint.files)
+    for reader in readers:
+        if reader.failure is not None:
+            raise reader.failure
+    return problem
+
+
+def find_path_problem(path: Path, files: Mapping[str, StoredFile] | None = None) -> str | None:
+    """Returns why ``torch.load(weights_only=True)`` refuses a checkpoint in a file system. None if it loads.
+
+    Args:
+        path: File, or folder of a sharded checkpoint.
+        files: Files of a sharded checkpoint. All files in the folder if None.
+    """
+    if not path.is_dir():
+        return find_load_problem(path)
+    from stormproof.checkpoint.sharding.shard_reader import find_shard_problem  # noqa: PLC0415 (imports torch)
+
+    return find_shard_problem(lambda name: (path / name).open("rb"), files or {file.name for file in path.iterdir()})
+
+
+def find_committed_problem(path: Path) -> str | None:
+    """Returns why a checkpoint in a folder is bad, according to its manifest. None if it is good.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    storage = PosixStorage(path.parent)
+    try:
+        checkpoint, _ = read_manifest(storage, path.stem)
+    except ValueError as error:
+        return str(error)
+    return find_damage(storage, checkpoint)
 
 
 def describe_read_error(error: OSError) -> str:
     """Returns a description of a read error."""
     return f"it cannot be read: {error.strerror or error}"
-
-
-def find_size_problem(checkpoint: Checkpoint) -> str | None:
-    """Returns why a file is missing, irregular or of the wrong size, without reading it. None if all are fine."""
-    if checkpoint.files is not None and not _is_folder(checkpoint.path):
-        return "it is not a folder" if os.path.lexists(checkpoint.path) else "its folder is missing"
-    for name, file in checkpoint.stored_files.items():
-        path = checkpoint.path.parent / name
-        subject = "it" if checkpoint.files is None else path.name
-        try:
-            if not _is_regular_file(path):
-                return f"{subject} is not a regular file"
-            size = path.stat().st_size
-        except FileNotFoundError:
-            return "its file is missing" if checkpoint.files is None else f"its file {path.name} is missing"
-        problem = compare_size(size, file, subject)
-        if problem is not None:
-            return problem
-    return None
-
-
-def compare_size(size: int, file: StoredFile, subject: str = "it") -> str | None:
-    """Returns a description of a size in bytes that differs from the one in the manifest. None if they are equal."""
-    return None if size == file.bytes else f"{subject} has {size} bytes but was committed with {file.bytes}"
-
-
-def find_content_change(path: Path, file: StoredFile) -> str | None:
-    """Returns :data:`CHANGED` if the content of a file differs from its hash. None if it is unchanged."""
-    if compute_file_digest(path, file.algorithm) == file.digest:
-        return None
-    drop_cached_pages(path)
-    return CHANGED
-
-
-def find_resume_problem(checkpoint: Checkpoint) -> str | None:
-    """Returns why no run may resume from an unchanged checkpoint. None if it can be loaded."""
-    if not checkpoint.finite:
-        return "it contains numbers that are not finite"
-    return find_load_problem(checkpoint.path)
-
-
-def find_load_problem(file: Path | BinaryIO) -> str | None:
-    """Returns why ``torch.load(file, weights_only=True)`` refuses the file. None if it loads. Runs no code from it.
-
-    Args:
-        file: Path of a file or of a sharded checkpoint's folder, or a seekable file object. From a file object, torch
-            2.13 reads everything except the values of the tensors.
-    """
-    if isinstance(file, Path) and file.is_dir():
-        return _find_shard_problem(file)
-    if not zipfile.is_zipfile(file):
-        return "it is not a complete zip archive, the format of torch.save since torch 1.6"
-    import torch  # noqa: PLC0415 (takes a second; not needed to list a folder or write to it)
-
-    try:
-        if isinstance(file, Path):
-            torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        else:
-            file.seek(0)
-            torch.load(file, map_location="meta", weights_only=True)
-    except (OSError, Warning):  # a warning is raised only if a filter turns warnings into errors
-        raise
-    except MemoryError as error:
-        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from error
-    except Exception as error:  # a crafted file can make torch raise any exception
-        system_error = find_system_error(error)
-        if system_error is not None:
-            raise system_error from error
-        return f"torch.load(weights_only=True) refuses it: {summarize_refusal(error)}"
-    return None
-
-
-def find_system_error(error: Exception) -> OSError | None:
-    """Returns the OSError that torch reports as another exception. None if the system is not the cause."""
-    match = _SYSTEM_ERROR_PATTERN.search(str(error))
-    return OSError(int(match[1]), os.strerror(int(match[1]))) if match else None
-
-
-def _find_shard_problem(folder: Path) -> str | None:
-    from stormproof.checkpoint.sharding.shard_reader import find_shard_problem  # noqa: PLC0415 (imports torch)
-
-    return find_shard_problem(lambda name: (folder / name).open("rb"), {path.name for path in folder.iterdir()})
-
-
-_REFUSED_TYPE_PATTERN = re.compile(r"unsupported global: GLOBAL (\S+)|unsupported GLOBAL (\S+)", re.IGNORECASE)
-
-
-_SYSTEM_ERROR_PATTERN = re.compile(r"unable to (?:open|mmap|stat|fstat|read|seek)\b.*\((\d+)\)", re.DOTALL)
-"""Messages of torch if the system refuses to open or map a file, with the value of ``errno``."""
-
-
-def summarize_refusal(error: Exception) -> str:
-    """Returns the first sentence of torch's message, without its advice."""
-    text = str(error).strip()
-    match = _REFUSED_TYPE_PATTERN.search(text)
-    if match:
-        return f"it contains {match[1] or match[2]}, which is code and not data"
-    message = text.partition("WeightsUnpickler error:")[2].strip() or text or type(error).__name__
-    return re.split(r"\n|\. ", message)[0][:200]
-
-
-def _is_folder(path: Path) -> bool:
-    """Returns False for a file, and for a symbolic link, which may lead out of the folder."""
-    return path.is_dir() and not path.is_symlink()
-
-
-def _is_regular_file(path: Path) -> bool:
-    """Returns False for a folder, a device or a symbolic link, which may lead out of the folder."""
-    return stat.S_ISREG(os.lstat(path).st_mode)

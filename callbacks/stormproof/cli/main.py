@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from stormproof.checkpoint import Resolution, Store
-from stormproof.checkpoint.backends import Backend, FolderBackend, ObjectBackend, Source, get_backend
-from stormproof.checkpoint.commit_log import CommitLog, read_log
+from stormproof.checkpoint.commit_log import CommitLog
 from stormproof.checkpoint.file_names import LOG_FILE_NAME
 from stormproof.checkpoint.manifest import Checkpoint
 from stormproof.checkpoint.resolution import (
@@ -24,8 +23,6 @@ from stormproof.checkpoint.resolution import (
     extract_names,
     find_without_manifest,
     is_foreign,
-    list_files,
-    read_manifests,
 )
 from stormproof.checkpoint.storage import ObjectStorage, is_url
 from stormproof.cli.adopt_command import adopt_command
@@ -143,7 +140,7 @@ def _describe_resume(resolution: Resolution) -> str:
 
 def _run_list(options: argparse.Namespace) -> int:
     store = _open_store(options.folder)
-    listing = list_folder(store.backend)
+    listing = list_store(store)
     if listing.checkpoints:
         header = ("checkpoint", "step", "epoch", "score", "size", "age", "attempt", "finite")
         _print_lines(*_format_table([header, *map(_format_row, listing.checkpoints)], right_aligned_from=1))
@@ -222,8 +219,8 @@ def _run_doctor(options: argparse.Namespace) -> int:
     risks = [*installation_risks(), *unsupported_address_risks]
     if options.folder is not None and not unsupported_address_risks:
         store = _open_store(options.folder)
-        if isinstance(store.backend, ObjectBackend):
-            risks += object_store_risks(store.backend.storage)
+        if store.storage.folder is None:
+            risks += object_store_risks(store.storage)
         else:
             risks += file_system_risks(store.folder)
         risks += checkpoint_risks(store)
@@ -239,7 +236,7 @@ def _run_doctor(options: argparse.Namespace) -> int:
 def _open_store(folder: str) -> Store:
     """Returns the store of an existing folder or of a URL."""
     store = _make_store(folder)
-    if isinstance(store.backend, FolderBackend) and not store.folder.is_dir():
+    if store.storage.folder is not None and not store.folder.is_dir():
         problem = "is not a folder" if store.folder.exists() else "does not exist"
         raise UsageError(f"{folder} {problem}: pass a folder of checkpoints or a run folder")
     return store
@@ -321,35 +318,35 @@ class Listing:
     foreign_files: Sequence[str]
 
 
-def list_folder(source: Source) -> Listing:
+def list_store(store: Store) -> Listing:
     """Lists a folder or an object store. A missing folder counts as empty.
 
     Raises:
         OSError: If the folder cannot be read.
     """
-    backend = get_backend(source)
-    files = list_files(backend)
-    names, log = extract_names(files), read_log(backend.log)
-    folder_manifests = read_manifests(backend, [name for name in names if f"{name}.json" in files])
-    bad_reasons = folder_manifests.bad_reasons | {
+    catalog = store.catalog
+    files = catalog.list_files()
+    names, log = extract_names(files), catalog.read_log()
+    manifests = catalog.read_manifests([name for name in names if f"{name}.json" in files])
+    bad_reasons = manifests.bad_reasons | {
         checkpoint.name: problem
-        for checkpoint in folder_manifests.checkpoints
-        if (problem := backend.find_size_problem(checkpoint)) is not None
+        for checkpoint in manifests.checkpoints
+        if (problem := catalog.find_size_problem(checkpoint)) is not None
     }
     unfinished_names = [name for name in names if f"{name}.json" not in files]
-    bad_reasons |= dict.fromkeys(find_without_manifest(backend, unfinished_names, log), "its manifest is missing")
+    bad_reasons |= dict.fromkeys(find_without_manifest(catalog, unfinished_names, log), "its manifest is missing")
     return Listing(
-        [checkpoint for checkpoint in folder_manifests.checkpoints if checkpoint.name not in bad_reasons],
+        [checkpoint for checkpoint in manifests.checkpoints if checkpoint.name not in bad_reasons],
         [BadCheckpoint(name, bad_reasons[name]) for name in names if name in bad_reasons],
-        _list_quarantined(backend, log),
+        _list_quarantined(store, log),
         sorted(file for file in files if is_foreign(file)),
     )
 
 
-def _list_quarantined(backend: Backend, log: CommitLog) -> list[BadCheckpoint]:
+def _list_quarantined(store: Store, log: CommitLog) -> list[BadCheckpoint]:
     events = [event for event in log.events if event["event"] == "quarantined"]
     reasons = {event["name"]: str(event.get("reason", "")) for event in events}
-    names = {file.partition(".")[0] for file in backend.list_quarantined_files()}
+    names = {file.partition(".")[0] for file in store.list_quarantined_files()}
     return [BadCheckpoint(name, reasons.get(name, "")) for name in sorted(names)]
 
 

@@ -64,7 +64,7 @@ def roll_back(
     restore_state(trainer, module, checkpoint, callbacks, folder)
     if folder is not None:
         all_gather(None)  # all ranks have read it
-    store.backend.discard_copy(selected_checkpoint)
+    store.catalog.discard_copy(selected_checkpoint)
     return checkpoint
 
 

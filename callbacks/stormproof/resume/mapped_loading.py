@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from stormproof.checkpoint.verification import find_system_error
+from stormproof.checkpoint.load_check import find_system_error
 
 _MADV_POPULATE_READ = 22
 """Advice of Linux 5.14 that reads pages, and reports an error where a read access would raise SIGBUS."""

@@ -35,7 +35,7 @@ def test_every_corruption_is_found_before_any_state_is_loaded(corruptions: Modul
 def test_a_store_that_does_not_look_misses_flipped_bits(
     corruptions: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(verification, "find_content_change", lambda path, file: None)
+    monkeypatch.setattr(verification, "find_content_problem", lambda storage, files: None)
     injected = _make_corruptions(corruptions, 30, tmp_path, kinds=("flipped bit",), files=("checkpoint",))
     assert [corruption for corruption in injected if not corruption.is_found] != []
     monkeypatch.undo()

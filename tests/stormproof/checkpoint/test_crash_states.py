@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import pytest
 
 from stormproof.checkpoint import Retention, Store, atomic, commit_log
-from stormproof.checkpoint.backends import folder
+from stormproof.checkpoint import store as store_module
 from stormproof.checkpoint.storage import posix
 from stormproof.errors import DamagedError
 from tests.stormproof.checkpoint.crash_states import Note, Recorder, crash_states, record_operations, write_tree
@@ -155,7 +155,7 @@ def _manifest_first(recorder: Recorder, root: Path) -> None:
 
 def _folder_not_synced_in_its_parent(recorder: Recorder, root: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(folder, "make_folder", lambda path: path.mkdir(parents=True))
+        patch.setattr(store_module, "make_folder", lambda path: path.mkdir(parents=True))
         _one_attempt(recorder, root)
 
 

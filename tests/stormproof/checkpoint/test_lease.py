@@ -191,16 +191,15 @@ class HeartbeatThread:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._beat = threading.Semaphore(0)
-        utime = os.utime
+        renew = Lease._renew
 
-        def counted(path: Path, *args: object) -> None:
+        def counted(owned_lease: Lease) -> bool:
             try:
-                utime(path, *args)
+                return renew(owned_lease)
             finally:
-                if threading.current_thread() is not threading.main_thread():
-                    self._beat.release()
+                self._beat.release()
 
-        monkeypatch.setattr(os, "utime", counted)
+        monkeypatch.setattr(Lease, "_renew", counted)
         monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.01)
 
     def wait_for(self, beats: int) -> None:

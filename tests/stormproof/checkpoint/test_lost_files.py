@@ -9,10 +9,9 @@ from obstore.store import MemoryStore
 
 from stormproof import CheckpointRecovery
 from stormproof.checkpoint import Store, lease
-from stormproof.checkpoint.backends.claims import claim_sequence
-from stormproof.checkpoint.backends.object_lease import ObjectLease
+from stormproof.checkpoint.claims import SequenceClaims
 from stormproof.checkpoint.folder_ownership import FolderOwnership
-from stormproof.checkpoint.lease import LEASE_NAME
+from stormproof.checkpoint.lease import LEASE_NAME, Lease
 from stormproof.checkpoint.storage import ObjectStorage
 from stormproof.errors import FolderLostError
 from tests.support.checkpoint_files import commit_checkpoint, make_store
@@ -100,7 +99,7 @@ def test_a_run_resumes_whatever_happened_to_an_object(name: str, content: bytes,
     monkeypatch.setattr(lease, "STALE_SECONDS", -1.0)
     storage = ObjectStorage("s3://bucket/run", store=MemoryStore(), retry_seconds=0.1)
     store = make_object_store(storage)
-    claim_sequence(storage, 3, 30, "killed")
+    SequenceClaims(storage, "killed").claim(3, 30, None)
     overwrite(storage, name, content)
     ownership = _resume(store)
     commit_checkpoint(store, 40, attempt=ownership.attempt, fence=ownership.fence)
@@ -108,7 +107,7 @@ def test_a_run_resumes_whatever_happened_to_an_object(name: str, content: bytes,
     resolution = Store(storage).resolve()
     assert resolution.chosen_checkpoint is not None
     assert resolution.chosen_checkpoint.step == 40
-    assert not ObjectLease.is_active(storage)
+    assert not Lease.is_active(storage)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

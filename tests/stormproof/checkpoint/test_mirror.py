@@ -17,10 +17,8 @@ import pytest
 from stormproof import CheckpointRecovery
 from stormproof.checkpoint import Checkpoint, Retention, Store
 from stormproof.checkpoint import lease as lease_module
-from stormproof.checkpoint.backends import object_lease
-from stormproof.checkpoint.backends.claims import claim_sequence
-from stormproof.checkpoint.backends.object_lease import ObjectLease
-from stormproof.checkpoint.lease import Owner
+from stormproof.checkpoint.claims import SequenceClaims
+from stormproof.checkpoint.lease import Lease, Owner
 from stormproof.checkpoint.mirror import Mirror, download_newest, uploader
 from stormproof.checkpoint.storage import ObjectStorage, OutcomeUnknownError
 from stormproof.errors import FolderTakenError, NotResumableError, StorageError
@@ -70,7 +68,7 @@ def test_the_newest_checkpoint_is_copied_under_its_name(local: Store, storage: O
         newest.name, newest.digest, newest.step, newest.identity
     )  # fmt: skip
     assert storage.read(copy.path.name) == newest.path.read_bytes()
-    assert not ObjectLease.is_active(storage)
+    assert not Lease.is_active(storage)
 
 
 @pytest.mark.slow
@@ -188,7 +186,7 @@ def test_a_copy_from_which_the_folder_rolled_back_is_not_downloaded(local: Store
 
 
 def test_an_upload_that_a_kill_interrupted_is_replaced_by_the_next_one(local: Store, storage: ObjectStorage):
-    claim_sequence(storage, 3, 30, "killed")
+    SequenceClaims(storage, "killed").claim(3, 30, None)
     copies = Mirror(local, storage, Retention())
     wait_for(lambda: "000003-step-30.json" in object_names(storage))  # aborted
     assert not copies.wait_until_uploaded(30)
@@ -241,7 +239,7 @@ def test_a_mirror_that_another_job_took_over_is_not_written_to(
     copies = Mirror(local, storage, Retention())
     assert copies.wait_until_uploaded(30)
     monkeypatch.setattr(Owner, "is_running", lambda self: False)
-    lease = ObjectLease(storage)
+    lease = Lease(storage)
     commit_checkpoint(local, 40)
     copies._wake_event.set()
     with (
@@ -271,7 +269,7 @@ def test_a_mirror_releases_the_lease_when_it_recovers_after_the_run(
         assert copies.wait_until_uploaded(30)
         copies.close(30)
     assert _copied_steps(ObjectStorage(s3_url)) == [30]
-    assert not ObjectLease.is_active(ObjectStorage(s3_url))
+    assert not Lease.is_active(ObjectStorage(s3_url))
 
 
 def test_a_mirror_recognizes_its_lease_after_a_lost_response(
@@ -290,14 +288,14 @@ def test_a_mirror_recognizes_its_lease_after_a_lost_response(
         copies = Mirror(local, storage, Retention())
     assert copies.wait_until_uploaded(30)
     copies.close(30)
-    assert not ObjectLease.is_active(storage)
+    assert not Lease.is_active(storage)
 
 
 def test_a_mirror_that_fails_at_the_start_waits_for_the_lease_of_a_lost_node(
     local: Store, s3_server: S3Server, s3_url: str, monkeypatch: pytest.MonkeyPatch, short_delays: None
 ):
     monkeypatch.setattr(lease_module, "POLL_SECONDS", 0.05)
-    lost = ObjectLease(ObjectStorage(s3_url))
+    lost = Lease(ObjectStorage(s3_url))
     lost._stop_event.set()  # no renewal
     monkeypatch.setattr(Owner, "is_running", lambda self: None)  # on another machine
     with FaultProxy(s3_server.port, lambda method, path, number: "slow down" if number < 3 else None) as proxy:
@@ -339,13 +337,13 @@ def test_a_full_disk_is_not_a_failure_of_the_mirror(
 
 
 def test_a_release_gives_up_on_a_hanging_renewal(storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(object_lease, "HEARTBEAT_JOIN_SECONDS", 0.1)
-    lease = ObjectLease(storage)
+    monkeypatch.setattr(lease_module, "HEARTBEAT_JOIN_SECONDS", 0.1)
+    lease = Lease(storage)
     with lease._lock:
         lease.release()
-    assert ObjectLease.is_active(storage)
+    assert Lease.is_active(storage)
     lease.release()
-    assert not ObjectLease.is_active(storage)
+    assert not Lease.is_active(storage)
 
 
 def test_a_copy_of_another_run_is_refused(storage: ObjectStorage, tmp_path: Path):
@@ -399,7 +397,7 @@ def test_a_fit_is_mirrored_and_resumes_on_another_disk(s3_url: str, storage: Obj
     assert recovery.resumed_from.step == 6
     assert trainer.global_step == 12
     assert _copied_steps(storage)[-1] == 12
-    assert not ObjectLease.is_active(storage)
+    assert not Lease.is_active(storage)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import os
 import pickle
 import signal
 import threading
+import time
 import warnings
 from functools import partial
 from pathlib import Path
@@ -16,9 +17,9 @@ import pytorch_lightning as pl
 import torch
 
 from stormproof import CheckpointRecovery, DivergenceGuard, resumable
-from stormproof.checkpoint import Store
-from stormproof.checkpoint.backends import local_copies, object_lease
-from stormproof.checkpoint.backends.object_lease import ObjectLease
+from stormproof.checkpoint import Store, local_copies
+from stormproof.checkpoint.lease import LEASE_NAME, Lease
+from stormproof.checkpoint.progress_file import Progress
 from stormproof.checkpoint.storage import ObjectStorage, conditions
 from stormproof.checkpoint.storage.conditions import UnsupportedStoreError
 from stormproof.errors import DamagedError, FolderTakenError, NoGoodCheckpointError, StorageError
@@ -56,7 +57,7 @@ def test_a_fit_resumes_from_the_object_store_and_leaves_no_copy(s3_url: str, sto
     assert _steps(storage) == [10, 12]
     assert recovery.last_logged["recovery/restarts"] == 1
     assert recovery.last_logged["recovery/lost_steps"] == 0
-    assert not ObjectLease.is_active(storage)
+    assert not Lease.is_active(storage)
     assert _copies(node) == []
 
 
@@ -231,20 +232,20 @@ def test_a_password_in_a_url_is_not_in_the_message():
 
 def test_a_second_job_is_refused(s3_url: str, storage: ObjectStorage):
     make_object_store(storage)
-    lease = ObjectLease(storage)
+    lease = Lease(storage)
     with pytest.raises(FolderTakenError, match=f"{s3_url} is in use by process {os.getpid()}"):
         fit_with_recovery(CheckpointRecovery(s3_url))
     lease.release()
 
 
 def test_the_progress_of_a_killed_attempt_is_in_its_lease(storage: ObjectStorage):
-    lease = ObjectLease(storage)
-    lease.open_progress().write(7)
+    lease = Lease(storage)
+    lease.progress = Progress(7, time.time())
     assert lease._renew()
     lease._stop_event.set()  # as after a kill: the lease is not released
-    overwrite(storage, object_lease.LEASE_NAME, storage.read(object_lease.LEASE_NAME).replace(b'"pid": ', b'"pid": 9'))
-    next_lease = ObjectLease(storage)
-    previous = next_lease.open_progress().previous
+    overwrite(storage, LEASE_NAME, storage.read(LEASE_NAME).replace(b'"pid": ', b'"pid": 9'))
+    next_lease = Lease(storage)
+    previous = next_lease.progress
     next_lease.release()
     assert previous is not None
     assert previous.step == 7
@@ -252,9 +253,9 @@ def test_the_progress_of_a_killed_attempt_is_in_its_lease(storage: ObjectStorage
 
 @pytest.mark.parametrize("progress", ['{"step": -1, "time": 1}', "3", '{"step": "x", "time": 1}', "null"])
 def test_an_implausible_progress_is_ignored(progress: str, storage: ObjectStorage):
-    overwrite(storage, object_lease.LEASE_NAME, f'{{"released": true, "progress": {progress}}}'.encode())
-    lease = ObjectLease(storage)
-    assert lease.open_progress().previous is None
+    overwrite(storage, LEASE_NAME, f'{{"released": true, "progress": {progress}}}'.encode())
+    lease = Lease(storage)
+    assert lease.progress is None
     lease.release()
 
 

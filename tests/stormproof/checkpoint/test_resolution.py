@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from stormproof.checkpoint import Retention, Store, commit_log, resolution
-from stormproof.checkpoint.resolution import Resolution, fingerprint_folder, resolve
+from stormproof.checkpoint import Retention, Store, catalog, commit_log
+from stormproof.checkpoint.resolution import Resolution, fingerprint
 from stormproof.errors import DamagedError, NotResumableError, RanksDisagreeError
 from tests.support.checkpoint_files import commit_checkpoint, file_names, flip_bit, forge_manifest, make_store
 
@@ -21,15 +21,15 @@ def store(tmp_path: Path) -> Store:
 def _resolve_unchanged(folder: Path) -> Resolution:
     """Resolves the folder, and sees that this changes nothing in it."""
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    result = resolve(folder, verify_all=True)
+    result = Store(folder).resolve(verify_all=True)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     return result
 
 
 def test_a_folder_that_is_not_there_is_empty(tmp_path: Path):
     for folder in (tmp_path, tmp_path / "missing"):
-        result = resolve(folder)
-        assert result == Resolution(None, [], [], [], [], [], [], fingerprint=fingerprint_folder(folder))
+        result = Store(folder).resolve()
+        assert result == Resolution(None, [], [], [], [], [], [], fingerprint=fingerprint(Store(folder).catalog))
         assert Store(folder).latest_checkpoint() is None
     assert not (tmp_path / "missing").exists()
 
@@ -251,7 +251,7 @@ def test_an_attempt_does_not_begin_on_what_somebody_changed_since(change: str, s
 def test_a_commit_under_way_is_not_taken_for_bad(store: Store, monkeypatch: pytest.MonkeyPatch):
     """Its line is in the log, and its manifest came after the folder was listed."""
     listed_files = file_names(store.folder) - {f"{THIRD}.json"}
-    monkeypatch.setattr("stormproof.checkpoint.resolution.list_files", lambda folder: listed_files)
+    monkeypatch.setattr(store.catalog, "list_files", lambda: listed_files)
     result = store.resolve()
     assert result.chosen_checkpoint is not None
     assert result.chosen_checkpoint.name == SECOND
@@ -262,15 +262,15 @@ def test_what_a_run_deletes_while_its_folder_is_looked_at_is_not_taken_for_lost(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ):
     """It was still there when the log was read, and had gone when its files were asked for."""
-    logs = []
+    logs, read_log = [], commit_log.read_log
 
     def and_then_pruned(log: commit_log.Log) -> commit_log.CommitLog:
-        logs.append(commit_log.read_log(log))
+        logs.append(read_log(log))
         if len(logs) == 1:
             store.apply_retention(Retention())
         return logs[-1]
 
-    monkeypatch.setattr(resolution, "read_log", and_then_pruned)
+    monkeypatch.setattr(catalog, "read_log", and_then_pruned)
     result = store.resolve()
     assert not (store.folder / f"{FIRST}.ckpt").exists()
     assert (list(result.lost_names), list(result.bad_checkpoints)) == ([], [])

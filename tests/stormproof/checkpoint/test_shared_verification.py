@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 
 from stormproof.checkpoint import Checkpoint, Store, shared_verification
-from stormproof.checkpoint.shared_verification import verify_once_per_node
+from stormproof.checkpoint.storage import PosixStorage, Storage
 from tests.support.checkpoint_files import flip_bit, make_store
+
+
+def verify_once_per_node(checkpoint: Checkpoint) -> str | None:
+    return shared_verification.verify_once_per_node(PosixStorage(checkpoint.path.parent), checkpoint)
 
 
 @pytest.fixture
@@ -28,9 +32,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     verified: list[str] = []
     real = shared_verification.find_damage
 
-    def counting(checkpoint: Checkpoint) -> str | None:
+    def counting(storage: Storage, checkpoint: Checkpoint) -> str | None:
         verified.append(checkpoint.name)
-        return real(checkpoint)
+        return real(storage, checkpoint)
 
     monkeypatch.setattr(shared_verification, "find_damage", counting)
     return verified

@@ -89,7 +89,7 @@ def _module_of(lightning: Any, kind: type, *arguments: Any) -> Any:
 
 def _copy(recovery: CheckpointRecovery, folder: Path) -> CheckpointRecovery:
     """Copies the finished run, in whose folder this process refuses another fit."""
-    shutil.copytree(recovery.store.backend.load_folder, folder / "copy")
+    shutil.copytree(recovery.store.catalog.load_folder, folder / "copy")
     return CheckpointRecovery(folder / "copy", every_n_train_steps=2)
 
 

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from stormproof.checkpoint import Checkpoint, CommitInfo, Store, read_retry
-from stormproof.checkpoint.verification import find_damage, find_load_problem, find_problem, read_manifest
+from stormproof.checkpoint.load_check import find_load_problem
+from stormproof.checkpoint.storage import PosixStorage
+from stormproof.checkpoint.verification import read_manifest
 from tests.support.checkpoint_files import commit_checkpoint, flip_bit, make_store
 
 
@@ -26,18 +28,17 @@ def checkpoint(store: Store) -> Checkpoint:
 
 
 def test_a_checkpoint_as_it_was_committed_is_good(store: Store, checkpoint: Checkpoint):
-    assert find_problem(checkpoint) is None
     assert store.verify(checkpoint) is None
-    assert read_manifest(checkpoint.path)[0] == checkpoint
+    assert read_manifest(store.storage, checkpoint.name)[0] == checkpoint
 
 
-def test_every_flipped_byte_is_found(checkpoint: Checkpoint):
+def test_every_flipped_byte_is_found(store: Store, checkpoint: Checkpoint):
     content = checkpoint.path.read_bytes()
     for offset in [*range(0, len(content), 37), len(content) - 1]:
         flip_bit(checkpoint.path, offset)
-        assert find_problem(checkpoint) == "its content has changed since it was committed"
+        assert store.verify(checkpoint) == "its content has changed since it was committed"
         flip_bit(checkpoint.path, offset)
-    assert find_problem(checkpoint) is None
+    assert store.verify(checkpoint) is None
 
 
 def _append_byte(path: Path) -> None:
@@ -62,18 +63,18 @@ def _replace_by_folder(path: Path) -> None:
     ids=["cut", "emptied", "grown", "gone", "folder", "zeroes"],
 )
 def test_a_file_that_is_not_what_was_committed_is_told(
-    damage: Callable[[Path], object], reason: str, checkpoint: Checkpoint
+    damage: Callable[[Path], object], reason: str, store: Store, checkpoint: Checkpoint
 ):
     damage(checkpoint.path)
-    assert reason in str(find_problem(checkpoint))
+    assert reason in str(store.verify(checkpoint))
 
 
-def test_an_error_of_the_disk_is_told(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch):
+def test_an_error_of_the_disk_is_told(store: Store, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch):
     def failing(*_: object) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("hashlib.file_digest", failing)
-    assert find_problem(checkpoint) == "it cannot be read: Input/output error"
+    monkeypatch.setattr(PosixStorage, "get", failing)
+    assert store.verify(checkpoint) == "it cannot be read: Input/output error"
 
 
 class _Crafted:
@@ -125,14 +126,14 @@ def test_why_torch_does_not_load_a_file_is_one_line(content: Callable[[Path], ob
 
 
 def test_a_warning_raised_as_an_error_is_not_reported_as_damage(
-    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+    store: Store, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ):
     def warn(*_: object, **__: object) -> None:
         raise UserWarning("slow for large checkpoints")
 
     monkeypatch.setattr(torch, "load", warn)
     with pytest.raises(UserWarning, match="slow"):
-        find_problem(checkpoint)
+        store.verify(checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_a_warning_raised_as_an_error_is_not_reported_as_damage(
     ids=["memory to map", "file descriptors", "memory"],
 )
 def test_a_process_that_lacks_memory_or_descriptors_does_not_call_a_file_damaged(
-    error: Exception, number: int, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+    error: Exception, number: int, store: Store, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ):
     def fail(*_: object, **__: object) -> None:
         raise error
@@ -153,7 +154,7 @@ def test_a_process_that_lacks_memory_or_descriptors_does_not_call_a_file_damaged
     monkeypatch.setattr(torch, "load", fail)
     monkeypatch.setattr(read_retry, "READ_RETRY_DELAYS", ())
     with pytest.raises(OSError, match=os.strerror(number)):
-        find_damage(checkpoint)
+        store.catalog.find_damage(checkpoint)
 
 
 @pytest.mark.slow
@@ -174,14 +175,16 @@ def test_too_little_address_space_is_not_damage(store: Store):
 
 def test_what_is_not_finite_is_not_resumed_from(store: Store):
     commit_checkpoint(store, 20, finite=False)
-    assert find_problem(store.read_checkpoints()[1]) == "it contains numbers that are not finite"
+    assert store.verify(store.read_checkpoints()[1]) == "it contains numbers that are not finite"
 
 
-def test_content_is_only_loaded_once_its_hash_is_right(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch):
+def test_content_is_only_loaded_once_its_hash_is_right(
+    store: Store, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+):
     loads = []
     monkeypatch.setattr(torch, "load", lambda *_, **options: loads.append(options))
-    assert find_problem(checkpoint) is None
+    assert store.verify(checkpoint) is None
     assert [options["weights_only"] for options in loads] == [True]
     flip_bit(checkpoint.path)
-    assert find_problem(checkpoint) is not None
+    assert store.verify(checkpoint) is not None
     assert len(loads) == 1

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from obstore.store import MemoryStore
 
-from stormproof.checkpoint import Retention, Store, shared_verification, verification
-from stormproof.checkpoint.backends import copying
+from stormproof.checkpoint import Retention, Store, hashing_file, shared_verification, verification
 from stormproof.checkpoint.mirror import Mirror, download_newest
 from stormproof.checkpoint.storage import ObjectStorage, PosixStorage
 from tests.support.checkpoint_files import flip_bit, make_store
@@ -48,12 +47,10 @@ def _check(store: Store) -> None:
     assert resolution.chosen_checkpoint is not None
     assert resolution.chosen_checkpoint.step == 30
     store.begin_attempt(resolution)
-    assert store.backend.list_quarantined_files() == []
+    assert store.list_quarantined_files() == []
 
 
-@pytest.mark.parametrize(
-    "place", [(verification, "compute_file_digest"), (Path, "read_bytes")], ids=["data", "manifest"]
-)
+@pytest.mark.parametrize("place", [(PosixStorage, "get"), (Path, "read_bytes")], ids=["data", "manifest"])
 @pytest.mark.parametrize("is_launched", [False, True])
 def test_a_wrong_read_in_a_folder(
     is_launched: bool, place: tuple[Any, str], flip_once: FlipOnce, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -71,7 +68,7 @@ def test_a_wrong_read_in_an_object_store(fetch: bool, name: str, flip_once: Flip
     storage = ObjectStorage("s3://bucket/run", store=MemoryStore(), retry_seconds=0.1)
     store = make_object_store(storage)
     if name == "read":
-        store.backend.log.read_bytes()  # type: ignore[union-attr]  # so that a manifest is read next
+        store._log.read_bytes()  # type: ignore[union-attr]  # so that a manifest is read next
     calls = flip_once(storage, name)
     assert store.resolve(fetch=fetch).chosen_checkpoint is not None
     _check(store)
@@ -80,7 +77,7 @@ def test_a_wrong_read_in_an_object_store(fetch: bool, name: str, flip_once: Flip
 
 def test_a_wrong_read_of_a_fresh_checkpoint_ends_nothing(flip_once: FlipOnce, tmp_path: Path):
     store = make_store(tmp_path)
-    flip_once(verification, "compute_file_digest")
+    flip_once(PosixStorage, "get")
     store.read_back(store.read_checkpoints()[-1])
 
 
@@ -102,8 +99,7 @@ def test_damage_is_read_from_the_storage_and_not_from_a_cache(tmp_path: Path, mo
     store, dropped = make_store(tmp_path), []
     newest = store.read_checkpoints()[-1]
     flip_bit(newest.path)
-    for module in (verification, copying):
-        monkeypatch.setattr(module, "drop_cached_pages", lambda path: dropped.append(Path(path)))
+    monkeypatch.setattr(hashing_file, "drop_cached_pages", dropped.append)
     assert store.verify(newest) == verification.CHANGED
-    assert copying.find_content_problem(store.storage, newest.stored_files) == verification.CHANGED
+    assert verification.find_content_problem(store.storage, newest.stored_files) == verification.CHANGED
     assert dropped == 3 * [newest.path]

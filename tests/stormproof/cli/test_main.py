@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from stormproof.checkpoint import Lease, Store
-from stormproof.checkpoint.backends import FolderBackend
 from stormproof.cli import main
 from tests.support.checkpoint_files import commit_checkpoint, flip_bit, make_state, make_store
 
@@ -203,10 +202,10 @@ def test_a_folder_in_use_is_not_adopted_into(store: Store, tmp_path: Path, capsy
 def test_an_error_of_the_disk_is_one_sentence_and_74(
     store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    def failing(backend: FolderBackend) -> None:
-        raise OSError(5, "Input/output error", str(backend.folder))
+    def failing(store: Store) -> None:
+        raise OSError(5, "Input/output error", str(store.folder))
 
-    monkeypatch.setattr("stormproof.cli.main.list_folder", failing)
+    monkeypatch.setattr("stormproof.cli.main.list_store", failing)
     assert _run(capsys, "list", store.folder) == (74, "", f"stormproof: {store.folder}: Input/output error\n")
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stormproof.checkpoint import Store
-from stormproof.checkpoint.backends.object_lease import ObjectLease
+from stormproof.checkpoint.lease import Lease
 from stormproof.checkpoint.storage import ObjectStorage
 from stormproof.cli import main as cli
 from tests.support.checkpoint_files import make_state
@@ -65,7 +65,7 @@ def test_adopt(s3_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 
 def test_a_prefix_in_use_is_not_adopted_into(s3_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     torch.save(make_state(600), tmp_path / "last.ckpt")
-    lease = ObjectLease(ObjectStorage(s3_url))
+    lease = Lease(ObjectStorage(s3_url))
     try:
         code, _, complaint = _run(capsys, "adopt", tmp_path / "last.ckpt", "--into", s3_url)
     finally:

@@ -9,13 +9,13 @@ from dataclasses import replace
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from stormproof.checkpoint.backends.copying import copy_shards, find_content_problem
-from stormproof.checkpoint.checkpoint_copy import copy_checkpoint
+from stormproof.checkpoint.checkpoint_copy import copy_checkpoint, copy_shards
 from stormproof.checkpoint.folder_ownership import VISIBILITY_TIMEOUT_SECONDS
 from stormproof.checkpoint.manifest import Checkpoint, StoredFile
 from stormproof.checkpoint.memory.memory_folder import MemoryFolder, name_last_folder
 from stormproof.checkpoint.resolution import Resolution
 from stormproof.checkpoint.store import Store
+from stormproof.checkpoint.verification import find_content_problem
 from stormproof.distributed.collectives import all_gather, run_on_rank_zero
 from stormproof.errors import FolderTakenError, StorageError, StormproofError
 from stormproof.event_log import log_event
@@ -187,7 +187,7 @@ def _read_copies(folder_name: str) -> list[Checkpoint]:
     if not folder_name:
         return []
     try:
-        return MemoryFolder(folder_name).read_checkpoints()
+        return MemoryFolder(folder_name).store.read_checkpoints()
     except OSError as error:
         _warn_unreadable(error)
         return []

@@ -12,23 +12,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from stormproof.checkpoint.file_names import format_stem, parse_file_name
+from stormproof.checkpoint.file_names import parse_file_name
 from stormproof.checkpoint.hashing_file import put_hashed
 from stormproof.checkpoint.manifest import (
     Checkpoint,
     CommitInfo,
-    LogPrefix,
     StoredFile,
-    collect_versions,
     decode_manifest,
-    encode_manifest,
 )
-from stormproof.checkpoint.resolution import read_checkpoints
 from stormproof.checkpoint.shard_file_names import is_shard_file
 from stormproof.checkpoint.shared_verification import make_private_folder, wait_for_lock
-from stormproof.checkpoint.storage import PosixStorage
-from stormproof.checkpoint.store import Attempt, Store, WrittenFiles
-from stormproof.checkpoint.verification import find_problem
+from stormproof.checkpoint.storage import Storage
+from stormproof.checkpoint.store import Attempt, Store
 from stormproof.errors import DamagedError
 from stormproof.long_waits import long_wait
 
@@ -44,7 +39,7 @@ LOCK_TIMEOUT_SECONDS = 600.0
 def name_last_folder(store: Store) -> str:
     """Returns the name of the memory folder of the last attempt. Empty if there was no attempt."""
     attempts = store.read_attempts()
-    return name_folder(store.backend.absolute_location, attempts[-1]) if attempts else ""
+    return name_folder(store.absolute_location, attempts[-1]) if attempts else ""
 
 
 def name_folder(location: str, attempt: Attempt) -> str:
@@ -64,16 +59,16 @@ def name_folder(location: str, attempt: Attempt) -> str:
 class MemoryFolder:
     """Keeps the newest checkpoint of one attempt in the memory of this node.
 
-    With sharded checkpoints, keeps this node's files of the newest two. As in a :class:`stormproof.checkpoint.Store`,
-    the manifest of a checkpoint is written last. A log and a lease are not required, because only the processes of one
-    run write, and the content need not survive a power failure.
+    With sharded checkpoints, keeps this node's files of the newest two. The checkpoints are in a
+    :class:`stormproof.checkpoint.Store` without a log and a lease, because only the processes of one run write, and the
+    content need not survive a power failure.
 
     Args:
         name: Name from :func:`name_folder`.
 
     Attributes:
         path: The folder. It may not exist yet.
-        storage: Storage in the folder.
+        store: Store in the folder.
 
     Raises:
         OSError: If the parent folder cannot be created or belongs to another user.
@@ -81,8 +76,13 @@ class MemoryFolder:
 
     def __init__(self, name: str) -> None:
         self.path = make_private_folder("stormproof-memory", SHARED_MEMORY) / name
-        self.storage = PosixStorage(self.path)
+        self.store = Store(self.path, is_volatile=True)
         self._last_sequence = 0  # includes deleted checkpoints
+
+    @property
+    def storage(self) -> Storage:
+        """Storage in the folder."""
+        return self.store.storage
 
     def prepare(self) -> None:
         """Creates the folder, and frees the memory of earlier attempts and of runs that did not resume for a day.
@@ -114,16 +114,15 @@ class MemoryFolder:
         """
         self._make_folder()
         self._check_room(size, has_previous=any(self.path.iterdir()))
-        path = self._make_next_path(info)
-        file = put_hashed(self.storage, path.name, write)
-        checkpoint, manifest = self._make_manifest(path, WrittenFiles(file.digest, file.bytes), info, attempt)
-        self._replace_previous(checkpoint, manifest)
+        self._last_sequence += 1
+        checkpoint = self.store.commit(write, info, attempt=attempt, sequence=self._last_sequence)
+        self._delete_all_but(checkpoint)
         return checkpoint
 
     def commit_sharded(
         self,
         write: Callable[[str], Mapping[str, StoredFile]],
-        add_manifest: Callable[[str, bytes], object],
+        add_manifest: Callable[[Checkpoint, bytes], object],
         info: CommitInfo,
         attempt: int,
     ) -> Checkpoint:
@@ -131,17 +130,18 @@ class MemoryFolder:
 
         Args:
             write: Takes the name of the checkpoint's folder. Writes all files, and returns them.
-            add_manifest: Takes the name of the folder and the manifest. Calls :meth:`add_manifest` on all nodes.
+            add_manifest: Takes the checkpoint and its manifest. Calls :meth:`add_manifest` on all nodes.
             info: Description of the checkpoint.
             attempt: Number of the attempt.
 
         Raises:
             OSError: If the memory of a node is full.
         """
-        path = self._make_next_path(info)
-        checkpoint, manifest = self._make_manifest(path, WrittenFiles.from_shards(write(path.name)), info, attempt)
-        add_manifest(path.name, manifest)
-        return checkpoint
+        self._make_folder()
+        self._last_sequence += 1
+        return self.store.commit_sharded(
+            write, info, attempt=attempt, sequence=self._last_sequence, publish=add_manifest
+        )
 
     def make_room(self, name: str, size: int) -> None:
         """Prepares this node for the files of a sharded checkpoint. Several processes may call it at the same time.
@@ -171,8 +171,8 @@ class MemoryFolder:
         Returns:
             Whether there is a checkpoint with a manifest.
         """
-        kept_names = {part for copy in self.read_checkpoints()[-1:] for part in _list_names(copy)}
-        self.storage.delete(path.name for path in self.path.glob("*") if path.name not in {name, *kept_names})
+        kept_names = {part for copy in self.store.read_checkpoints()[-1:] for part in _list_names(copy)}
+        self.store.delete(path.name for path in self.path.glob("*") if path.name not in {name, *kept_names})
         return bool(kept_names)
 
     def add_manifest(self, checkpoint: Checkpoint, manifest: bytes) -> None:
@@ -221,21 +221,17 @@ class MemoryFolder:
         self._make_folder()
         self._check_room(checkpoint.bytes, has_previous=any(self.path.iterdir()))
         self._receive(file_name, checkpoint.digest, chunks)
-        self._replace_previous(checkpoint, manifest)
+        self.add_manifest(checkpoint, manifest)
+        self._delete_all_but(checkpoint)
 
     def read(self, checkpoint: Checkpoint) -> tuple[bytes, Iterator[bytes]]:
         """Returns the manifest of a checkpoint, and its content in chunks."""
         return checkpoint.manifest_path.read_bytes(), self.storage.get(checkpoint.path.name)
 
-    def read_checkpoints(self) -> list[Checkpoint]:
-        """Returns the checkpoints with an intact manifest, oldest first. Does not read their content."""
-        return read_checkpoints(self.path)
-
     def find_newest(self) -> Checkpoint | None:
         """Returns the newest good checkpoint, after verifying its content. None if there is no such checkpoint."""
-        return next(
-            (checkpoint for checkpoint in reversed(self.read_checkpoints()) if find_problem(checkpoint) is None), None
-        )
+        copies = reversed(self.store.read_checkpoints())
+        return next((copy for copy in copies if self.store.verify(copy) is None), None)
 
     @contextmanager
     def lock(self) -> Generator[None]:
@@ -259,32 +255,13 @@ class MemoryFolder:
             OSError: If a checkpoint could not be deleted.
         """
         shutil.rmtree(self.path, ignore_errors=True)
-        if self.path.is_dir() and self.read_checkpoints():
+        if self.path.is_dir() and self.store.read_checkpoints():
             raise OSError(errno.EACCES, f"{self.path} still contains a copy", str(self.path))
         with suppress(OSError):  # it does not exist, or contains another attempt
             self.path.parent.rmdir()
 
-    def _make_next_path(self, info: CommitInfo) -> Path:
-        self._last_sequence += 1
-        return self.path / f"{format_stem(self._last_sequence, info.step)}.ckpt"
-
-    def _make_manifest(
-        self, path: Path, content: WrittenFiles, info: CommitInfo, attempt: int
-    ) -> tuple[Checkpoint, bytes]:
-        """Returns a checkpoint and the content of its manifest."""
-        checkpoint = Checkpoint(
-            **vars(info),
-            **vars(content),
-            path=path,
-            sequence=self._last_sequence,
-            attempt=attempt,
-            versions=collect_versions(),
-            time=time.time(),
-        )
-        return checkpoint, encode_manifest(checkpoint, LogPrefix.from_content(b""))
-
-    def _replace_previous(self, checkpoint: Checkpoint, manifest: bytes) -> None:
-        self.add_manifest(checkpoint, manifest)
+    def _delete_all_but(self, checkpoint: Checkpoint) -> None:
+        self.path.parent.touch()  # marks the run as active for `prepare`
         for path in self.path.iterdir():
             if path.name not in _list_names(checkpoint):
                 path.unlink()

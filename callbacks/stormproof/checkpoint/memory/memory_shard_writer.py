@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stormproof.checkpoint.manifest import decode_manifest
+from stormproof.checkpoint.manifest import Checkpoint, decode_manifest
 from stormproof.checkpoint.memory.memory_folder import MemoryFolder
 from stormproof.checkpoint.memory.peer import PeerReceiver, PeerSender, warn_without_peer
 from stormproof.checkpoint.shard_file_names import METADATA_FILE, UNSHARDED_FILE, format_shard_name
@@ -83,7 +83,7 @@ class MemoryShardWriter(ShardWriter):
         self._baseline_names = self._storage_writer.baseline_names
         super().stage()
 
-    def send_and_add_manifest(self, folder: str, manifest: bytes) -> None:
+    def send_and_add_manifest(self, checkpoint: Checkpoint, manifest: bytes) -> None:
         """Sends the files of all ranks to the next node, and writes the manifest on all nodes. Runs on rank 0.
 
         Warns once if files cannot be sent.
@@ -91,7 +91,7 @@ class MemoryShardWriter(ShardWriter):
         Raises:
             OSError: If the memory of a node is full, or a rank has ended.
         """
-        reports = self._request(ManifestRequest(folder, manifest), SEND_TIMEOUT_SECONDS)
+        reports = self._request(ManifestRequest(checkpoint.path.name, manifest), SEND_TIMEOUT_SECONDS)
         for rank, report in enumerate(reports):
             raise_error(rank, report)
         problems = [f"rank {rank}: {report.warning}" for rank, report in enumerate(reports) if report.warning]

@@ -12,7 +12,7 @@ from stormproof.checkpoint.checkpoint_copy import copy_checkpoint
 from stormproof.checkpoint.manifest import Checkpoint
 from stormproof.checkpoint.resolution import Resolution
 from stormproof.checkpoint.shared_verification import lock_file
-from stormproof.checkpoint.storage import ObjectStorage
+from stormproof.checkpoint.storage import Storage
 from stormproof.checkpoint.store import Store
 from stormproof.errors import DamagedError, NotResumableError, StorageError
 from stormproof.event_log import log_event
@@ -21,7 +21,7 @@ LOCK_FILE_NAME = ".mirror.lock"
 
 
 def download_newest(
-    local: Store, storage: ObjectStorage, resolution: Resolution, identity: str | None = None
+    local: Store, storage: Storage, resolution: Resolution, identity: str | None = None
 ) -> Checkpoint | None:
     """Commits the newest good checkpoint of a mirror to a folder if the folder has none that is as new.
 
@@ -30,7 +30,7 @@ def download_newest(
 
     Args:
         local: Folder of checkpoints. Created if it does not exist.
-        storage: Object store of the copies.
+        storage: Storage of the copies.
         resolution: Current resolution of the folder.
         identity: Identity of the run. Not compared if None.
 
@@ -89,7 +89,7 @@ def _select_newer(copies: Sequence[Checkpoint], local: Store, resolution: Resolu
 
 
 def _download_first_good(
-    local: Store, storage: ObjectStorage, copies: list[Checkpoint], identity: str | None
+    local: Store, storage: Storage, copies: list[Checkpoint], identity: str | None
 ) -> Checkpoint | None:
     for copy in copies:
         if not copy.finite:
@@ -109,7 +109,7 @@ def _download_first_good(
     return None
 
 
-def _download(local: Store, storage: ObjectStorage, copy: Checkpoint) -> Checkpoint:
+def _download(local: Store, storage: Storage, copy: Checkpoint) -> Checkpoint:
     lease = local.acquire_lease()
     try:
         if any(os.path.lexists(local.folder / f"{copy.name}{suffix}") for suffix in (".ckpt", ".json")):

@@ -8,13 +8,11 @@ from contextlib import suppress
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from stormproof.checkpoint.backends import ObjectBackend
-from stormproof.checkpoint.backends.object_lease import ObjectLease, acquire_when_expired
 from stormproof.checkpoint.checkpoint_copy import copy_checkpoint
-from stormproof.checkpoint.lease import LeaseError, Owner
+from stormproof.checkpoint.lease import Lease, LeaseError, Owner, acquire_when_expired
 from stormproof.checkpoint.manifest import Checkpoint
 from stormproof.checkpoint.retention import Retention, select_permanent
-from stormproof.checkpoint.storage import ObjectStorage
+from stormproof.checkpoint.storage import Storage
 from stormproof.checkpoint.store import Store
 from stormproof.errors import DamagedError, FolderLostError, RanksDisagreeError, StormproofError
 from stormproof.event_log import log_event
@@ -50,10 +48,10 @@ class Mirror:
         FolderTakenError: If another running process owns the object store.
     """
 
-    def __init__(self, local: Store, storage: ObjectStorage, retention: Retention) -> None:
+    def __init__(self, local: Store, storage: Storage, retention: Retention) -> None:
         self._local, self._storage, self._retention = local, storage, retention
         self._store = Store(storage)
-        self._lease: ObjectLease | None = None
+        self._lease: Lease | None = None
         self._attempt: int | None = None
         self._owner = Owner.from_this_process()
         self._skipped_names: set[str] = set()  # copies that cannot be made
@@ -207,8 +205,7 @@ class Mirror:
             self._lease.check()
             self._attempt = self._store.begin_attempt(self._store.resolve())
             names = {checkpoint.name for checkpoint in self._local.read_checkpoints()} - self._replaced_names
-            assert isinstance(self._store.backend, ObjectBackend)
-            self._replaced_names |= self._store.backend.remove_quarantined(names)  # damaged copies, copied again once
+            self._replaced_names |= self._store.remove_quarantined(names)  # damaged copies, copied again once
             self.mirrored_sequence = 0
             # checkpoints with the names of unfinished copies cannot be copied
             self._local.reserve_sequences(self._store.next_sequence())

@@ -16,14 +16,12 @@ import torch
 from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.planner import WriteItemType
 
-from stormproof.checkpoint.backends.copying import find_content_problem
 from stormproof.checkpoint.background_thread import BackgroundJob
 from stormproof.checkpoint.finite_check import NonFiniteError, is_finite
 from stormproof.checkpoint.host_staging import HostStager
 from stormproof.checkpoint.lease import Owner
 from stormproof.checkpoint.loadable import check_loadable
 from stormproof.checkpoint.manifest import StoredFile
-from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.shard_file_names import format_shard_name
 from stormproof.checkpoint.sharding.rank_channel import (
     RankChannel,
@@ -36,6 +34,7 @@ from stormproof.checkpoint.sharding.rank_channel import (
 from stormproof.checkpoint.sharding.shard_files import ShardFiles
 from stormproof.checkpoint.sharding.shard_plan import PlannedValue, ShardPlan, ShardPlanner
 from stormproof.checkpoint.storage import Storage
+from stormproof.checkpoint.verification import find_content_problem
 from stormproof.distributed.collectives import all_gather, world_size
 
 POLL_SECONDS, IDLE_POLL_SECONDS = 0.02, 0.5
@@ -277,7 +276,7 @@ class ShardWriter:
         return (rank + self._world_size // 2) % self._world_size
 
     def _read_files(self, files: Mapping[str, StoredFile]) -> Report:
-        return Report(change=retry_read(lambda: find_content_problem(self._storage, files)))
+        return Report(change=find_content_problem(self._storage, files))
 
     def _has_staged(self, save_id: int) -> bool:
         return self._shard is not None and self._shard.save_id >= save_id

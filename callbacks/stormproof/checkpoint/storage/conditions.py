@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from contextlib import suppress
 
-from stormproof.checkpoint.storage.object_store import ObjectStorage
+from stormproof.checkpoint.storage.protocol import Storage
 from stormproof.errors import StormproofError
 
 
@@ -15,16 +15,16 @@ class UnsupportedStoreError(StormproofError):
     exit_code = 2
 
 
-def find_create_problem(storage: ObjectStorage, name: str) -> str | None:
+def find_create_problem(storage: Storage, name: str) -> str | None:
     """Returns the problem with conditional creation (``If-None-Match: *``). None if it works. Creates ``name``."""
     if not storage.put_if_absent(name, b"first"):
         return "an object that does not exist could not be created"
     return "an existing object was overwritten" if storage.put_if_absent(name, b"second") else None
 
 
-def find_swap_problem(storage: ObjectStorage, name: str) -> str | None:
+def find_swap_problem(storage: Storage, name: str) -> str | None:
     """Returns the problem with conditional replacement (``If-Match``). None if it works. Replaces ``name``."""
-    version = storage.head(name).version
+    version = storage.stat(name).version
     if storage.compare_and_swap(name, b"third", version) is None:
         return "an unchanged object could not be replaced"
     if storage.compare_and_swap(name, b"fourth", version) is not None:
@@ -32,7 +32,7 @@ def find_swap_problem(storage: ObjectStorage, name: str) -> str | None:
     return None if storage.read(name) == b"third" else "the stored content differs from the written content"
 
 
-def check_conditions(storage: ObjectStorage) -> None:
+def check_conditions(storage: Storage) -> None:
     """Checks that conditional writes exclude a second writer. Writes a small object and deletes it.
 
     Raises:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar, cast
 from urllib.parse import quote
 
 from stormproof.checkpoint.storage.obstore_errors import Answer, interpret_error
-from stormproof.checkpoint.storage.protocol import Entry, OutcomeUnknownError, StageCallback
+from stormproof.checkpoint.storage.protocol import Entry, OutcomeUnknownError, StageCallback, Storage
 from stormproof.checkpoint.storage.url import normalize_url
 from stormproof.errors import StorageError, StormproofError
 
@@ -50,8 +50,8 @@ class MissingExtraError(StormproofError):
     exit_code = 2
 
 
-class ObjectStorage:
-    """Implements :class:`stormproof.checkpoint.storage.Storage` in S3 and compatible stores, GCS and Azure.
+class ObjectStorage(Storage):
+    """Storage in S3 and compatible stores, GCS and Azure.
 
     Requests are retried after server errors, timeouts and failed connections. Because a single answer may be wrong,
     they are also repeated if an object is absent or access is denied. If the response to a create or a swap is lost,
@@ -77,9 +77,9 @@ class ObjectStorage:
     """
 
     def __init__(self, url: str, *, retry_seconds: float = RETRY_SECONDS, store: ObjectStore | None = None) -> None:
-        self.location = normalize_url(url)
+        self._location = normalize_url(url)
         self._retry_seconds = retry_seconds
-        self._imported_obstore = _import_obstore(self.location)
+        self._imported_obstore = _import_obstore(self._location)
         self._store = store or self._open_store(min(retry_seconds, REQUEST_RETRY_SECONDS))
         self._upload_store = store or self._open_store(retry_seconds)
 
@@ -90,6 +90,11 @@ class ObjectStorage:
     def __reduce__(self) -> tuple[Callable[..., ObjectStorage], tuple[()]]:
         """Pickles the URL. The copy reads the credentials of its own process, and does not keep ``store``."""
         return partial(ObjectStorage, self.location, retry_seconds=self._retry_seconds), ()
+
+    @property
+    def location(self) -> str:
+        """URL of the prefix."""
+        return self._location
 
     @property
     def _obstore(self) -> Any:
@@ -105,10 +110,6 @@ class ObjectStorage:
                 'Use strategy="ddp" or "ddp_spawn", and the start method "spawn".'
             )
         return self._imported_obstore
-
-    def locate(self, name: str) -> str:
-        """Returns the URL of a name."""
-        return f"{self.location}/{name}"
 
     def put(self, name: str, write: Callable[[BinaryIO], object], on_stage: StageCallback | None = None) -> None:
         """Uploads an object in parts. The object appears when the last request completes the upload."""
@@ -169,8 +170,8 @@ class ObjectStorage:
         mode = "create" if version is None else json.loads(version)
         return self._write_conditionally(name, content, mode, version)
 
-    def head(self, name: str) -> Entry:
-        """Returns the description of an object.
+    def stat(self, name: str) -> Entry:
+        """Returns the entry of an object.
 
         Raises:
             FileNotFoundError: If the object does not exist.

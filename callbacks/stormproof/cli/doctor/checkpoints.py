@@ -28,7 +28,7 @@ def checkpoint_risks(store: Store) -> list[Risk]:
 def _lease_risks(store: Store) -> tuple[list[Risk], bool]:
     """Returns the risks of the lease, and whether its owner is running."""
     location = store.storage.locate("lease.json")
-    owner, is_alive = store.backend.read_owner(), store.backend.has_active_lease()
+    owner, is_alive = store.read_owner(), store.has_active_lease()
     if owner is None:
         return [], False
     if owner == UNKNOWN_OWNER:
@@ -77,7 +77,7 @@ def _commit_log_risks(store: Store, resolution: Resolution) -> Iterator[Risk]:
     if resolution.log_problems:
         yield Risk(
             "the commit log is damaged",
-            store.storage.locate(store.backend.log_name),
+            store.storage.locate(store.log_name),
             f"{'; '.join(resolution.log_problems)}; without the log, a lost checkpoint is not detected",
             "check the disk and other programs that write to the folder; the next commit starts a new log",
         )

@@ -6,12 +6,12 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from stormproof.checkpoint.storage import ObjectStorage
+from stormproof.checkpoint.storage import Storage
 from stormproof.checkpoint.storage.conditions import find_create_problem, find_swap_problem
 from stormproof.cli.doctor.risk import Risk
 
 
-def object_store_risks(storage: ObjectStorage) -> Iterator[Risk]:
+def object_store_risks(storage: Storage) -> Iterator[Risk]:
     """Yields the operations that the object store does not support. Writes a small object and deletes it."""
     name = f".doctor.{secrets.token_hex(8)}.tmp"
     try:
@@ -25,7 +25,7 @@ def object_store_risks(storage: ObjectStorage) -> Iterator[Risk]:
             storage.delete([name])
 
 
-def _run_check(check: Callable[[ObjectStorage, str], str | None], storage: ObjectStorage, name: str) -> str | None:
+def _run_check(check: Callable[[Storage, str], str | None], storage: Storage, name: str) -> str | None:
     try:
         return check(storage, name)
     except OSError as error:

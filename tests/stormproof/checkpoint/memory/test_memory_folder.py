@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from stormproof.checkpoint import Attempt, CommitInfo, Store
-from stormproof.checkpoint.manifest import decode_manifest
+from stormproof.checkpoint import Attempt, Checkpoint, CommitInfo, Store
 from stormproof.checkpoint.memory.memory_folder import MAX_AGE_SECONDS, MemoryFolder, name_folder
 from stormproof.errors import DamagedError
 from tests.support.checkpoint_files import flip_bit, state_writer
@@ -171,8 +170,8 @@ def copy_shards(folder: MemoryFolder, step: int, shards: Store, *, size: int = 1
             folder.receive_file(f"{name}/{file.partition('/')[2]}", stored.digest, chunks)
         return checkpoint.files
 
-    def add_manifest(name: str, manifest: bytes) -> None:
-        folder.add_manifest(decode_manifest(manifest, folder.path / name)[0], manifest)
+    def add_manifest(copy: Checkpoint, manifest: bytes) -> None:
+        folder.add_manifest(copy, manifest)
 
     return folder.commit_sharded(write, add_manifest, CommitInfo(step=step, epoch=0, world_size=1), 1)
 
@@ -187,8 +186,8 @@ def test_a_sharded_copy_replaces_the_copy_before_the_previous_one(shards: Store)
     folder = make_folder()
     for step in (5, 7):
         copy_shards(folder, step, shards)
-    assert folder.find_newest() == folder.read_checkpoints()[-1]
-    assert [copy.step for copy in folder.read_checkpoints()] == [5, 7]
+    assert folder.find_newest() == folder.store.read_checkpoints()[-1]
+    assert [copy.step for copy in folder.store.read_checkpoints()] == [5, 7]
     folder.make_room("000003-step-9.ckpt", 1)
     assert list_files(folder) == ["000002-step-7.ckpt", "000002-step-7.json", "000003-step-9.ckpt"]
     folder.make_room("000004-step-11.ckpt", 1)  # the previous one was not completed

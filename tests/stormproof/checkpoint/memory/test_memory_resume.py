@@ -221,7 +221,7 @@ def test_copies_that_cannot_be_read_are_ignored_with_a_warning(tmp_path: Path, m
 def test_a_run_in_progress_keeps_its_copies_to_itself(tmp_path: Path):
     store = make_store(tmp_path)
     store.begin_attempt(store.resolve())
-    name = memory_folder.name_folder(store.backend.absolute_location, store.read_attempts()[-1])
+    name = memory_folder.name_folder(store.absolute_location, store.read_attempts()[-1])
     memory_folder.MemoryFolder(name).commit(state_writer(50), 1, CommitInfo(step=50, epoch=0, world_size=1), 1)
     lease = store.acquire_lease()
     with warnings.catch_warnings():

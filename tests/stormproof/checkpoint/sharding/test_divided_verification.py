@@ -1,14 +1,21 @@
 """The ranks of a node divide the files of a sharded checkpoint among them, and each file is read once."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from stormproof.checkpoint import Checkpoint, shared_verification
-from stormproof.checkpoint.shared_verification import verify_once_per_node
+from stormproof.checkpoint.manifest import StoredFile
+from stormproof.checkpoint.storage import PosixStorage, Storage
 from tests.support.checkpoint_files import flip_bit
 from tests.support.sharded_checkpoints import make_sharded_store
+
+
+def verify_once_per_node(checkpoint: Checkpoint) -> str | None:
+    return shared_verification.verify_once_per_node(PosixStorage(checkpoint.path.parent), checkpoint)
+
 
 FILES = [".metadata", "__0_0.distcp", "meta.pt"]
 
@@ -24,13 +31,13 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files whose content was read."""
     names: list[str] = []
-    real = shared_verification.find_content_change
+    real = shared_verification.find_content_problem
 
-    def recording(path: Path, *arguments: object) -> str | None:
-        names.append(path.name)
-        return real(path, *arguments)  # type: ignore[arg-type]  # passed on unchanged
+    def recording(storage: Storage, files: Mapping[str, StoredFile]) -> str | None:
+        names.extend(name.rpartition("/")[2] for name in files)
+        return real(storage, files)
 
-    monkeypatch.setattr(shared_verification, "find_content_change", recording)
+    monkeypatch.setattr(shared_verification, "find_content_problem", recording)
     return names
 
 

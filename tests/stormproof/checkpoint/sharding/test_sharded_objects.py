@@ -45,7 +45,7 @@ def test_a_sharded_checkpoint_is_committed_found_and_copied_to_the_node(storage:
     assert _shard_names(storage, newest) == FILES
     path = store.fetch(newest)
     _assert_holds(path, 30)
-    store.backend.discard_copy(newest)
+    store.catalog.discard_copy(newest)
     assert not path.exists()
     assert not [*node.rglob("*.distcp")]
 

@@ -118,7 +118,7 @@ def test_a_single_answer_of_each_kind_changes_no_result(
     assert storage.compare_and_swap("claim", b"new", version) is not None
     server.counts.clear()
     storage.put("data", lambda file: file.write(b"content"))
-    assert (content, storage.read("data"), storage.head("data").size) == (b"me", b"content", 7)
+    assert (content, storage.read("data"), storage.stat("data").size) == (b"me", b"content", 7)
     server.counts.clear()
     assert not storage.put_if_absent("claim", b"another")
     assert storage.compare_and_swap("claim", b"another", version) is None

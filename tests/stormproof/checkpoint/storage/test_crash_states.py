@@ -214,7 +214,7 @@ def test_an_attempt_does_not_begin_if_the_old_one_commits_meanwhile(monkeypatch:
     storage = _make_memory_storage()
     store = Store(storage)
     attempt = store.begin_attempt(store.resolve())
-    fingerprint = store_module.fingerprint_folder
+    fingerprint = store_module.fingerprint
 
     def commit_then_fingerprint(*arguments: Any) -> object:
         commit_checkpoint(store, 40, attempt=attempt)
@@ -222,7 +222,7 @@ def test_an_attempt_does_not_begin_if_the_old_one_commits_meanwhile(monkeypatch:
 
     new = Store(storage)
     resolution = new.resolve()
-    monkeypatch.setattr(store_module, "fingerprint_folder", commit_then_fingerprint)
+    monkeypatch.setattr(store_module, "fingerprint", commit_then_fingerprint)
     with pytest.raises(RanksDisagreeError, match="while this attempt began"):
         new.begin_attempt(resolution)
     assert [checkpoint.step for checkpoint in Store(storage).read_checkpoints()] == [40]

@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from stormproof.checkpoint import CommitInfo, Retention, Store
-from stormproof.checkpoint.backends.object_lease import ObjectLease
-from stormproof.checkpoint.lease import Owner
+from stormproof.checkpoint.lease import Lease, Owner
 from stormproof.checkpoint.storage import ObjectStorage, OutcomeUnknownError, object_store
 from stormproof.errors import FolderLostError, FolderTakenError, RanksDisagreeError
 from tests.support.checkpoint_files import commit_checkpoint
@@ -148,7 +147,7 @@ def _race(
         time.sleep(generator.uniform(0, pause))
         lease = None
         try:
-            lease = ObjectLease(storage) if use_lease else None
+            lease = Lease(storage) if use_lease else None
             store = Store(storage)
             attempt = store.begin_attempt(store.resolve())
             owners.append((attempt, seed))
@@ -167,7 +166,7 @@ def _measure_commit(url: str) -> float:
     """Returns the seconds that an attempt needs until its first checkpoint is committed, without another attempt."""
     start = time.perf_counter()
     storage = ObjectStorage(url)
-    lease = ObjectLease(storage)
+    lease = Lease(storage)
     store = Store(storage)
     commit_checkpoint(store, 10, attempt=store.begin_attempt(store.resolve()), fence=lease.check)
     lease.release()

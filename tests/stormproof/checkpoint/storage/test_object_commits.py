@@ -12,7 +12,7 @@ from obstore.store import MemoryStore
 from stormproof.checkpoint import COMMIT_POINTS, CommitInfo, Retention, Store, observe_fault_points
 from stormproof.checkpoint.adoption import adopt
 from stormproof.checkpoint.storage import ObjectStorage
-from stormproof.cli.main import list_folder
+from stormproof.cli.main import list_store
 from stormproof.errors import FolderLostError, NoGoodCheckpointError
 from tests.support.checkpoint_files import commit_checkpoint, forge_manifest, make_state, make_store
 from tests.support.forked_command import ROOT
@@ -108,7 +108,7 @@ def test_a_damaged_checkpoint_goes_to_quarantine_without_a_copy(storage: ObjectS
     assert second.chosen_checkpoint is not None
     assert second.chosen_checkpoint.step == 20
     assert ([*second.bad_checkpoints], [*second.lost_names], [*second.leftover_files]) == ([], [], [])
-    assert [(bad.name, bad.reason) for bad in list_folder(storage).quarantined_checkpoints] == [
+    assert [(bad.name, bad.reason) for bad in list_store(Store(storage)).quarantined_checkpoints] == [
         ("000003-step-30", "its content has changed since it was committed")
     ]
     assert commit_checkpoint(store, 30).sequence == 4

@@ -7,9 +7,7 @@ from obstore.store import MemoryStore
 
 from stormproof.checkpoint import Store
 from stormproof.checkpoint import lease as lease_module
-from stormproof.checkpoint.backends import object_lease
-from stormproof.checkpoint.backends.object_lease import ObjectLease
-from stormproof.checkpoint.lease import Owner
+from stormproof.checkpoint.lease import Lease, Owner
 from stormproof.checkpoint.storage import ObjectStorage
 from stormproof.errors import FolderLostError, FolderTakenError
 from tests.support.checkpoint_files import commit_checkpoint
@@ -25,15 +23,15 @@ def storage(request: pytest.FixtureRequest) -> ObjectStorage:
 
 
 def test_a_prefix_has_one_owner_until_it_is_released(storage: ObjectStorage):
-    lease = ObjectLease(storage)
+    lease = Lease(storage)
     lease.check()
-    assert ObjectLease.is_active(storage)
+    assert Lease.is_active(storage)
     with pytest.raises(FolderTakenError, match=f"{storage.location} is in use by process {lease.owner.pid}"):
-        ObjectLease(storage)
+        Lease(storage)
     lease.release()
-    assert not ObjectLease.is_active(storage)
-    assert ObjectLease.read_owner(storage) is None
-    second = ObjectLease(storage)
+    assert not Lease.is_active(storage)
+    assert Lease.read_owner(storage) is None
+    second = Lease(storage)
     with pytest.raises(FolderLostError, match="took it over"):
         lease.check()
     lease.release()  # it is the other's now
@@ -44,15 +42,15 @@ def test_a_prefix_has_one_owner_until_it_is_released(storage: ObjectStorage):
 def test_the_owner_of_another_host_expires_by_the_clock_of_the_server(
     storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch
 ):
-    lease = ObjectLease(storage)
+    lease = Lease(storage)
     monkeypatch.setattr(Owner, "is_running", lambda self: None)
     monkeypatch.setattr(time, "time", lambda: 0.0)
-    assert ObjectLease.is_active(storage)
+    assert Lease.is_active(storage)
     with pytest.raises(FolderTakenError):
-        ObjectLease(storage)
+        Lease(storage)
     monkeypatch.setattr(lease_module, "STALE_SECONDS", -1.0)
-    assert not ObjectLease.is_active(storage)
-    second = ObjectLease(storage)
+    assert not Lease.is_active(storage)
+    second = Lease(storage)
     with pytest.raises(FolderLostError):
         lease.check()
     for each in (lease, second):
@@ -61,12 +59,12 @@ def test_the_owner_of_another_host_expires_by_the_clock_of_the_server(
 
 
 def test_a_start_waits_until_the_lease_of_a_lost_node_expires(storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch):
-    lost = ObjectLease(storage)
+    lost = Lease(storage)
     lost._stop_event.set()
     monkeypatch.setattr(Owner, "is_running", lambda self: None)
     monkeypatch.setattr(lease_module, "POLL_SECONDS", 0.01)
     threading.Timer(0.2, lambda: monkeypatch.setattr(lease_module, "STALE_SECONDS", -1.0)).start()
-    lease = object_lease.acquire_when_expired(storage)
+    lease = lease_module.acquire_when_expired(storage)
     lease.check()
     lease.release()
 
@@ -74,12 +72,12 @@ def test_a_start_waits_until_the_lease_of_a_lost_node_expires(storage: ObjectSto
 def test_a_start_fails_as_soon_as_the_owner_on_another_node_renews_its_lease(
     storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(object_lease, "HEARTBEAT_SECONDS", 0.1)
-    lease = ObjectLease(storage)
+    monkeypatch.setattr(lease_module, "HEARTBEAT_SECONDS", 0.1)
+    lease = Lease(storage)
     monkeypatch.setattr(Owner, "is_running", lambda self: None)
     monkeypatch.setattr(lease_module, "POLL_SECONDS", 0.01)
     with pytest.raises(FolderTakenError, match=f"process {lease.owner.pid}"):
-        object_lease.acquire_when_expired(storage)
+        lease_module.acquire_when_expired(storage)
     lease.check()
     lease.release()
 
@@ -87,8 +85,8 @@ def test_a_start_fails_as_soon_as_the_owner_on_another_node_renews_its_lease(
 def test_the_heartbeat_renews_the_lease_and_stops_when_it_is_lost(
     storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(object_lease, "HEARTBEAT_SECONDS", 0.02)
-    lease = ObjectLease(storage)
+    monkeypatch.setattr(lease_module, "HEARTBEAT_SECONDS", 0.02)
+    lease = Lease(storage)
     first = storage.read("lease.json")
     wait_for(lambda: storage.read("lease.json") != first)
     lease.check()
@@ -100,17 +98,17 @@ def test_the_heartbeat_renews_the_lease_and_stops_when_it_is_lost(
     second.release()
 
 
-def _acquire(storage: ObjectStorage) -> ObjectLease:
+def _acquire(storage: ObjectStorage) -> Lease:
     """Acquires a lease whose owner renews it. A renewal may be faster than the swap."""
     for _ in range(100):
         with suppress(FolderTakenError):
-            return ObjectLease(storage)
+            return Lease(storage)
     raise TimeoutError
 
 
 def test_a_lost_lease_ends_the_heartbeat(storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(object_lease, "HEARTBEAT_SECONDS", 0.02)
-    lease = ObjectLease(storage)
+    monkeypatch.setattr(lease_module, "HEARTBEAT_SECONDS", 0.02)
+    lease = Lease(storage)
     overwrite(storage, "lease.json", b'{"released": true}')
     wait_for(lambda: not lease._heartbeat_thread.is_alive())
     with pytest.raises(FolderLostError, match=r"its lease\.json was removed"):
@@ -119,7 +117,7 @@ def test_a_lost_lease_ends_the_heartbeat(storage: ObjectStorage, monkeypatch: py
 
 def test_one_of_many_processes_takes_over_a_stale_lease(storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch):
     for _ in range(5):
-        ObjectLease(storage)  # its process ended
+        Lease(storage)  # its process ended
         with monkeypatch.context() as patch:
             patch.setattr(Owner, "is_running", lambda self: False)
             leases = _acquire_together(storage)
@@ -128,10 +126,10 @@ def test_one_of_many_processes_takes_over_a_stale_lease(storage: ObjectStorage, 
         leases[0].release()
 
 
-def _acquire_together(storage: ObjectStorage) -> list[ObjectLease]:
+def _acquire_together(storage: ObjectStorage) -> list[Lease]:
     """Four threads have all seen the stale lease before the first one takes it over."""
     barrier, leases = threading.Barrier(4), []
-    is_valid = object_lease.is_lease_valid
+    is_valid = lease_module.is_lease_valid
 
     def wait_then_return(storage: ObjectStorage, owner: Owner) -> bool:
         result = is_valid(storage, owner)
@@ -140,10 +138,10 @@ def _acquire_together(storage: ObjectStorage) -> list[ObjectLease]:
 
     def acquire() -> None:
         with suppress(FolderTakenError):
-            leases.append(ObjectLease(storage))
+            leases.append(Lease(storage))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(object_lease, "is_lease_valid", wait_then_return)
+        patch.setattr(lease_module, "is_lease_valid", wait_then_return)
         threads = [threading.Thread(target=acquire) for _ in range(4)]
         for thread in threads:
             thread.start()
@@ -156,9 +154,9 @@ def _acquire_together(storage: ObjectStorage) -> list[ObjectLease]:
 def test_a_damaged_lease_expires(content: bytes, storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch):
     overwrite(storage, "lease.json", content)
     with pytest.raises(FolderTakenError, match="on an unknown host"):
-        ObjectLease(storage)
+        Lease(storage)
     monkeypatch.setattr(lease_module, "STALE_SECONDS", -1.0)
-    lease = object_lease.acquire_when_expired(storage)
+    lease = lease_module.acquire_when_expired(storage)
     lease.check()
     lease.release()
 
@@ -166,11 +164,11 @@ def test_a_damaged_lease_expires(content: bytes, storage: ObjectStorage, monkeyp
 def test_two_stores_that_take_the_prefix_from_each_other_lose_nothing(storage: ObjectStorage):
     """Each store loses the lease when the other one starts. All commits remain."""
     committed: list[str] = []
-    leases: list[ObjectLease] = []
+    leases: list[Lease] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Owner, "is_running", lambda self: False)
         for _ in range(4):
-            leases.append(ObjectLease(storage))
+            leases.append(Lease(storage))
             store = Store(storage)
             attempt = store.begin_attempt(store.resolve())
             step = 10 * len(leases)

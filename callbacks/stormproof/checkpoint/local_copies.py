@@ -1,18 +1,19 @@
-"""Local copies of checkpoints from an object store. Training loads the copies."""
+"""Local copies of checkpoints from a storage that is not a folder. Training loads the copies."""
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
 import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from stormproof.checkpoint.backends.copying import copy_verified
+from stormproof.checkpoint.hashing_file import copy_verified
 from stormproof.checkpoint.manifest import Checkpoint
 from stormproof.checkpoint.shared_verification import lock_file, make_private_folder, verify_once_per_node
-from stormproof.checkpoint.storage import ObjectStorage, PosixStorage
+from stormproof.checkpoint.storage import PosixStorage, Storage
 from stormproof.checkpoint.verification import CHANGED
 from stormproof.errors import DamagedError, StorageError
 
@@ -24,7 +25,7 @@ MAX_AGE_SECONDS = 86_400.0
 class LocalCopies:
     """Downloads checkpoints to the temporary folder, once for all processes of a node."""
 
-    def __init__(self, storage: ObjectStorage) -> None:
+    def __init__(self, storage: Storage) -> None:
         self._storage = storage
 
     @property
@@ -59,14 +60,14 @@ class LocalCopies:
             OSError: If the object cannot be read.
             StorageError: If the copy cannot be written. This says nothing about the checkpoint.
         """
-        copy = replace(checkpoint, path=self.get_path(checkpoint))
+        local, copy = PosixStorage(self.folder), replace(checkpoint, path=self.get_path(checkpoint))
         try:
             with lock_file(self.folder / ".lock", checkpoint.bytes):
                 _remove_old_copies(self.folder.parent)
-                if verify_once_per_node(copy) is None:
+                if verify_once_per_node(local, copy) is None:
                     return None
                 self._download(checkpoint)
-                return verify_once_per_node(copy)
+                return verify_once_per_node(local, copy)
         except DamagedError:
             return CHANGED
         except OSError as error:
@@ -79,12 +80,13 @@ class LocalCopies:
 
     def discard(self, checkpoint: Checkpoint) -> None:
         """Deletes the copy if it exists."""
-        PosixStorage(self.folder).delete([checkpoint.path.name])
+        _delete(self.get_path(checkpoint))
 
     def _download(self, checkpoint: Checkpoint) -> None:
-        target, path = PosixStorage(self.folder), self.get_path(checkpoint)
+        path = self.get_path(checkpoint)
         partial_path = path.with_suffix(".partial")
-        target.delete([partial_path.name, path.name])  # of a killed process, or damaged
+        for old_path in (partial_path, path):  # of a killed process, or damaged
+            _delete(old_path)
         try:
             if checkpoint.files is not None:
                 partial_path.mkdir()
@@ -94,7 +96,7 @@ class LocalCopies:
                     copy_verified(self._storage, name, stored_file, file)
             partial_path.replace(path)
         except BaseException:
-            target.delete([partial_path.name])
+            _delete(partial_path)
             raise
 
 
@@ -103,4 +105,11 @@ def _remove_old_copies(folder: Path) -> None:
     for path in (*folder.glob("*/*.ckpt"), *folder.glob("*/*.partial")):
         with suppress(FileNotFoundError):  # another process discarded it
             if time.time() - path.stat().st_mtime > MAX_AGE_SECONDS:
-                PosixStorage(path.parent).delete([path.name])
+                _delete(path)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
