@@ -32,7 +32,7 @@ import torch
 from obstore.store import MemoryStore
 
 from stormproof.checkpoint import CommitInfo, Store
-from stormproof.checkpoint.shard_file_names import UNSHARDED_FILE
+from stormproof.checkpoint.file_names import UNSHARDED_FILE
 from stormproof.checkpoint.sharding.shard_writer import ShardWriter
 from stormproof.checkpoint.storage import ObjectStorage
 from stormproof.resume.sharded_state import pop_state

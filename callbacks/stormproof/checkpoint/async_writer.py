@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from stormproof.checkpoint import Checkpoint, CommitInfo, Retention, Store
 from stormproof.checkpoint.background_thread import BackgroundJob
 from stormproof.checkpoint.finite_check import FiniteCheck, NonFiniteError
 from stormproof.checkpoint.folder_ownership import FolderOwnership
 from stormproof.checkpoint.host_staging import HostStager
 from stormproof.checkpoint.loadable import LoadableConverter
+from stormproof.checkpoint.manifest import Checkpoint, CommitInfo
 from stormproof.checkpoint.memory.memory_tier import MemoryTier
+from stormproof.checkpoint.retention import Retention
 from stormproof.checkpoint.storage import DISK_FULL_ERRNOS
+from stormproof.checkpoint.store import Store
 from stormproof.errors import DamagedError, StorageError
 from stormproof.event_log import log_event
 from stormproof.long_waits import long_wait

@@ -9,13 +9,11 @@ from functools import partial
 from pathlib import Path
 
 from stormproof.checkpoint.commit_log import CommitLog, Log, read_log
-from stormproof.checkpoint.file_names import parse_file_name
-from stormproof.checkpoint.local_copies import LocalCopies
+from stormproof.checkpoint.file_names import is_unfinished_shard_file, parse_file_name
 from stormproof.checkpoint.manifest import AbortedCommitError, Checkpoint, LogPrefix
+from stormproof.checkpoint.once_per_node import LocalCopies, verify_once_per_node
 from stormproof.checkpoint.quarantine import Quarantine
 from stormproof.checkpoint.read_retry import confirm_damage, read_twice
-from stormproof.checkpoint.shard_file_names import is_unfinished_shard_file
-from stormproof.checkpoint.shared_verification import verify_once_per_node
 from stormproof.checkpoint.storage import Storage
 from stormproof.checkpoint.verification import ContentCheck, find_damage, find_size_problem, read_manifest
 from stormproof.errors import DamagedError

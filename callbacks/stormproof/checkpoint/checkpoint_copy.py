@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import BinaryIO
 
-from stormproof.checkpoint.hashing_file import copy_verified, put_hashed
-from stormproof.checkpoint.manifest import Checkpoint, StoredFile
+from stormproof.checkpoint.hashing import StoredFile, copy_verified, put_hashed
+from stormproof.checkpoint.manifest import Checkpoint
 from stormproof.checkpoint.read_retry import read_twice
 from stormproof.checkpoint.storage import Fence, Storage
 from stormproof.checkpoint.store import Store

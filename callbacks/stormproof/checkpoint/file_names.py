@@ -1,7 +1,8 @@
 """Formats and parses the names of checkpoint files.
 
 ``000012-step-600.ckpt`` is the twelfth commit of its folder, at step 600. The sequence number makes the name unique,
-because a run that rolls back to an older checkpoint reaches step 600 again.
+because a run that rolls back to an older checkpoint reaches step 600 again. A sharded checkpoint is a folder with such
+a name. torch and Lightning expect the names of its files.
 """
 
 from __future__ import annotations
@@ -14,6 +15,13 @@ _TEMPORARY_PATTERN = re.compile(rf"\.{_STEM_PATTERN}\.(ckpt|json)\.[0-9a-f]{{8}}
 
 LOG_FILE_NAME = "commits.log"
 QUARANTINE_FOLDER_NAME = "quarantine"
+METADATA_FILE = ".metadata"
+"""Names, shapes and positions of all tensors, as torch's ``Metadata``."""
+UNSHARDED_FILE = "meta.pt"
+"""The unsharded state: the checkpoint without parameters and optimizer states."""
+
+_SHARD_PATTERN = re.compile(rf"__[0-9]+_[0-9]+\.distcp|{re.escape(METADATA_FILE)}|{re.escape(UNSHARDED_FILE)}")
+_TEMPORARY_SHARD_PATTERN = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 
 
 def format_stem(sequence: int, step: int) -> str:
@@ -65,3 +73,34 @@ def parse_sequence(file: str) -> int:
 def is_temporary(file: str) -> bool:
     """Returns whether ``file`` is the temporary name of a checkpoint or manifest."""
     return _TEMPORARY_PATTERN.fullmatch(file) is not None
+
+
+def format_shard_name(rank: int) -> str:
+    """Returns the name of the file that a rank writes.
+
+    Example:
+        >>> format_shard_name(3)
+        '__3_0.distcp'
+    """
+    return f"__{rank}_0.distcp"
+
+
+def is_shard_file(name: str) -> bool:
+    """Returns whether ``name`` is the name of a file of a sharded checkpoint.
+
+    Example:
+        >>> is_shard_file("__3_0.distcp"), is_shard_file(".metadata"), is_shard_file("../meta.pt")
+        (True, True, False)
+    """
+    return _SHARD_PATTERN.fullmatch(name) is not None
+
+
+def is_unfinished_shard_file(name: str) -> bool:
+    """Returns whether ``name`` is the name of a file of a sharded checkpoint, or its temporary name.
+
+    Example:
+        >>> is_unfinished_shard_file(".__3_0.distcp.0123abcd.tmp"), is_unfinished_shard_file("notes.txt")
+        (True, False)
+    """
+    match = _TEMPORARY_SHARD_PATTERN.fullmatch(name)
+    return is_shard_file(name if match is None else match[1])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 
-from stormproof.checkpoint import Resolution, Store
 from stormproof.checkpoint.lease import LeaseError
 from stormproof.checkpoint.progress_file import PROGRESS_FILE_NAME, Progress, ProgressFile
+from stormproof.checkpoint.resolution import Resolution
+from stormproof.checkpoint.store import Store
 from stormproof.distributed.collectives import all_gather
 from stormproof.errors import FolderLostError, FolderTakenError, RanksDisagreeError
 

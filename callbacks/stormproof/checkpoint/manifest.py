@@ -14,9 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from stormproof.checkpoint.digest import ALGORITHMS
-from stormproof.checkpoint.file_names import format_stem
-from stormproof.checkpoint.shard_file_names import is_shard_file
+from stormproof.checkpoint.file_names import format_stem, is_shard_file
+from stormproof.checkpoint.hashing import ALGORITHMS, StoredFile
 from stormproof.errors import NotResumableError
 
 FILE_FORMAT = 2
@@ -63,24 +62,6 @@ class CommitInfo:
     finite: bool = True
     healthy: bool | None = None
     adopted: bool = False
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """A file of a checkpoint.
-
-    Attributes:
-        bytes: Size, in bytes.
-        digest: Hash, as ``<algorithm>:<hex digits>``.
-    """
-
-    bytes: int
-    digest: str
-
-    @property
-    def algorithm(self) -> str:
-        """Algorithm of :attr:`digest`."""
-        return self.digest.partition(":")[0]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,16 +18,20 @@ from stormproof.checkpoint.atomic import fsync_folder, make_folder
 from stormproof.checkpoint.catalog import Catalog
 from stormproof.checkpoint.claims import Claims, NoClaims, SequenceClaims, format_claim
 from stormproof.checkpoint.commit_log import FileLog, Log, NoLog, ObjectLog, make_lost_error
-from stormproof.checkpoint.digest import compute_combined_digest
 from stormproof.checkpoint.fault_points import reach_fault_point
-from stormproof.checkpoint.file_names import LOG_FILE_NAME, QUARANTINE_FOLDER_NAME, format_stem, parse_sequence
-from stormproof.checkpoint.hashing_file import put_hashed
+from stormproof.checkpoint.file_names import (
+    LOG_FILE_NAME,
+    QUARANTINE_FOLDER_NAME,
+    format_stem,
+    is_unfinished_shard_file,
+    parse_sequence,
+)
+from stormproof.checkpoint.hashing import StoredFile, compute_combined_digest, put_hashed
 from stormproof.checkpoint.lease import LEASE_NAME, Lease, Owner, acquire_when_expired
 from stormproof.checkpoint.manifest import (
     Checkpoint,
     CommitInfo,
     LogPrefix,
-    StoredFile,
     collect_versions,
     encode_manifest,
 )
@@ -35,7 +39,6 @@ from stormproof.checkpoint.progress_file import PROGRESS_FILE_NAME
 from stormproof.checkpoint.quarantine import MarkingQuarantine, Quarantine, RenamingQuarantine, format_mark
 from stormproof.checkpoint.resolution import Resolution, fingerprint, resolve
 from stormproof.checkpoint.retention import Retention, select_for_deletion
-from stormproof.checkpoint.shard_file_names import is_unfinished_shard_file
 from stormproof.checkpoint.storage import (
     DISK_FULL_ERRNOS,
     Fence,

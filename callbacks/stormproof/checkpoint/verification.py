@@ -8,18 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from stormproof.checkpoint.hashing_file import copy_verified
+from stormproof.checkpoint.hashing import StoredFile, find_content_problem
 from stormproof.checkpoint.load_check import find_load_problem
-from stormproof.checkpoint.manifest import Checkpoint, LogPrefix, StoredFile, decode_manifest
+from stormproof.checkpoint.manifest import Checkpoint, LogPrefix, decode_manifest
 from stormproof.checkpoint.read_retry import confirm_damage, retry_read
 from stormproof.checkpoint.storage import Entry, PosixStorage, Storage
 from stormproof.checkpoint.storage.range_reader import RangeReader
-from stormproof.errors import DamagedError
 
 ContentCheck = Callable[[Mapping[str, StoredFile]], str | None]
-"""Reads files, by their names in the storage. Returns :data:`CHANGED` if the content of one differs from its hash."""
-CHANGED = "its content has changed since it was committed"
-"""Problem of a checkpoint whose hash differs from its manifest."""
+"""Reads files, by their names in the storage. Returns ``CHANGED`` if the content of one differs from its hash."""
 _READ_BUFFER_BYTES = 1 << 20
 
 
@@ -98,25 +95,6 @@ def _find_folder_problem(storage: Storage, folder: str) -> str | None:
         return None if storage.stat(folder).is_folder else "it is not a folder"
     except FileNotFoundError:
         return "its folder is missing"
-
-
-def find_content_problem(storage: Storage, files: Mapping[str, StoredFile]) -> str | None:
-    """Reads files. Returns :data:`CHANGED` if the content of one differs from its hash.
-
-    Args:
-        storage: Storage of the files.
-        files: The files according to the manifest, by their names in the storage.
-
-    Raises:
-        FileNotFoundError: If a file was deleted.
-        OSError: If a file cannot be read.
-    """
-    try:
-        for name, file in files.items():
-            copy_verified(storage, name, file, None)
-    except DamagedError:
-        return CHANGED
-    return None
 
 
 def find_resume_problem(storage: Storage, checkpoint: Checkpoint) -> str | None:

@@ -12,9 +12,9 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from stormproof.checkpoint import Checkpoint, Store
 from stormproof.checkpoint.async_writer import CheckpointWriter
+from stormproof.checkpoint.file_names import UNSHARDED_FILE
 from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.retention import select_for_deletion
-from stormproof.checkpoint.shard_file_names import UNSHARDED_FILE
 from stormproof.distributed.collectives import all_gather, assert_equal, run_on_rank_zero
 from stormproof.errors import DivergedError, StorageError
 from stormproof.lightning import internals

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from stormproof.checkpoint.shard_file_names import UNSHARDED_FILE
+from stormproof.checkpoint.file_names import UNSHARDED_FILE
 from stormproof.checkpoint.sharding.parameter_ids import rekey_to_parameter_ids
 from stormproof.distributed.dtensor import distribute_like
 from stormproof.errors import NotResumableError

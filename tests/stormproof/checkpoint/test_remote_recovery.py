@@ -17,7 +17,7 @@ import pytorch_lightning as pl
 import torch
 
 from stormproof import CheckpointRecovery, DivergenceGuard, resumable
-from stormproof.checkpoint import Store, local_copies
+from stormproof.checkpoint import Store, once_per_node
 from stormproof.checkpoint.lease import LEASE_NAME, Lease
 from stormproof.checkpoint.progress_file import Progress
 from stormproof.checkpoint.storage import ObjectStorage, conditions
@@ -122,7 +122,7 @@ def test_a_damaged_copy_is_downloaded_again(s3_url: str, storage: ObjectStorage)
 def test_an_old_copy_is_deleted(s3_url: str, storage: ObjectStorage, node: Path, monkeypatch: pytest.MonkeyPatch):
     store = make_object_store(storage)
     store.fetch(store.read_checkpoints()[0])
-    monkeypatch.setattr(local_copies, "MAX_AGE_SECONDS", -1.0)
+    monkeypatch.setattr(once_per_node, "MAX_COPY_AGE_SECONDS", -1.0)
     store.fetch(store.read_checkpoints()[1])
     assert [path.name for path in _copies(node)] == ["000002-step-20.ckpt"]
 
@@ -135,7 +135,7 @@ def test_a_full_temporary_folder_selects_no_older_checkpoint(
     def fail(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(local_copies, "copy_verified", fail)
+    monkeypatch.setattr(once_per_node, "copy_verified", fail)
     with pytest.raises(
         StorageError,
         match=r"cannot be copied to .*: No space left on device\. Set TMPDIR to a folder with room for \d+ bytes",
@@ -212,7 +212,7 @@ def test_an_incomplete_copy_of_another_prefix_is_deleted(
     (folder,) = {path.parent.parent for path in _copies(node)}
     (folder / "other").mkdir()
     (folder / "other" / "000001-step-1.partial").write_bytes(b"of a killed process")
-    monkeypatch.setattr(local_copies, "MAX_AGE_SECONDS", -1.0)
+    monkeypatch.setattr(once_per_node, "MAX_COPY_AGE_SECONDS", -1.0)
     store.fetch(store.read_checkpoints()[1])
     assert not (folder / "other" / "000001-step-1.partial").exists()
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from stormproof.checkpoint import COMMIT_POINTS, Lease, Retention, Store, observe_fault_points
-from stormproof.checkpoint.hashing_file import HashingFile
+from stormproof.checkpoint.hashing import HashingFile
 from stormproof.errors import FolderLostError
 from tests.support.checkpoint_files import commit_checkpoint, file_names, make_state, make_store
 
@@ -97,7 +97,7 @@ def test_a_disk_that_fills_up_leaves_the_previous_one_and_no_litter(
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with monkeypatch.context() as patch:
         full = lambda file, begun: HashingFile(_FullDisk(file, room), begun)  # noqa: E731
-        patch.setattr("stormproof.checkpoint.hashing_file.HashingFile", full)
+        patch.setattr("stormproof.checkpoint.hashing.HashingFile", full)
         with pytest.raises(OSError, match="No space left"):
             commit_checkpoint(store, 40)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from obstore.store import MemoryStore
 
-from stormproof.checkpoint import Retention, Store, hashing_file, shared_verification, verification
+from stormproof.checkpoint import Retention, Store, hashing, once_per_node, verification
 from stormproof.checkpoint.mirror import Mirror, download_newest
 from stormproof.checkpoint.storage import ObjectStorage, PosixStorage
 from tests.support.checkpoint_files import flip_bit, make_store
@@ -56,7 +56,7 @@ def test_a_wrong_read_in_a_folder(
     is_launched: bool, place: tuple[Any, str], flip_once: FlipOnce, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     store = make_store(tmp_path)
-    monkeypatch.setattr(shared_verification, "is_launched", lambda: is_launched)
+    monkeypatch.setattr(once_per_node, "is_launched", lambda: is_launched)
     calls = flip_once(*place)
     _check(store)
     assert len(calls) > 1
@@ -99,7 +99,7 @@ def test_damage_is_read_from_the_storage_and_not_from_a_cache(tmp_path: Path, mo
     store, dropped = make_store(tmp_path), []
     newest = store.read_checkpoints()[-1]
     flip_bit(newest.path)
-    monkeypatch.setattr(hashing_file, "drop_cached_pages", dropped.append)
+    monkeypatch.setattr(hashing, "drop_cached_pages", dropped.append)
     assert store.verify(newest) == verification.CHANGED
     assert verification.find_content_problem(store.storage, newest.stored_files) == verification.CHANGED
     assert dropped == 3 * [newest.path]

@@ -11,11 +11,11 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from stormproof.checkpoint.checkpoint_copy import copy_checkpoint, copy_shards
 from stormproof.checkpoint.folder_ownership import VISIBILITY_TIMEOUT_SECONDS
-from stormproof.checkpoint.manifest import Checkpoint, StoredFile
+from stormproof.checkpoint.hashing import StoredFile, find_content_problem
+from stormproof.checkpoint.manifest import Checkpoint
 from stormproof.checkpoint.memory.memory_folder import MemoryFolder, name_last_folder
 from stormproof.checkpoint.resolution import Resolution
 from stormproof.checkpoint.store import Store
-from stormproof.checkpoint.verification import find_content_problem
 from stormproof.distributed.collectives import all_gather, run_on_rank_zero
 from stormproof.errors import FolderTakenError, StorageError, StormproofError
 from stormproof.event_log import log_event

@@ -12,16 +12,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from stormproof.checkpoint.file_names import parse_file_name
-from stormproof.checkpoint.hashing_file import put_hashed
+from stormproof.checkpoint.file_names import is_shard_file, parse_file_name
+from stormproof.checkpoint.hashing import StoredFile, put_hashed
 from stormproof.checkpoint.manifest import (
     Checkpoint,
     CommitInfo,
-    StoredFile,
     decode_manifest,
 )
-from stormproof.checkpoint.shard_file_names import is_shard_file
-from stormproof.checkpoint.shared_verification import make_private_folder, wait_for_lock
+from stormproof.checkpoint.once_per_node import make_private_folder, wait_for_lock
 from stormproof.checkpoint.storage import Storage
 from stormproof.checkpoint.store import Attempt, Store
 from stormproof.errors import DamagedError

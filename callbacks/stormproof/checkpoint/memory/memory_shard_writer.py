@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stormproof.checkpoint.file_names import METADATA_FILE, UNSHARDED_FILE, format_shard_name
 from stormproof.checkpoint.manifest import Checkpoint, decode_manifest
 from stormproof.checkpoint.memory.memory_folder import MemoryFolder
 from stormproof.checkpoint.memory.peer import PeerReceiver, PeerSender, warn_without_peer
-from stormproof.checkpoint.shard_file_names import METADATA_FILE, UNSHARDED_FILE, format_shard_name
 from stormproof.checkpoint.sharding.rank_channel import Report, raise_error
 from stormproof.checkpoint.sharding.shard_writer import ShardWriter
 from stormproof.distributed.collectives import all_gather

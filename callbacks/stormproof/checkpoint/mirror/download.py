@@ -10,8 +10,8 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from stormproof.checkpoint.atomic import make_folder
 from stormproof.checkpoint.checkpoint_copy import copy_checkpoint
 from stormproof.checkpoint.manifest import Checkpoint
+from stormproof.checkpoint.once_per_node import lock_file
 from stormproof.checkpoint.resolution import Resolution
-from stormproof.checkpoint.shared_verification import lock_file
 from stormproof.checkpoint.storage import Storage
 from stormproof.checkpoint.store import Store
 from stormproof.errors import DamagedError, NotResumableError, StorageError

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]  # public, but not in __all__
 from torch.distributed.checkpoint.storage import WriteResult
 
-from stormproof.checkpoint.manifest import StoredFile
+from stormproof.checkpoint.hashing import StoredFile
 from stormproof.distributed.collectives import broadcast
 from stormproof.distributed.rank import rank_zero_address
 

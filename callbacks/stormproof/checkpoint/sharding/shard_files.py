@@ -15,9 +15,8 @@ from torch.distributed.checkpoint.planner import SavePlan, WriteItem
 from torch.distributed.checkpoint.storage import WriteResult
 
 from stormproof.checkpoint.fault_points import reach_fault_point
-from stormproof.checkpoint.hashing_file import put_hashed
-from stormproof.checkpoint.manifest import StoredFile
-from stormproof.checkpoint.shard_file_names import METADATA_FILE, UNSHARDED_FILE, format_shard_name
+from stormproof.checkpoint.file_names import METADATA_FILE, UNSHARDED_FILE, format_shard_name
+from stormproof.checkpoint.hashing import StoredFile, put_hashed
 from stormproof.checkpoint.sharding.shard_plan import PlannedValue
 from stormproof.checkpoint.storage import Storage
 

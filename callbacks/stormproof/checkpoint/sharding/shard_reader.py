@@ -18,8 +18,8 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemReader
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, TensorStorageMetadata
 
+from stormproof.checkpoint.file_names import METADATA_FILE, UNSHARDED_FILE
 from stormproof.checkpoint.load_check import find_load_problem, summarize_refusal
-from stormproof.checkpoint.shard_file_names import METADATA_FILE, UNSHARDED_FILE
 from stormproof.checkpoint.sharding.parameter_ids import rekey_to_parameter_ids
 
 OpenFile = Callable[[str], BinaryIO]

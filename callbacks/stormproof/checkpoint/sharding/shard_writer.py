@@ -17,12 +17,12 @@ from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.planner import WriteItemType
 
 from stormproof.checkpoint.background_thread import BackgroundJob
+from stormproof.checkpoint.file_names import format_shard_name
 from stormproof.checkpoint.finite_check import NonFiniteError, is_finite
+from stormproof.checkpoint.hashing import StoredFile, find_content_problem
 from stormproof.checkpoint.host_staging import HostStager
 from stormproof.checkpoint.lease import Owner
 from stormproof.checkpoint.loadable import check_loadable
-from stormproof.checkpoint.manifest import StoredFile
-from stormproof.checkpoint.shard_file_names import format_shard_name
 from stormproof.checkpoint.sharding.rank_channel import (
     RankChannel,
     ReadRequest,
@@ -34,7 +34,6 @@ from stormproof.checkpoint.sharding.rank_channel import (
 from stormproof.checkpoint.sharding.shard_files import ShardFiles
 from stormproof.checkpoint.sharding.shard_plan import PlannedValue, ShardPlan, ShardPlanner
 from stormproof.checkpoint.storage import Storage
-from stormproof.checkpoint.verification import find_content_problem
 from stormproof.distributed.collectives import all_gather, world_size
 
 POLL_SECONDS, IDLE_POLL_SECONDS = 0.02, 0.5

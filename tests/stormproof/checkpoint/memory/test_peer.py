@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stormproof.checkpoint import Attempt, CommitInfo
-from stormproof.checkpoint.hashing_file import put_hashed
+from stormproof.checkpoint.hashing import put_hashed
 from stormproof.checkpoint.memory import peer
 from stormproof.checkpoint.memory.memory_folder import MemoryFolder, name_folder
 from stormproof.checkpoint.memory.peer import PeerReceiver, PeerSender

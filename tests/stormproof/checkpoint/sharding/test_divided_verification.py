@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from stormproof.checkpoint import Checkpoint, shared_verification
-from stormproof.checkpoint.manifest import StoredFile
+from stormproof.checkpoint import Checkpoint, once_per_node
+from stormproof.checkpoint.hashing import StoredFile
 from stormproof.checkpoint.storage import PosixStorage, Storage
 from tests.support.checkpoint_files import flip_bit
 from tests.support.sharded_checkpoints import make_sharded_store
 
 
 def verify_once_per_node(checkpoint: Checkpoint) -> str | None:
-    return shared_verification.verify_once_per_node(PosixStorage(checkpoint.path.parent), checkpoint)
+    return once_per_node.verify_once_per_node(PosixStorage(checkpoint.path.parent), checkpoint)
 
 
 FILES = [".metadata", "__0_0.distcp", "meta.pt"]
@@ -31,13 +31,13 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files whose content was read."""
     names: list[str] = []
-    real = shared_verification.find_content_problem
+    real = once_per_node.find_content_problem
 
     def recording(storage: Storage, files: Mapping[str, StoredFile]) -> str | None:
         names.extend(name.rpartition("/")[2] for name in files)
         return real(storage, files)
 
-    monkeypatch.setattr(shared_verification, "find_content_problem", recording)
+    monkeypatch.setattr(once_per_node, "find_content_problem", recording)
     return names
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from stormproof.checkpoint import Checkpoint, Store, shared_verification
+from stormproof.checkpoint import Checkpoint, Store, once_per_node
 from stormproof.checkpoint.storage import PosixStorage, Storage
 from tests.support.checkpoint_files import flip_bit, make_store
 
 
 def verify_once_per_node(checkpoint: Checkpoint) -> str | None:
-    return shared_verification.verify_once_per_node(PosixStorage(checkpoint.path.parent), checkpoint)
+    return once_per_node.verify_once_per_node(PosixStorage(checkpoint.path.parent), checkpoint)
 
 
 @pytest.fixture
@@ -30,13 +30,13 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the verified checkpoints."""
     verified: list[str] = []
-    real = shared_verification.find_damage
+    real = once_per_node.find_damage
 
     def counting(storage: Storage, checkpoint: Checkpoint) -> str | None:
         verified.append(checkpoint.name)
         return real(storage, checkpoint)
 
-    monkeypatch.setattr(shared_verification, "find_damage", counting)
+    monkeypatch.setattr(once_per_node, "find_damage", counting)
     return verified
 
 
@@ -69,7 +69,7 @@ def test_a_rank_does_not_wait_forever_for_a_suspended_one(
     checkpoint: Checkpoint, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ):
     verify_once_per_node(checkpoint)
-    monkeypatch.setattr(shared_verification, "MAX_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(once_per_node, "MAX_WAIT_SECONDS", 0.0)
     with markers(checkpoint)[0].open("rb") as marker_file:
         fcntl.flock(marker_file, fcntl.LOCK_EX)
         assert verify_once_per_node(checkpoint) is None

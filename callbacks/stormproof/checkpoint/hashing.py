@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Callable
-from typing import BinaryIO, cast
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
 
-from stormproof.checkpoint.digest import ALGORITHMS, DEFAULT_ALGORITHM, drop_cached_pages
-from stormproof.checkpoint.manifest import StoredFile
+import xxhash
+
 from stormproof.checkpoint.storage.protocol import StageCallback, Storage
 from stormproof.errors import DamagedError
+
+DEFAULT_ALGORITHM = "xxh3_128"
+"""Algorithm for new checkpoints. Detects accidental damage, like SHA-256, in much less time. Neither protects against
+someone who can write to the folder."""
+ALGORITHMS: dict[str, Callable[[], Any]] = {"xxh3_128": xxhash.xxh3_128, "sha256": hashlib.sha256}
+"""Constructors of hash objects, as in :mod:`hashlib`, by the name of the algorithm."""
+CHANGED = "its content has changed since it was committed"
+"""Problem of a checkpoint whose hash differs from its manifest."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of a checkpoint.
+
+    Attributes:
+        bytes: Size, in bytes.
+        digest: Hash, as ``<algorithm>:<hex digits>``.
+    """
+
+    bytes: int
+    digest: str
+
+    @property
+    def algorithm(self) -> str:
+        """Algorithm of :attr:`digest`."""
+        return self.digest.partition(":")[0]
 
 
 class HashingFile(io.RawIOBase):
@@ -128,3 +158,42 @@ def copy_verified(source: Storage, name: str, file: StoredFile, target: BinaryIO
         if source.folder is not None:
             drop_cached_pages(source.folder / name)
         raise DamagedError(f"{source.locate(name)} has changed since it was committed. It is not copied.")
+
+
+def find_content_problem(storage: Storage, files: Mapping[str, StoredFile]) -> str | None:
+    """Reads files. Returns :data:`CHANGED` if the content of one differs from its hash.
+
+    Args:
+        storage: Storage of the files.
+        files: The files according to the manifest, by their names in the storage.
+
+    Raises:
+        FileNotFoundError: If a file was deleted.
+        OSError: If a file cannot be read.
+    """
+    try:
+        for name, file in files.items():
+            copy_verified(storage, name, file, None)
+    except DamagedError:
+        return CHANGED
+    return None
+
+
+def drop_cached_pages(path: Path) -> None:
+    """Makes the system read a file from its storage again. It may have cached a wrong read."""
+    if hasattr(os, "posix_fadvise"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def compute_combined_digest(lines: Iterable[str]) -> str:
+    """Returns the digest of lines of text, by the default algorithm.
+
+    Example:
+        >>> compute_combined_digest(["a", "b"])[:13]
+        'xxh3_128:895c'
+    """
+    content_hash = ALGORITHMS[DEFAULT_ALGORITHM]()
+    for line in lines:
+        content_hash.update(f"{line}\n".encode())
+    return f"{DEFAULT_ALGORITHM}:{content_hash.hexdigest()}"

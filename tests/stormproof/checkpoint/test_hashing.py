@@ -4,7 +4,7 @@ import pytest
 import torch
 import xxhash
 
-from stormproof.checkpoint.hashing_file import HashingFile
+from stormproof.checkpoint.hashing import HashingFile
 from tests.support.checkpoint_files import make_state
 
 
