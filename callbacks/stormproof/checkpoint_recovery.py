@@ -21,17 +21,18 @@ from stormproof.checkpoint import Checkpoint, Resolution, Retention, Store
 from stormproof.checkpoint.async_writer import CheckpointWriter
 from stormproof.checkpoint.folder_ownership import FolderOwnership, verify_shared_store
 from stormproof.checkpoint.loadable import restore_pickled
-from stormproof.checkpoint.memory import memory_folder
-from stormproof.checkpoint.memory.memory_commit import commit_from_any_node, commit_from_this_node
-from stormproof.checkpoint.memory.memory_tier import MemoryTier
-from stormproof.checkpoint.memory.peer import PeerReceiver
-from stormproof.checkpoint.memory.start_memory_tier import start_memory_tier, start_sharded_memory_tier
-from stormproof.checkpoint.mirror import Mirror, download_newest
 from stormproof.checkpoint.monitored_metric import MonitoredMetric
 from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.resolution import BadCheckpoint
 from stormproof.checkpoint.schedule import SaveSchedule
 from stormproof.checkpoint.storage import ObjectStorage, is_url
+from stormproof.checkpoint.tiers import memory_folder
+from stormproof.checkpoint.tiers.memory_commit import commit_from_any_node, commit_from_this_node
+from stormproof.checkpoint.tiers.memory_tier import MemoryTier
+from stormproof.checkpoint.tiers.mirror import Mirror
+from stormproof.checkpoint.tiers.mirror_download import download_newest
+from stormproof.checkpoint.tiers.peer import PeerReceiver
+from stormproof.checkpoint.tiers.start_memory_tier import start_memory_tier, start_sharded_memory_tier
 from stormproof.distributed.collectives import assert_equal, run_on_rank_zero
 from stormproof.distributed.fork_safety import make_forks_safe
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit

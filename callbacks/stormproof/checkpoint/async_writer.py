@@ -17,10 +17,10 @@ from stormproof.checkpoint.folder_ownership import FolderOwnership
 from stormproof.checkpoint.host_staging import HostStager
 from stormproof.checkpoint.loadable import LoadableConverter
 from stormproof.checkpoint.manifest import Checkpoint, CommitInfo
-from stormproof.checkpoint.memory.memory_tier import MemoryTier
 from stormproof.checkpoint.retention import Retention
 from stormproof.checkpoint.storage import DISK_FULL_ERRNOS
 from stormproof.checkpoint.store import Store
+from stormproof.checkpoint.tiers.memory_tier import MemoryTier
 from stormproof.errors import DamagedError, StorageError
 from stormproof.event_log import log_event
 from stormproof.long_waits import long_wait

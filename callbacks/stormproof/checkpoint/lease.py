@@ -92,10 +92,11 @@ UNKNOWN_OWNER = Owner("an unknown host", "", "", 0, 0.0, "")
 class Lease:
     """Exclusive right to write to a folder or an object store, stored in its ``lease.json``.
 
-    The lease is acquired with compare-and-swap, and a heartbeat every 10 s renews it: in a folder by the modification
-    time of the file, elsewhere by another swap, which also stores the progress. On the same machine, the lease is valid
-    while its process runs. On another machine, or after a reboot of this one, it is valid for 60 s after the last
-    renewal, by the clock of the storage. :meth:`check` detects that another process took over the lease.
+    The lease is acquired with compare-and-swap, and a heartbeat renews it every 10 s. In a folder, the heartbeat sets
+    the modification time of the file. Elsewhere, it swaps the file again, with the current progress. On the same
+    machine, the lease is valid while its process runs. On another machine, or after a reboot of this one, it is valid
+    for 60 s after the last renewal, by the clock of the storage. :meth:`check` detects that another process took over
+    the lease.
 
     Args:
         location: Existing folder, or a storage.
@@ -125,7 +126,7 @@ class Lease:
         self._storage = storage = _open(location)
         self.owner = owner or Owner.from_this_process()
         self._renewals = 0
-        self._lock = threading.Lock()  # held by a renewal and by the release
+        self._lock = threading.Lock()  # taken by a renewal and by the release
         stored = _read_lease(storage)
         if stored.owner is not None and not self._owns(stored) and is_lease_valid(storage, stored.owner):
             raise _make_taken_error(storage, stored.owner)

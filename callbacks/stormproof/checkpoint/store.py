@@ -93,7 +93,7 @@ class Store:
     Any process may read. Only the process that owns the folder's lease may call :meth:`begin_attempt`, :meth:`commit`,
     :meth:`quarantine`, :meth:`apply_retention` and :meth:`free_disk_space`.
 
-    Folders and other storages differ only in the storage and in four policies: a folder has a log file, moves
+    Folders and other storages differ only in the storage and in four policies. A folder has a log file, moves
     checkpoints to quarantine, needs no claims, and lets training load checkpoints in place.
 
     Args:

@@ -23,8 +23,8 @@ from stormproof.resume.refused_state import RefusedState
 from stormproof.resume.unsaved_attributes import UnsavedAttributes
 
 if TYPE_CHECKING:  # imports torch.distributed.checkpoint, which takes 0.3 s
-    from stormproof.checkpoint.memory.memory_shard_writer import MemoryShardWriter
     from stormproof.checkpoint.sharding.shard_writer import ShardWriter
+    from stormproof.checkpoint.tiers.memory_shard_writer import MemoryShardWriter
 
 Destination = Literal["storage", "memory"]
 """Where the state is saved."""

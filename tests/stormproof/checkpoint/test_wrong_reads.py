@@ -8,8 +8,9 @@ import pytest
 from obstore.store import MemoryStore
 
 from stormproof.checkpoint import Retention, Store, hashing, once_per_node, verification
-from stormproof.checkpoint.mirror import Mirror, download_newest
 from stormproof.checkpoint.storage import ObjectStorage, PosixStorage
+from stormproof.checkpoint.tiers.mirror import Mirror
+from stormproof.checkpoint.tiers.mirror_download import download_newest
 from tests.support.checkpoint_files import flip_bit, make_store
 from tests.support.object_stores import make_object_store
 

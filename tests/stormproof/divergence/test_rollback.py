@@ -16,7 +16,7 @@ from torch import nn
 
 from stormproof import CheckpointRecovery, resumable
 from stormproof.checkpoint import Checkpoint, CommitInfo, Store
-from stormproof.checkpoint.memory.memory_tier import MemoryTier
+from stormproof.checkpoint.tiers.memory_tier import MemoryTier
 from stormproof.divergence import rollback
 from stormproof.errors import DivergedError, StorageError
 from stormproof.lightning.find_callback import find_callback

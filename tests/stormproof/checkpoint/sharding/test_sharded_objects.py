@@ -7,9 +7,10 @@ import torch
 from obstore.store import MemoryStore
 
 from stormproof.checkpoint import Checkpoint, Retention, Store
-from stormproof.checkpoint.mirror import Mirror, download_newest
 from stormproof.checkpoint.sharding.shard_reader import load_full
 from stormproof.checkpoint.storage import ObjectStorage
+from stormproof.checkpoint.tiers.mirror import Mirror
+from stormproof.checkpoint.tiers.mirror_download import download_newest
 from stormproof.errors import DamagedError
 from tests.support.checkpoint_files import file_names, flip_bit
 from tests.support.object_stores import flip_object_bit, object_names

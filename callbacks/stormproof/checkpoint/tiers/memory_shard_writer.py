@@ -9,10 +9,10 @@ from typing import Any
 
 from stormproof.checkpoint.file_names import METADATA_FILE, UNSHARDED_FILE, format_shard_name
 from stormproof.checkpoint.manifest import Checkpoint, decode_manifest
-from stormproof.checkpoint.memory.memory_folder import MemoryFolder
-from stormproof.checkpoint.memory.peer import PeerReceiver, PeerSender, warn_without_peer
 from stormproof.checkpoint.sharding.rank_channel import Report, raise_error
 from stormproof.checkpoint.sharding.shard_writer import ShardWriter
+from stormproof.checkpoint.tiers.memory_folder import MemoryFolder
+from stormproof.checkpoint.tiers.peer import PeerReceiver, PeerSender, warn_without_peer
 from stormproof.distributed.collectives import all_gather
 
 SEND_TIMEOUT_SECONDS = 300.0

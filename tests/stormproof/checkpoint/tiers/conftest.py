@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stormproof.checkpoint.memory import memory_folder, memory_tier
+from stormproof.checkpoint.tiers import memory_folder, memory_tier
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ import pytorch_lightning as pl
 
 from stormproof import CheckpointRecovery, PreemptedExit, Preemption
 from stormproof.checkpoint import CommitInfo, Store
-from stormproof.checkpoint.memory import memory_folder, memory_tier
-from stormproof.checkpoint.memory.memory_commit import commit_from_this_node
-from stormproof.checkpoint.memory.start_memory_tier import start_memory_tier
+from stormproof.checkpoint.tiers import memory_folder, memory_tier
+from stormproof.checkpoint.tiers.memory_commit import commit_from_this_node
+from stormproof.checkpoint.tiers.start_memory_tier import start_memory_tier
 from stormproof.divergence.rollback import roll_back
 from stormproof.errors import DivergedError
 from stormproof.lightning.find_callback import find_callback

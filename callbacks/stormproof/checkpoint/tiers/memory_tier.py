@@ -15,13 +15,13 @@ from stormproof.checkpoint.background_thread import BackgroundJob
 from stormproof.checkpoint.finite_check import NonFiniteError
 from stormproof.checkpoint.host_staging import HostStager
 from stormproof.checkpoint.manifest import Checkpoint, CommitInfo
-from stormproof.checkpoint.memory.memory_folder import SHARED_MEMORY, MemoryFolder
-from stormproof.checkpoint.memory.peer import PeerSender
 from stormproof.checkpoint.storage import DISK_FULL_ERRNOS
+from stormproof.checkpoint.tiers.memory_folder import SHARED_MEMORY, MemoryFolder
+from stormproof.checkpoint.tiers.peer import PeerSender
 from stormproof.long_waits import long_wait
 
 if TYPE_CHECKING:  # imports torch.distributed.checkpoint, which takes 0.3 s
-    from stormproof.checkpoint.memory.memory_shard_writer import MemoryShardWriter
+    from stormproof.checkpoint.tiers.memory_shard_writer import MemoryShardWriter
 
 MIN_INTERVAL_SECONDS = 1.0
 """Minimum time between two copies, in seconds."""

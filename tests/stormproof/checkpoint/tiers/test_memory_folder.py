@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stormproof.checkpoint import Attempt, Checkpoint, CommitInfo, Store
-from stormproof.checkpoint.memory.memory_folder import MAX_AGE_SECONDS, MemoryFolder, name_folder
+from stormproof.checkpoint.tiers.memory_folder import MAX_AGE_SECONDS, MemoryFolder, name_folder
 from stormproof.errors import DamagedError
 from tests.support.checkpoint_files import flip_bit, state_writer
 from tests.support.sharded_checkpoints import make_sharded_store

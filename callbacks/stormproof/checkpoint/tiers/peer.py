@@ -20,7 +20,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from stormproof.checkpoint.background_thread import BackgroundJob
 from stormproof.checkpoint.hashing import StoredFile
 from stormproof.checkpoint.manifest import Checkpoint
-from stormproof.checkpoint.memory.memory_folder import MemoryFolder
+from stormproof.checkpoint.tiers.memory_folder import MemoryFolder
 from stormproof.distributed.rank import own_address
 from stormproof.errors import DamagedError
 

@@ -19,8 +19,10 @@ from stormproof.checkpoint import Checkpoint, Retention, Store
 from stormproof.checkpoint import lease as lease_module
 from stormproof.checkpoint.claims import SequenceClaims
 from stormproof.checkpoint.lease import Lease, Owner
-from stormproof.checkpoint.mirror import Mirror, download_newest, uploader
 from stormproof.checkpoint.storage import ObjectStorage, OutcomeUnknownError
+from stormproof.checkpoint.tiers import mirror
+from stormproof.checkpoint.tiers.mirror import Mirror
+from stormproof.checkpoint.tiers.mirror_download import download_newest
 from stormproof.errors import FolderTakenError, NotResumableError, StorageError
 from tests.support.checkpoint_files import commit_checkpoint, file_names, flip_bit, make_store
 from tests.support.fault_proxy import FaultProxy, choose_at_random
@@ -45,8 +47,8 @@ def local(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(uploader, "FIRST_RETRY_SECONDS", 0.02)
-    monkeypatch.setattr(uploader, "MAX_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(mirror, "FIRST_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(mirror, "MAX_RETRY_SECONDS", 0.1)
     monkeypatch.setattr("stormproof.checkpoint_recovery.RETRY_SECONDS", 0.1)
     return
 
@@ -222,13 +224,13 @@ def test_checkpoints_after_a_damaged_copy_are_copied(local: Store, storage: Obje
 def test_a_run_does_not_wait_long_for_failing_uploads_or_after_a_signal(
     local: Store, s3_url: str, monkeypatch: pytest.MonkeyPatch, short_delays: None
 ):
-    monkeypatch.setattr(uploader, "MAX_FAILING_SECONDS", 0.2)
+    monkeypatch.setattr(mirror, "MAX_FAILING_SECONDS", 0.2)
     with pytest.warns(UserWarning, match="is not up to date"):
         failing = Mirror(local, ObjectStorage("s3://no-such-bucket/run", retry_seconds=0.1), Retention())
     assert not failing.wait_until_uploaded(60)
-    monkeypatch.setattr(uploader, "MAX_FAILING_SECONDS", 60.0)
-    monkeypatch.setattr(uploader, "MAX_SECONDS_AFTER_SIGNAL", 0.2)
-    monkeypatch.setattr(uploader, "has_signal_arrived", lambda: True)
+    monkeypatch.setattr(mirror, "MAX_FAILING_SECONDS", 60.0)
+    monkeypatch.setattr(mirror, "MAX_SECONDS_AFTER_SIGNAL", 0.2)
+    monkeypatch.setattr(mirror, "has_signal_arrived", lambda: True)
     with pytest.warns(UserWarning, match="newest checkpoint is not in the mirror"):
         failing.close(60)
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from stormproof.checkpoint import Attempt, CommitInfo
-from stormproof.checkpoint.memory import memory_folder, memory_tier
-from stormproof.checkpoint.memory.memory_folder import MemoryFolder, name_folder
-from stormproof.checkpoint.memory.memory_tier import MemoryTier
+from stormproof.checkpoint.tiers import memory_folder, memory_tier
+from stormproof.checkpoint.tiers.memory_folder import MemoryFolder, name_folder
+from stormproof.checkpoint.tiers.memory_tier import MemoryTier
 
 pytestmark = pytest.mark.usefixtures("memory")
 

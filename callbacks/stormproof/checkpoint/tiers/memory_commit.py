@@ -13,9 +13,9 @@ from stormproof.checkpoint.checkpoint_copy import copy_checkpoint, copy_shards
 from stormproof.checkpoint.folder_ownership import VISIBILITY_TIMEOUT_SECONDS
 from stormproof.checkpoint.hashing import StoredFile, find_content_problem
 from stormproof.checkpoint.manifest import Checkpoint
-from stormproof.checkpoint.memory.memory_folder import MemoryFolder, name_last_folder
 from stormproof.checkpoint.resolution import Resolution
 from stormproof.checkpoint.store import Store
+from stormproof.checkpoint.tiers.memory_folder import MemoryFolder, name_last_folder
 from stormproof.distributed.collectives import all_gather, run_on_rank_zero
 from stormproof.errors import FolderTakenError, StorageError, StormproofError
 from stormproof.event_log import log_event

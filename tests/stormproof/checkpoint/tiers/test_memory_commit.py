@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from stormproof.checkpoint import Store
-from stormproof.checkpoint.memory import memory_folder
-from stormproof.checkpoint.memory.memory_commit import commit_from_any_node, commit_from_this_node
-from stormproof.checkpoint.memory.memory_folder import MemoryFolder, name_last_folder
+from stormproof.checkpoint.tiers import memory_folder
+from stormproof.checkpoint.tiers.memory_commit import commit_from_any_node, commit_from_this_node
+from stormproof.checkpoint.tiers.memory_folder import MemoryFolder, name_last_folder
 from stormproof.errors import FolderTakenError
 from tests.support.checkpoint_files import flip_bit, make_store
 from tests.support.sharded_checkpoints import make_sharded_store

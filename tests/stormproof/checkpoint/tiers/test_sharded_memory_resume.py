@@ -19,15 +19,15 @@ import pytorch_lightning as pl
 
 from stormproof import HangWatch, Preemption
 from stormproof.checkpoint.fault_points import observe_fault_points
-from stormproof.checkpoint.memory import memory_commit, memory_folder
+from stormproof.checkpoint.tiers import memory_commit, memory_folder
 from stormproof.testing import FaultInjector
-from tests.stormproof.checkpoint.memory.test_memory_resume import (
+from tests.stormproof.checkpoint.tiers.test_memory_resume import (
     Diverge,
     KillAfterCopy,
     RollBackAndKill,
     read_start_steps,
 )
-from tests.stormproof.checkpoint.memory.test_memory_resume import run as run_with_monitor
+from tests.stormproof.checkpoint.tiers.test_memory_resume import run as run_with_monitor
 from tests.support.cases import mark_cases, vary_one_factor
 from tests.support.checkpoint_files import flip_bit
 from tests.support.exact_resume_training import Cell, train

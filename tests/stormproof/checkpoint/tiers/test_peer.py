@@ -11,9 +11,9 @@ import pytest
 
 from stormproof.checkpoint import Attempt, CommitInfo
 from stormproof.checkpoint.hashing import put_hashed
-from stormproof.checkpoint.memory import peer
-from stormproof.checkpoint.memory.memory_folder import MemoryFolder, name_folder
-from stormproof.checkpoint.memory.peer import PeerReceiver, PeerSender
+from stormproof.checkpoint.tiers import peer
+from stormproof.checkpoint.tiers.memory_folder import MemoryFolder, name_folder
+from stormproof.checkpoint.tiers.peer import PeerReceiver, PeerSender
 from tests.support.checkpoint_files import state_writer
 
 pytestmark = pytest.mark.usefixtures("memory")

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from stormproof.checkpoint.memory.memory_folder import SHARED_MEMORY, MemoryFolder, name_last_folder
-from stormproof.checkpoint.memory.memory_tier import MemoryTier
-from stormproof.checkpoint.memory.peer import PeerReceiver, PeerSender
 from stormproof.checkpoint.store import Store
+from stormproof.checkpoint.tiers.memory_folder import SHARED_MEMORY, MemoryFolder, name_last_folder
+from stormproof.checkpoint.tiers.memory_tier import MemoryTier
+from stormproof.checkpoint.tiers.peer import PeerReceiver, PeerSender
 from stormproof.distributed.collectives import all_gather, broadcast, run_on_rank_zero
 
 if TYPE_CHECKING:  # imports torch.distributed.checkpoint, which takes 0.3 s
-    from stormproof.checkpoint.memory.memory_shard_writer import MemoryShardWriter
     from stormproof.checkpoint.sharding.shard_writer import ShardWriter
+    from stormproof.checkpoint.tiers.memory_shard_writer import MemoryShardWriter
 
 
 def start_memory_tier(
@@ -73,7 +73,7 @@ def start_sharded_memory_tier(
     Returns:
         The writer of this rank's shards. None if the memory of a node cannot be used.
     """
-    from stormproof.checkpoint.memory.memory_shard_writer import MemoryShardWriter  # noqa: PLC0415 (0.3 s)
+    from stormproof.checkpoint.tiers.memory_shard_writer import MemoryShardWriter  # noqa: PLC0415 (0.3 s)
 
     folder, problem = _prepare_folder(store, local_rank)
     ranks = all_gather((node_rank, problem))
