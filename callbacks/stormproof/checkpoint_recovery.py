@@ -27,12 +27,12 @@ from stormproof.checkpoint.resolution import BadCheckpoint
 from stormproof.checkpoint.schedule import SaveSchedule
 from stormproof.checkpoint.storage import ObjectStorage, is_url
 from stormproof.checkpoint.tiers import memory_folder
+from stormproof.checkpoint.tiers.download import download_newest
 from stormproof.checkpoint.tiers.memory_commit import commit_from_any_node, commit_from_this_node
-from stormproof.checkpoint.tiers.memory_tier import MemoryTier
-from stormproof.checkpoint.tiers.mirror import Mirror
-from stormproof.checkpoint.tiers.mirror_download import download_newest
+from stormproof.checkpoint.tiers.memory_copier import MemoryCopier
 from stormproof.checkpoint.tiers.peer import PeerReceiver
 from stormproof.checkpoint.tiers.start_memory_tier import start_memory_tier, start_sharded_memory_tier
+from stormproof.checkpoint.tiers.uploader import Uploader
 from stormproof.distributed.collectives import assert_equal, run_on_rank_zero
 from stormproof.distributed.fork_safety import make_forks_safe
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
@@ -239,7 +239,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             )
         self.mirror = None if mirror is None else ObjectStorage(mirror).location
         self.mirror_retention = replace(self.retention, keep_last=_require_two("mirror_keep_last", mirror_keep_last))
-        self._mirror: Mirror | None = None  # on rank 0 during training
+        self._mirror: Uploader | None = None  # on rank 0 during training
         if memory_tier and not memory_folder.SHARED_MEMORY.is_dir():
             raise ValueError(f"`memory_tier=True` requires {memory_folder.SHARED_MEMORY}, which this system lacks.")
         self.memory_tier = memory_tier
@@ -712,7 +712,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             raise self._make_storage_error("used", error) from error
         if self.mirror is not None:
             try:
-                self._mirror = Mirror(
+                self._mirror = Uploader(
                     self.store, ObjectStorage(self.mirror, retry_seconds=RETRY_SECONDS), self.mirror_retention
                 )
             except BaseException:
@@ -754,7 +754,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             memory_writer = start_sharded_memory_tier(self.store, shard_writer, **ranks)
             self.save_coordinator.memory_shard_writer = memory_writer
             if writer is not None and memory_writer is not None:
-                writer.memory_tier = MemoryTier(memory_writer.folder, writer.ownership.attempt, None, memory_writer)
+                writer.memory_tier = MemoryCopier(memory_writer.folder, writer.ownership.attempt, None, memory_writer)
             return
         endpoint = start_memory_tier(self.store, attempt=None if writer is None else writer.ownership.attempt, **ranks)
         if isinstance(endpoint, PeerReceiver):

@@ -20,7 +20,7 @@ from stormproof.checkpoint.manifest import Checkpoint, CommitInfo
 from stormproof.checkpoint.retention import Retention
 from stormproof.checkpoint.storage import DISK_FULL_ERRNOS
 from stormproof.checkpoint.store import Store
-from stormproof.checkpoint.tiers.memory_tier import MemoryTier
+from stormproof.checkpoint.tiers.memory_copier import MemoryCopier
 from stormproof.errors import DamagedError, StorageError
 from stormproof.event_log import log_event
 from stormproof.long_waits import long_wait
@@ -101,7 +101,7 @@ class CheckpointWriter:
         self._storage_problem: str | None = None  # since the last commit
         self._problem_since = self._last_try_time = time.monotonic()
         self._is_hanging = False
-        self.memory_tier: MemoryTier | None = None
+        self.memory_tier: MemoryCopier | None = None
         self.submitted_step: int | None = None
         self.committed_step: int | None = None
         self.write_seconds: float | None = None

@@ -9,8 +9,8 @@ from obstore.store import MemoryStore
 
 from stormproof.checkpoint import Retention, Store, hashing, once_per_node, verification
 from stormproof.checkpoint.storage import ObjectStorage, PosixStorage
-from stormproof.checkpoint.tiers.mirror import Mirror
-from stormproof.checkpoint.tiers.mirror_download import download_newest
+from stormproof.checkpoint.tiers.download import download_newest
+from stormproof.checkpoint.tiers.uploader import Uploader
 from tests.support.checkpoint_files import flip_bit, make_store
 from tests.support.object_stores import make_object_store
 
@@ -86,7 +86,7 @@ def test_a_wrong_read_during_a_copy(flip_once: FlipOnce, tmp_path: Path):
     local = make_store(tmp_path / "local")
     storage = ObjectStorage("s3://bucket/run", store=MemoryStore(), retry_seconds=0.1)
     calls = flip_once(PosixStorage, "get")
-    Mirror(local, storage, Retention()).close(30)
+    Uploader(local, storage, Retention()).close(30)
     assert len(calls) == 2
     assert [checkpoint.step for checkpoint in Store(storage).read_checkpoints()] == [30]
     calls = flip_once(storage, "get")

@@ -16,7 +16,7 @@ from torch import nn
 
 from stormproof import CheckpointRecovery, resumable
 from stormproof.checkpoint import Checkpoint, CommitInfo, Store
-from stormproof.checkpoint.tiers.memory_tier import MemoryTier
+from stormproof.checkpoint.tiers.memory_copier import MemoryCopier
 from stormproof.divergence import rollback
 from stormproof.errors import DivergedError, StorageError
 from stormproof.lightning.find_callback import find_callback
@@ -154,7 +154,7 @@ def test_copies_in_memory_that_cannot_be_deleted_end_nothing(tmp_path: Path, mon
     def fail(_: Any) -> None:
         raise OSError(5, "the other node did not reply")
 
-    monkeypatch.setattr(MemoryTier, "clear", fail)
+    monkeypatch.setattr(MemoryCopier, "clear", fail)
     with pytest.warns(match="may resume from diverged weights: the other node did not reply"):
         back = fit_with_rollback(tmp_path, lambda: None, memory_tier=True)
     assert back.restored_entry is not None

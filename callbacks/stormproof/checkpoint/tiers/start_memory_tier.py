@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from stormproof.checkpoint.store import Store
+from stormproof.checkpoint.tiers.memory_copier import MemoryCopier
 from stormproof.checkpoint.tiers.memory_folder import SHARED_MEMORY, MemoryFolder, name_last_folder
-from stormproof.checkpoint.tiers.memory_tier import MemoryTier
 from stormproof.checkpoint.tiers.peer import PeerReceiver, PeerSender
 from stormproof.distributed.collectives import all_gather, broadcast, run_on_rank_zero
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # imports torch.distributed.checkpoint, which takes 0.3 s
 
 def start_memory_tier(
     store: Store, *, attempt: int | None, rank: int, local_rank: int, node_rank: int
-) -> MemoryTier | PeerReceiver | None:
+) -> MemoryCopier | PeerReceiver | None:
     """Starts copying the state to memory, after an attempt has begun. All ranks call it together.
 
     Args:
@@ -51,7 +51,7 @@ def start_memory_tier(
     if rank == 0:
         assert folder is not None
         assert attempt is not None
-        return MemoryTier(folder, attempt, sender)
+        return MemoryCopier(folder, attempt, sender)
     if rank == peer_rank and address is not None:
         assert folder is not None
         return PeerReceiver(folder, address)

@@ -9,8 +9,8 @@ from obstore.store import MemoryStore
 from stormproof.checkpoint import Checkpoint, Retention, Store
 from stormproof.checkpoint.sharding.shard_reader import load_full
 from stormproof.checkpoint.storage import ObjectStorage
-from stormproof.checkpoint.tiers.mirror import Mirror
-from stormproof.checkpoint.tiers.mirror_download import download_newest
+from stormproof.checkpoint.tiers.download import download_newest
+from stormproof.checkpoint.tiers.uploader import Uploader
 from stormproof.errors import DamagedError
 from tests.support.checkpoint_files import file_names, flip_bit
 from tests.support.object_stores import flip_object_bit, object_names
@@ -92,7 +92,7 @@ def test_what_a_killed_commit_left_over_is_deleted_at_the_next_start(storage: Ob
 
 def test_a_mirror_contains_the_newest_and_an_empty_folder_gets_it_back(storage: ObjectStorage, tmp_path: Path):
     local = make_sharded_store(tmp_path / "local")
-    Mirror(local, storage, Retention()).close(30)
+    Uploader(local, storage, Retention()).close(30)
     (copy,) = Store(storage).read_checkpoints()
     assert _shard_names(storage, copy) == FILES
     empty = Store(tmp_path / "empty")
@@ -111,5 +111,5 @@ def test_a_damaged_checkpoint_is_not_copied_to_the_mirror(storage: ObjectStorage
         pytest.warns(match=r"has changed since it was committed\. It is not copied\."),
         pytest.warns(match="The newest checkpoint is not in the mirror"),
     ):
-        Mirror(local, storage, Retention()).close(30)
+        Uploader(local, storage, Retention()).close(30)
     assert Store(storage).read_checkpoints() == []

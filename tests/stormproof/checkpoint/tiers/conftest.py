@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stormproof.checkpoint.tiers import memory_folder, memory_tier
+from stormproof.checkpoint.tiers import memory_copier, memory_folder
 
 
 @pytest.fixture
@@ -19,6 +19,6 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def copies_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes a copy due whenever the previous one is written."""
-    monkeypatch.setattr(memory_tier, "MIN_INTERVAL_SECONDS", 0.0)
-    monkeypatch.setattr(memory_tier, "MAX_PAUSE_SHARE", 1e9)
-    monkeypatch.setattr(memory_tier, "MAX_WRITE_SHARE", 1e9)
+    monkeypatch.setattr(memory_copier, "MIN_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(memory_copier, "MAX_PAUSE_SHARE", 1e9)
+    monkeypatch.setattr(memory_copier, "MAX_WRITE_SHARE", 1e9)

@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 
 from stormproof import CheckpointRecovery, PreemptedExit, Preemption
 from stormproof.checkpoint import CommitInfo, Store
-from stormproof.checkpoint.tiers import memory_folder, memory_tier
+from stormproof.checkpoint.tiers import memory_copier, memory_folder
 from stormproof.checkpoint.tiers.memory_commit import commit_from_this_node
 from stormproof.checkpoint.tiers.start_memory_tier import start_memory_tier
 from stormproof.divergence.rollback import roll_back
@@ -144,7 +144,7 @@ def test_a_copy_that_is_older_than_the_newest_checkpoint_is_ignored(
     tmp_path: Path, memory: Path, monkeypatch: pytest.MonkeyPatch
 ):
     is_due = iter([True])  # only the first copy
-    monkeypatch.setattr(memory_tier.MemoryTier, "is_due", lambda *_: next(is_due, False))
+    monkeypatch.setattr(memory_copier.MemoryCopier, "is_due", lambda *_: next(is_due, False))
     cell = Cell(every_n_train_steps=5)
     assert run(cell, tmp_path, partial(KillAfterCopy, 17)).was_killed
     assert [copy.name for copy in memory.glob("*/*/*/*.ckpt")] == ["000001-step-1.ckpt"]
@@ -204,7 +204,7 @@ class CommitAtStep(pl.Callback):
 
 
 def test_a_function_before_a_copy_can_request_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(memory_tier.MemoryTier, "is_due", lambda *_: True)
+    monkeypatch.setattr(memory_copier.MemoryCopier, "is_due", lambda *_: True)
     assert run(ONE_EPOCH, tmp_path, CommitAtStep).results is not None
     assert [checkpoint.step for checkpoint in Store(tmp_path / "checkpoints").read_checkpoints()] == [3, 15]
 
@@ -275,15 +275,15 @@ def test_no_run_resumes_from_a_copy_after_divergence(tmp_path: Path, memory: Pat
 def test_a_preempted_run_waits_only_briefly_for_a_slow_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     may_write = threading.Event()
     waits: list[float] = []
-    monkeypatch.setattr(memory_tier.MemoryTier, "is_due", lambda tier, _: tier._job is None)
+    monkeypatch.setattr(memory_copier.MemoryCopier, "is_due", lambda tier, _: tier._job is None)
     monkeypatch.setattr(memory_folder.MemoryFolder, "commit", lambda *_: may_write.wait(20))
-    monkeypatch.setattr(memory_tier.MemoryTier, "wait", lambda _, seconds: waits.append(seconds))
+    monkeypatch.setattr(memory_copier.MemoryCopier, "wait", lambda _, seconds: waits.append(seconds))
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=1000, memory_tier=True)
     with pytest.raises(PreemptedExit):
         fit_with_recovery(recovery, Preemption(), FaultInjector().signal(step=4))
     may_write.set()
     assert checkpoint_steps(tmp_path) == [0, 4]
-    assert waits == [memory_tier.INTERRUPT_TIMEOUT_SECONDS]
+    assert waits == [memory_copier.INTERRUPT_TIMEOUT_SECONDS]
 
 
 def test_a_system_without_shared_memory_is_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

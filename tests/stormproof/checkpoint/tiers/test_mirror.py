@@ -20,9 +20,9 @@ from stormproof.checkpoint import lease as lease_module
 from stormproof.checkpoint.claims import SequenceClaims
 from stormproof.checkpoint.lease import Lease, Owner
 from stormproof.checkpoint.storage import ObjectStorage, OutcomeUnknownError
-from stormproof.checkpoint.tiers import mirror
-from stormproof.checkpoint.tiers.mirror import Mirror
-from stormproof.checkpoint.tiers.mirror_download import download_newest
+from stormproof.checkpoint.tiers import uploader
+from stormproof.checkpoint.tiers.download import download_newest
+from stormproof.checkpoint.tiers.uploader import Uploader
 from stormproof.errors import FolderTakenError, NotResumableError, StorageError
 from tests.support.checkpoint_files import commit_checkpoint, file_names, flip_bit, make_store
 from tests.support.fault_proxy import FaultProxy, choose_at_random
@@ -47,8 +47,8 @@ def local(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(mirror, "FIRST_RETRY_SECONDS", 0.02)
-    monkeypatch.setattr(mirror, "MAX_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(uploader, "FIRST_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(uploader, "MAX_RETRY_SECONDS", 0.1)
     monkeypatch.setattr("stormproof.checkpoint_recovery.RETRY_SECONDS", 0.1)
     return
 
@@ -62,7 +62,7 @@ def _download(local: Store, storage: ObjectStorage, identity: str | None = None)
 
 
 def test_the_newest_checkpoint_is_copied_under_its_name(local: Store, storage: ObjectStorage):
-    copies = Mirror(local, storage, Retention())
+    copies = Uploader(local, storage, Retention())
     copies.close(30)
     newest = local.read_checkpoints()[-1]
     (copy,) = Store(storage).read_checkpoints()
@@ -75,7 +75,7 @@ def test_the_newest_checkpoint_is_copied_under_its_name(local: Store, storage: O
 
 @pytest.mark.slow
 def test_later_commits_follow_and_each_tier_has_its_retention(local: Store, storage: ObjectStorage):
-    copies = Mirror(local, storage, Retention(keep_last=3, keep_every_n_train_steps=50))
+    copies = Uploader(local, storage, Retention(keep_last=3, keep_every_n_train_steps=50))
     for step in range(40, 130, 10):
         commit_checkpoint(local, step)
         local.apply_retention(Retention())
@@ -89,7 +89,7 @@ def test_later_commits_follow_and_each_tier_has_its_retention(local: Store, stor
 
 def test_checkpoints_between_uploads_are_skipped_except_kept_ones(tmp_path: Path, storage: ObjectStorage):
     local = make_store(tmp_path, [10, 20, 30, 40, 50, 60])
-    copies = Mirror(local, storage, Retention(keep_every_n_train_steps=20))
+    copies = Uploader(local, storage, Retention(keep_every_n_train_steps=20))
     assert copies.finish(30, waits_for_all=True)
     copies.close(30)
     assert _copied_steps(storage) == [20, 40, 60]
@@ -98,7 +98,7 @@ def test_checkpoints_between_uploads_are_skipped_except_kept_ones(tmp_path: Path
 def test_an_empty_folder_gets_the_newest_copy_and_continues_its_numbers(
     local: Store, storage: ObjectStorage, tmp_path: Path
 ):
-    Mirror(local, storage, Retention()).close(30)
+    Uploader(local, storage, Retention()).close(30)
     other = Store(tmp_path / "other")
     downloaded = _download(other, storage)
     assert downloaded is not None
@@ -109,7 +109,7 @@ def test_an_empty_folder_gets_the_newest_copy_and_continues_its_numbers(
 
 
 def test_processes_of_a_node_download_once(local: Store, storage: ObjectStorage, tmp_path: Path):
-    Mirror(local, storage, Retention()).close(30)
+    Uploader(local, storage, Retention()).close(30)
     other, results = Store(tmp_path / "other"), []
     threads = [threading.Thread(target=lambda: results.append(_download(other, storage))) for _ in range(4)]
     for thread in threads:
@@ -122,7 +122,7 @@ def test_processes_of_a_node_download_once(local: Store, storage: ObjectStorage,
 
 
 def test_a_damaged_checkpoint_of_the_folder_is_replaced_by_its_copy(local: Store, storage: ObjectStorage):
-    Mirror(local, storage, Retention()).close(30)
+    Uploader(local, storage, Retention()).close(30)
     newest = local.read_checkpoints()[-1]
     flip_bit(newest.path)
     downloaded = _download(local, storage)
@@ -149,9 +149,9 @@ def test_a_damaged_copy_is_skipped(storage: ObjectStorage, tmp_path: Path):
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".json"])
 def test_a_damaged_copy_of_the_newest_checkpoint_is_copied_again(suffix: str, local: Store, storage: ObjectStorage):
-    Mirror(local, storage, Retention()).close(30)
+    Uploader(local, storage, Retention()).close(30)
     flip_object_bit(storage, f"000003-step-30{suffix}")
-    Mirror(local, storage, Retention()).close(30)
+    Uploader(local, storage, Retention()).close(30)
     resolution = Store(storage).resolve(verify_all=True)
     assert resolution.chosen_checkpoint is not None
     assert resolution.chosen_checkpoint.step == 30
@@ -165,13 +165,13 @@ def test_a_damaged_checkpoint_is_not_uploaded(local: Store, storage: ObjectStora
         pytest.warns(UserWarning, match=r"has changed since it was committed\. It is not copied\."),
         pytest.warns(UserWarning, match="The newest checkpoint is not in the mirror"),
     ):
-        Mirror(local, storage, Retention()).close(30)
+        Uploader(local, storage, Retention()).close(30)
     assert _copied_steps(storage) == []
     assert "000003-step-30.ckpt" not in object_names(storage)
 
 
 def test_a_rollback_puts_copies_into_quarantine(local: Store, storage: ObjectStorage):
-    copies = Mirror(local, storage, Retention())
+    copies = Uploader(local, storage, Retention())
     assert copies.wait_until_uploaded(30, waits_for_all=True)
     local.quarantine(local.read_checkpoints()[1:], "training diverged at step 15")
     commit_checkpoint(local, 15)
@@ -182,14 +182,14 @@ def test_a_rollback_puts_copies_into_quarantine(local: Store, storage: ObjectSto
 
 
 def test_a_copy_from_which_the_folder_rolled_back_is_not_downloaded(local: Store, storage: ObjectStorage):
-    Mirror(local, storage, Retention()).close(30)
+    Uploader(local, storage, Retention()).close(30)
     local.quarantine(local.read_checkpoints()[1:], "training diverged at step 15")  # and the process is killed
     assert _download(local, storage) is None
 
 
 def test_an_upload_that_a_kill_interrupted_is_replaced_by_the_next_one(local: Store, storage: ObjectStorage):
     SequenceClaims(storage, "killed").claim(3, 30, None)
-    copies = Mirror(local, storage, Retention())
+    copies = Uploader(local, storage, Retention())
     wait_for(lambda: "000003-step-30.json" in object_names(storage))  # aborted
     assert not copies.wait_until_uploaded(30)
     assert _copied_steps(storage) == []
@@ -202,7 +202,7 @@ def test_an_upload_that_a_kill_interrupted_is_replaced_by_the_next_one(local: St
 
 
 def test_checkpoints_after_a_damaged_copy_are_copied(local: Store, storage: ObjectStorage, tmp_path: Path):
-    copies = Mirror(local, storage, Retention())
+    copies = Uploader(local, storage, Retention())
     assert copies.wait_until_uploaded(30)
     for step in (40, 50):
         commit_checkpoint(local, step)
@@ -216,7 +216,7 @@ def test_checkpoints_after_a_damaged_copy_are_copied(local: Store, storage: Obje
     assert downloaded is not None
     assert downloaded.step == 40
     commit_checkpoint(other, 50)
-    copies = Mirror(other, storage, Retention())
+    copies = Uploader(other, storage, Retention())
     copies.close(30)
     assert Store(storage).read_checkpoints()[-1].name == "000006-step-50"
 
@@ -224,13 +224,13 @@ def test_checkpoints_after_a_damaged_copy_are_copied(local: Store, storage: Obje
 def test_a_run_does_not_wait_long_for_failing_uploads_or_after_a_signal(
     local: Store, s3_url: str, monkeypatch: pytest.MonkeyPatch, short_delays: None
 ):
-    monkeypatch.setattr(mirror, "MAX_FAILING_SECONDS", 0.2)
+    monkeypatch.setattr(uploader, "MAX_FAILING_SECONDS", 0.2)
     with pytest.warns(UserWarning, match="is not up to date"):
-        failing = Mirror(local, ObjectStorage("s3://no-such-bucket/run", retry_seconds=0.1), Retention())
+        failing = Uploader(local, ObjectStorage("s3://no-such-bucket/run", retry_seconds=0.1), Retention())
     assert not failing.wait_until_uploaded(60)
-    monkeypatch.setattr(mirror, "MAX_FAILING_SECONDS", 60.0)
-    monkeypatch.setattr(mirror, "MAX_SECONDS_AFTER_SIGNAL", 0.2)
-    monkeypatch.setattr(mirror, "has_signal_arrived", lambda: True)
+    monkeypatch.setattr(uploader, "MAX_FAILING_SECONDS", 60.0)
+    monkeypatch.setattr(uploader, "MAX_SECONDS_AFTER_SIGNAL", 0.2)
+    monkeypatch.setattr(uploader, "has_signal_arrived", lambda: True)
     with pytest.warns(UserWarning, match="newest checkpoint is not in the mirror"):
         failing.close(60)
 
@@ -238,7 +238,7 @@ def test_a_run_does_not_wait_long_for_failing_uploads_or_after_a_signal(
 def test_a_mirror_that_another_job_took_over_is_not_written_to(
     local: Store, storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch
 ):
-    copies = Mirror(local, storage, Retention())
+    copies = Uploader(local, storage, Retention())
     assert copies.wait_until_uploaded(30)
     monkeypatch.setattr(Owner, "is_running", lambda self: False)
     lease = Lease(storage)
@@ -265,7 +265,7 @@ def test_a_mirror_releases_the_lease_when_it_recovers_after_the_run(
             storage = ObjectStorage(s3_url, retry_seconds=0.01)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            copies = Mirror(local, storage, Retention())
+            copies = Uploader(local, storage, Retention())
             assert not copies.wait_until_uploaded(0.2)
         is_broken.clear()
         assert copies.wait_until_uploaded(30)
@@ -287,7 +287,7 @@ def test_a_mirror_recognizes_its_lease_after_a_lost_response(
 
     monkeypatch.setattr(ObjectStorage, "compare_and_swap", lose_first_response)
     with pytest.warns(UserWarning, match="is not up to date: the response is lost"):
-        copies = Mirror(local, storage, Retention())
+        copies = Uploader(local, storage, Retention())
     assert copies.wait_until_uploaded(30)
     copies.close(30)
     assert not Lease.is_active(storage)
@@ -303,7 +303,7 @@ def test_a_mirror_that_fails_at_the_start_waits_for_the_lease_of_a_lost_node(
     with FaultProxy(s3_server.port, lambda method, path, number: "slow down" if number < 3 else None) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         with pytest.warns(UserWarning, match="is not up to date"):
-            copies = Mirror(local, ObjectStorage(s3_url, retry_seconds=0.01), Retention())
+            copies = Uploader(local, ObjectStorage(s3_url, retry_seconds=0.01), Retention())
         wait_for(lambda: any(".lease." in path for _, path in proxy.requests))  # checks the age of the lease
         assert not copies.wait_until_uploaded(0)
         monkeypatch.setattr(lease_module, "STALE_SECONDS", 0.0)
@@ -317,7 +317,7 @@ def test_a_run_that_waited_for_its_uploads_does_not_wait_again(
 ):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.warns(UserWarning, match="is not up to date"):
-        copies = Mirror(local, ObjectStorage(s3_url, retry_seconds=0.01), Retention())
+        copies = Uploader(local, ObjectStorage(s3_url, retry_seconds=0.01), Retention())
     assert not copies.finish(0.2)
     start = time.monotonic()
     with pytest.warns(UserWarning, match="newest checkpoint is not in the mirror"):
@@ -357,7 +357,7 @@ def test_a_copy_of_another_run_is_refused(storage: ObjectStorage, tmp_path: Path
 
 
 def test_a_second_job_is_refused(local: Store, storage: ObjectStorage, s3_url: str, tmp_path: Path):
-    copies = Mirror(local, storage, Retention())
+    copies = Uploader(local, storage, Retention())
     assert copies.wait_until_uploaded(30)
     recovery = CheckpointRecovery(tmp_path / "other disk", mirror=s3_url)
     with pytest.raises(FolderTakenError, match=f"{s3_url} is in use by process {os.getpid()}"):
@@ -437,7 +437,7 @@ def test_a_mirror_that_fails_warns_once_and_is_reported_at_the_end(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        copies = Mirror(local, ObjectStorage(s3_url, retry_seconds=0.01), Retention())
+        copies = Uploader(local, ObjectStorage(s3_url, retry_seconds=0.01), Retention())
         copies.close(1.0)
     messages = [str(warning.message) for warning in caught]
     assert len(messages) == 2

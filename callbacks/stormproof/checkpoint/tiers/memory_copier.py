@@ -35,7 +35,7 @@ CLEAR_TIMEOUT_SECONDS = 300.0
 """Maximum time to wait for the copy in progress, and then for other ranks to delete their copies, in seconds."""
 
 
-class MemoryTier:
+class MemoryCopier:
     """Keeps the newest state in the memory of this node and of one other node. Runs on rank 0.
 
     With sharded checkpoints, each rank keeps its shard in the memory of its node and of one other node.

@@ -11,20 +11,20 @@ import pytest
 import torch
 
 from stormproof.checkpoint import Attempt, CommitInfo
-from stormproof.checkpoint.tiers import memory_folder, memory_tier
+from stormproof.checkpoint.tiers import memory_copier, memory_folder
+from stormproof.checkpoint.tiers.memory_copier import MemoryCopier
 from stormproof.checkpoint.tiers.memory_folder import MemoryFolder, name_folder
-from stormproof.checkpoint.tiers.memory_tier import MemoryTier
 
 pytestmark = pytest.mark.usefixtures("memory")
 
 
-def make_tier() -> tuple[MemoryTier, MemoryFolder]:
+def make_tier() -> tuple[MemoryCopier, MemoryFolder]:
     folder = MemoryFolder(name_folder("/runs/mine", Attempt(1, 0, 1.0)))
     folder.prepare()
-    return MemoryTier(folder, 1, None), folder
+    return MemoryCopier(folder, 1, None), folder
 
 
-def save(tier: MemoryTier, step: int, weight: torch.Tensor | None = None, *, has_problem: bool = False) -> None:
+def save(tier: MemoryCopier, step: int, weight: torch.Tensor | None = None, *, has_problem: bool = False) -> None:
     checkpoint = {"state_dict": {"weight": torch.full((2,), float(step)) if weight is None else weight}}
     tier.save(checkpoint, CommitInfo(step=step, epoch=0, world_size=1), lambda _: has_problem)
     assert tier._job is not None
@@ -61,7 +61,7 @@ def test_the_pause_of_the_first_copy_does_not_delay_the_second_one():
 def test_a_copy_that_the_other_node_does_not_delete_is_an_error():
     _, folder = make_tier()
     peer: Any = SimpleNamespace(send=lambda *_: True, clear=lambda: False)
-    tier = MemoryTier(folder, 1, peer)
+    tier = MemoryCopier(folder, 1, peer)
     save(tier, 5)
     with pytest.raises(OSError, match="copies in memory could not be deleted: the other node did not reply"):
         tier.clear()
@@ -69,11 +69,11 @@ def test_a_copy_that_the_other_node_does_not_delete_is_an_error():
 
 
 def test_a_copy_that_is_still_being_written_is_an_error(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(memory_tier, "CLEAR_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(memory_copier, "CLEAR_TIMEOUT_SECONDS", 0.1)
     _, folder = make_tier()
     can_continue = threading.Event()
     peer: Any = SimpleNamespace(send=lambda *_: can_continue.wait(20), clear=lambda: True)
-    tier = MemoryTier(folder, 1, peer)
+    tier = MemoryCopier(folder, 1, peer)
     tier.save({"state_dict": {}}, CommitInfo(step=5, epoch=0, world_size=1), lambda _: False)
     with pytest.raises(OSError, match="could not be deleted: a copy is still being written"):
         tier.clear()
@@ -119,7 +119,7 @@ def test_a_node_that_cannot_be_reached_does_not_delay_the_next_copy():
     tier._peer = SimpleNamespace(send=send)  # pyright: ignore[reportAttributeAccessIssue]
     save(tier, 5)
     assert 0 < tier._write_seconds < 0.3
-    assert tier.is_due(time.monotonic() + memory_tier.MIN_INTERVAL_SECONDS)
+    assert tier.is_due(time.monotonic() + memory_copier.MIN_INTERVAL_SECONDS)
 
 
 def test_another_error_of_a_copy_is_raised_at_the_next_one(monkeypatch: pytest.MonkeyPatch):
@@ -148,7 +148,7 @@ def test_the_end_of_training_frees_the_memory_unless_the_copy_is_newer_than_stor
 
 
 def test_an_interrupted_run_does_not_wait_for_a_slow_copy_which_is_deleted_later(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(memory_tier, "INTERRUPT_TIMEOUT_SECONDS", 0.01)
+    monkeypatch.setattr(memory_copier, "INTERRUPT_TIMEOUT_SECONDS", 0.01)
     tier, folder = make_tier()
     may_write = threading.Event()
     tier.save({"state_dict": {}}, CommitInfo(step=5, epoch=0, world_size=1), lambda _: not may_write.wait(20))

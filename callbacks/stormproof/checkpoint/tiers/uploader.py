@@ -34,7 +34,7 @@ MIN_RELEASE_SECONDS = 1.0
 """Minimum time to wait for the release of the lease, in seconds."""
 
 
-class Mirror:
+class Uploader:
     """Copies the checkpoints of a folder to an object store, newest first. Runs on rank 0.
 
     Each copy is committed under the same name as in the folder. If uploads are slower than the schedule, checkpoints
