@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from math import inf
@@ -17,53 +15,41 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning import Callback
 
 from stormproof.arguments import check_arguments
-from stormproof.checkpoint import Checkpoint, Resolution, Retention, Store
-from stormproof.checkpoint.async_writer import CheckpointWriter
-from stormproof.checkpoint.folder_ownership import FolderOwnership, verify_shared_store
+from stormproof.checkpoint import Checkpoint, Retention, Store
 from stormproof.checkpoint.loadable import restore_pickled
 from stormproof.checkpoint.monitored_metric import MonitoredMetric
 from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.resolution import BadCheckpoint
 from stormproof.checkpoint.schedule import SaveSchedule
-from stormproof.checkpoint.storage import ObjectStorage, is_url
-from stormproof.checkpoint.tiers import memory_folder
-from stormproof.checkpoint.tiers.download import download_newest
-from stormproof.checkpoint.tiers.memory_commit import commit_from_any_node, commit_from_this_node
-from stormproof.checkpoint.tiers.memory_copier import MemoryCopier
-from stormproof.checkpoint.tiers.peer import PeerReceiver
-from stormproof.checkpoint.tiers.start_memory_tier import start_memory_tier, start_sharded_memory_tier
-from stormproof.checkpoint.tiers.uploader import Uploader
-from stormproof.distributed.collectives import assert_equal, run_on_rank_zero
+from stormproof.checkpoint.storage import ObjectStorage, Storage, is_url
+from stormproof.checkpoint.tiers import RETRY_SECONDS, make_tiers
+from stormproof.checkpoint.tiers.tier import Ranks
+from stormproof.distributed.collectives import run_on_rank_zero
 from stormproof.distributed.fork_safety import make_forks_safe
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
-from stormproof.errors import DivergedError, NotResumableError, PreemptedExit, StorageError
+from stormproof.errors import DivergedError, NotResumableError, PreemptedExit
 from stormproof.event_log import log_event
 from stormproof.lightning import internals, sharded_averaging
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.lightning.method_replacement import call_after
 from stormproof.resumable_loader import wrap_training_loaders
 from stormproof.resume import refused_state, script_settings, sharded_state, snapshot
+from stormproof.resume.checkpoint_finder import CheckpointFinder
 from stormproof.resume.compatibility import (
     check_data_parallelism,
     check_initialized,
-    check_loaders,
     check_loop,
     check_strategy,
     find_dynamic_shapes,
     find_resume_caveats,
 )
 from stormproof.resume.goodput import Goodput
+from stormproof.resume.loaded_state import LoadedState
 from stormproof.resume.save_coordinator import Destination, SaveCoordinator
-from stormproof.resume.unsaved_attributes import UnsavedAttributes
 
-MIRROR_FINISH_SECONDS = 540.0
-"""Maximum time to wait for the last uploads at the end of training, in seconds. Shorter than the default timeout of
-HangWatch, 600 s, because the other ranks wait for rank 0."""
-MIRROR_EXCEPTION_SECONDS, MIRROR_INTERRUPT_SECONDS = 10.0, 1.0
-"""Maximum time to wait for the last upload after an exception, and after Ctrl-C or a preemption, in seconds."""
-RETRY_SECONDS = 20.0
-"""Maximum time to retry one request to an object store, in seconds. Failed uploads are repeated."""
-_ADVICE = dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "A file has this name. Pass a folder as `dirpath`.")
+FINISH_SECONDS = 540.0
+"""Maximum time to wait for the tiers at the end of training, in seconds. Shorter than the default timeout of HangWatch,
+600 s, because the other ranks wait for rank 0."""
 _FINISHED_LOCATIONS: set[str] = set()
 """Absolute paths or URLs of the checkpoints of training runs that have finished in this process."""
 
@@ -122,14 +108,33 @@ class CheckpointRecovery(InactiveCopies, Callback):
     | The mirror cannot be reached. | Training continues, and the upload is retried. |
     | The mirror lacks the newest checkpoint at the end. | The checkpoint is only in the folder. |
 
+    The arguments say where to save (``dirpath`` to ``memory_tier``), when (to ``mean_hours_between_failures``), what to
+    keep (to ``keep_every_n_train_steps``), how to write, and how to resume.
+
     Args:
         dirpath: Folder of the checkpoints, the same on all ranks, or the URL of an object store, such as
-            ``s3://bucket/run``, which requires the extra ``remote``. A folder is created if it does not exist. Use one
-            folder or prefix per run.
+            ``s3://bucket/run``, which requires the extra ``remote``, or a
+            :class:`~stormproof.checkpoint.storage.Storage`. A folder is created if it does not exist. Use one folder or
+            prefix per run.
+        mirror: URL of an object store, such as ``s3://bucket/run``, or storage, to which committed checkpoints are
+            copied in the background. If it has a newer good checkpoint than the folder, :meth:`latest_checkpoint`
+            downloads it. Use one prefix per run. A URL requires the extra ``remote``. Requires a folder as ``dirpath``.
+            Disabled if None.
+        mirror_keep_last: Number of the newest checkpoints to keep in ``mirror``. Must be at least 2. The best and
+            every n-th checkpoint are kept as in the folder.
+        memory_tier: Whether to also copy the state to ``/dev/shm`` of rank 0's node and of one other node, between the
+            checkpoints. After the first copy, training pauses for at most 1% of the time. If the job restarts on the
+            same nodes, it resumes from the newest copy. Requires Linux. With sharded checkpoints, each rank copies its
+            shard to its own node and to one other node.
         every_n_train_steps: Optimizer steps between checkpoints. Must be at least 1. Disabled if None.
         train_time_interval: Time between checkpoints by rank 0's clock, as a timedelta or in minutes. Must be above 0.
             Disabled if None. The default is 5 minutes without ``every_n_train_steps`` and ``max_overhead``. The state
             before the first batch and the final state are always saved.
+        max_overhead: Maximum share of time for which training may pause to save, in (0, 1). Disabled if None. The
+            interval is the duration of the last pause divided by this share. Cannot be combined with
+            ``every_n_train_steps`` or ``train_time_interval``.
+        mean_hours_between_failures: Mean time between failures of the whole job, in hours. Must be above 0. Requires
+            ``max_overhead``. The interval is then at least the one with the least expected loss of time (Daly 2006).
         keep_last: Number of the newest checkpoints to keep. Must be at least 2.
         monitor: Name of a logged validation metric. The checkpoints with its ``save_top_k`` best values are kept.
             Disabled if None.
@@ -137,36 +142,21 @@ class CheckpointRecovery(InactiveCopies, Callback):
         save_top_k: Number of the best checkpoints to keep. Must be at least 1. Ignored without ``monitor``.
         keep_every_n_train_steps: Permanently keeps the first checkpoint at or after each multiple of this number of
             steps. Must be at least 1. Disabled if None.
-        identity: Identity of the run, such as a hash of its configuration. Stored in the manifests. A run
-            with a different identity refuses to resume. Disabled if None.
-        max_overhead: Maximum share of time for which training may pause to save, in (0, 1). Disabled if None. The
-            interval is the duration of the last pause divided by this share. Cannot be combined with
-            ``every_n_train_steps`` or ``train_time_interval``.
-        mean_hours_between_failures: Mean time between failures of the whole job, in hours. Must be above 0. Requires
-            ``max_overhead``. The interval is then at least the one with the least expected loss of time (Daly 2006).
         async_save: Whether training continues while a checkpoint is written.
         storage_timeout: Time without a successful save after which training stops with exit code 74, as a timedelta or
             in minutes. Must be above 0.
-        wrap_loaders: Whether to wrap the training loaders with :func:`stormproof.resumable`. Set it if a package
-            creates the loaders. This changes the order of the batches, as ``resumable`` does.
+        identity: Identity of the run, such as a hash of its configuration. Stored in the manifests. A run
+            with a different identity refuses to resume. Disabled if None.
         resume: Whether ``fit`` resumes from :meth:`latest_checkpoint` if it is called without ``ckpt_path``. Set it if
             a package calls ``fit``. After a finished run, another ``fit`` in the same process and folder is refused.
         weights_only: Argument of ``Trainer.fit`` when ``resume`` loads a checkpoint. False restores pickled entries.
-        mirror: URL of an object store, such as ``s3://bucket/run``, to which committed checkpoints are copied in the
-            background. If it has a newer good checkpoint than the folder, :meth:`latest_checkpoint` downloads it. Use
-            one prefix per run. Requires the extra ``remote``, and a folder as ``dirpath``. Disabled if None.
-        mirror_keep_last: Number of the newest checkpoints to keep in ``mirror``. Must be at least 2. The best and
-            every n-th checkpoint are kept as in the folder.
-        memory_tier: Whether to also copy the state to ``/dev/shm`` of rank 0's node and of one other node, between the
-            checkpoints. After the first copy, training pauses for at most 1% of the time. If the job restarts on the
-            same nodes, it resumes from the newest copy. Requires Linux. With sharded checkpoints, each rank copies its
-            shard to its own node and to one other node.
+        wrap_loaders: Whether to wrap the training loaders with :func:`stormproof.resumable`. Set it if a package
+            creates the loaders. This changes the order of the batches, as ``resumable`` does.
 
     Attributes:
-        resumed_from: Checkpoint that :meth:`latest_checkpoint` found. None before the call and if there is no
-            checkpoint.
-        skipped_checkpoints: Newer checkpoints that :meth:`latest_checkpoint` skipped with a warning, because they are
-            damaged or unreadable.
+        store: Store of the checkpoints.
+        mirror: URL or name of the mirror. None if disabled.
+        tiers: Copies of the state outside the store.
         last_logged: Values logged last, by name.
         save_coordinator: Decides when to save. Its ``writer`` is set on rank 0 during training.
 
@@ -194,26 +184,26 @@ class CheckpointRecovery(InactiveCopies, Callback):
     @check_arguments(every_n_train_steps="at least 1", keep_every_n_train_steps="at least 1")
     def __init__(
         self,
-        dirpath: str | Path,
+        dirpath: str | Path | Storage,
         *,
+        mirror: str | Storage | None = None,
+        mirror_keep_last: int = 2,
+        memory_tier: bool = False,
         every_n_train_steps: int | None = None,
         train_time_interval: timedelta | float | None = None,
+        max_overhead: float | None = None,
+        mean_hours_between_failures: float | None = None,
         keep_last: int = 2,
         monitor: str | None = None,
         mode: Literal["min", "max"] = "min",
         save_top_k: int = 1,
         keep_every_n_train_steps: int | None = None,
-        identity: str | None = None,
-        max_overhead: float | None = None,
-        mean_hours_between_failures: float | None = None,
         async_save: bool = True,
         storage_timeout: timedelta | float = 30.0,
-        wrap_loaders: bool = False,
+        identity: str | None = None,
         resume: bool = False,
         weights_only: bool | None = None,
-        mirror: str | None = None,
-        mirror_keep_last: int = 2,
-        memory_tier: bool = False,
+        wrap_loaders: bool = False,
     ) -> None:
         if monitor is not None and save_top_k < 1:
             raise ValueError(f"`save_top_k` must be at least 1 with `monitor={monitor}`, got {save_top_k}.")
@@ -229,41 +219,45 @@ class CheckpointRecovery(InactiveCopies, Callback):
         )
         self.monitored_metric = MonitoredMetric(monitor)
         self.retention = Retention(keep_last, save_top_k if monitor else 0, mode, keep_every_n_train_steps)
-        self.identity = identity
-        self.async_save, self.storage_timeout_seconds = async_save, 60 * timeout_minutes
-        self.wrap_loaders, self.resume, self.weights_only = wrap_loaders, resume, weights_only
-        self.store = Store(ObjectStorage(str(dirpath), retry_seconds=RETRY_SECONDS) if is_url(dirpath) else dirpath)
-        if mirror is not None and is_url(dirpath):
-            raise ValueError(
-                f"`mirror` requires a folder as `dirpath`, got `dirpath={dirpath}`. Pass a folder, or omit `mirror`."
-            )
-        self.mirror = None if mirror is None else ObjectStorage(mirror).location
-        self.mirror_retention = replace(self.retention, keep_last=_require_two("mirror_keep_last", mirror_keep_last))
-        self._mirror: Uploader | None = None  # on rank 0 during training
-        if memory_tier and not memory_folder.SHARED_MEMORY.is_dir():
-            raise ValueError(f"`memory_tier=True` requires {memory_folder.SHARED_MEMORY}, which this system lacks.")
-        self.memory_tier = memory_tier
-        self._peer_receiver: PeerReceiver | None = None  # on one rank during training
-        self.save_coordinator = SaveCoordinator(
-            self.store, self.schedule, self.retention, self.monitored_metric, identity
+        if isinstance(dirpath, str) and is_url(dirpath):
+            dirpath = ObjectStorage(dirpath, retry_seconds=RETRY_SECONDS)
+        self.store = Store(dirpath)
+        self.tiers = make_tiers(
+            self.store, self.retention, mirror=mirror, mirror_keep_last=mirror_keep_last, memory_tier=memory_tier
         )
-        self.resumed_from: Checkpoint | None = None
-        self._kept_copies: set[str] = set()  # names of checkpoints whose local copies the user may load
-        self.skipped_checkpoints: Sequence[BadCheckpoint] = ()
+        self.mirror = mirror.location if isinstance(mirror, Storage) else mirror
+        self.save_coordinator = SaveCoordinator(
+            self.store,
+            self.schedule,
+            self.retention,
+            self.monitored_metric,
+            identity,
+            self.tiers,
+            async_save=async_save,
+            storage_timeout_seconds=60 * timeout_minutes,
+        )
+        self._finder = CheckpointFinder(self.store, self.tiers, self.retention, identity)
+        self.wrap_loaders, self.resume, self.weights_only = wrap_loaders, resume, weights_only
         self.last_logged: dict[str, float] = {}
         self._step_functions: list[Callable[[pl.Trainer, pl.LightningModule], None]] = []
         self._before_save_functions: list[Callable[[pl.Trainer, pl.LightningModule], bool | None]] = []
         self._goodput = Goodput(time.time())
-        self._resolution: Resolution | None = None  # from the last call of :meth:`latest_checkpoint` or :meth:`setup`
-        self._start_over = False  # last argument of :meth:`latest_checkpoint`
+        self._loaded = LoadedState()
         self._is_active = self._has_ended = self._is_tuning = False
-        self._rank_snapshot: snapshot.RankSnapshot | None = None  # of the loaded checkpoint, until it is restored
-        self._loaded_description: str | None = None
-        self._saved_settings: script_settings.Settings | None = None  # of the loaded checkpoint
         self._last_step = 0  # step at the last call between batches
         self._has_validated = False
         self._dynamic_shapes: dict[Any, str] | None = None  # before the fit. None after the warning
         self._undo_functions: list[Callable[[], None]] = []  # revert changes to the trainer
+
+    @property
+    def resumed_from(self) -> Checkpoint | None:
+        """Checkpoint that :meth:`latest_checkpoint` found. None before the call and if there is no checkpoint."""
+        return self._finder.resumed_from
+
+    @property
+    def skipped_checkpoints(self) -> Sequence[BadCheckpoint]:
+        """Newer checkpoints that :meth:`latest_checkpoint` skipped with a warning: damaged or unreadable ones."""
+        return self._finder.skipped_checkpoints
 
     def latest_checkpoint(self, start_over: bool = False) -> str | None:
         """Returns the path of the newest good checkpoint after verifying its content. None without a checkpoint.
@@ -285,39 +279,11 @@ class CheckpointRecovery(InactiveCopies, Callback):
             StorageError: If no checkpoint is good and at least one cannot be read, or if ``mirror`` cannot be read and
                 the folder has no good checkpoint.
         """
-        self._start_over = start_over
-        self._resolution = self._resolve(fetch=True)
-        if self.mirror is not None:
-            storage = ObjectStorage(self.mirror, retry_seconds=RETRY_SECONDS)
-            if download_newest(self.store, storage, self._resolution, self.identity) is not None:
-                self._resolution = self._resolve(fetch=True)
-        if self.memory_tier and self._commit_from_this_node(self._resolution.chosen_checkpoint):
-            self._resolution = self._resolve(fetch=True)
-        checkpoint = self.store.choose_checkpoint(self._resolution, start_over=start_over)
-        self.skipped_checkpoints = self._resolution.skipped_checkpoints
-        for bad_checkpoint in self.skipped_checkpoints:
-            outcome = "stays in place" if bad_checkpoint.is_unreadable else "moves to quarantine/ when training starts"
-            path = self.store.storage.locate(f"{bad_checkpoint.name}.ckpt")
-            rank_zero_warn(f"Skipping checkpoint {path}: {bad_checkpoint.reason}. The file {outcome}.")
-        if checkpoint is not None and self.identity is not None and checkpoint.identity not in {None, self.identity}:
-            if checkpoint.step > 0:
-                location = self.store.storage.locate(checkpoint.path.name)
-                raise NotResumableError(
-                    f"{location} belongs to another run (its identity is {checkpoint.identity}, not {self.identity}). "
-                    "Use another folder."
-                )
-            checkpoint = None  # the other run did no step, so that no work is lost
-        self.resumed_from = checkpoint
-        return None if checkpoint is None else self._fetch(checkpoint)
+        return self._finder.find_newest(start_over=start_over)
 
     def best_checkpoint(self) -> str | None:
         """Returns the path of the best good checkpoint by ``monitor``. None if no good checkpoint has a score."""
-        sorted_checkpoints = self.retention.sort_by_score(self.store.read_checkpoints())
-        for checkpoint in sorted_checkpoints:
-            if self.store.verify(checkpoint) is None:
-                self._kept_copies.add(checkpoint.name)
-                return self._fetch(checkpoint)
-        return None
+        return self._finder.find_best()
 
     def call_at_steps(self, function: Callable[[pl.Trainer, pl.LightningModule], None]) -> Callable[[], None]:
         """Calls ``function`` on all ranks before the first batch and between batches after each optimizer step.
@@ -336,7 +302,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         """Calls ``function`` on all ranks before the state between two batches is captured.
 
         The function may change the state or raise an exception. If it returns True, the state is committed even if only
-        a copy in memory is due.
+        a copy in a tier is due.
 
         Returns:
             Function that undoes this.
@@ -384,9 +350,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         Returns:
             Whether the newest checkpoint is uploaded. True without a mirror.
         """
-        if self.mirror is None:
-            return True
-        return run_on_rank_zero(lambda: self._mirror is None or self._mirror.finish(seconds))
+        return all(tier.finish(seconds) for tier in self.tiers)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Checks that all ranks found the same checkpoint, and acquires the folder."""
@@ -399,47 +363,33 @@ class CheckpointRecovery(InactiveCopies, Callback):
             internals.call_on_exception(trainer, self._release),
             sharded_averaging.prepare_averaging(trainer),
         ]
-        internals.replace_checkpoint_names(trainer, self._find_checkpoint)
+        internals.replace_checkpoint_names(trainer, self._finder.find)
         self._is_active = stage == "fit" and not getattr(trainer, "fast_dev_run", False)
         if not self._is_active:
             return
         check_strategy(trainer, "CheckpointRecovery requires the parameters and optimizer states of each rank")
         if self.wrap_loaders:
             self._undo_functions.append(wrap_training_loaders(trainer))
-        if self._resolution is None:
-            self.resumed_from = None  # of an earlier fit
+        self._finder.begin_fit()
         if self.resume:
             self._resume(trainer)
-        if self._resolution is not None and self.resumed_from is not None:
-            self._fetch(self.resumed_from)  # another process may have deleted the copy
         make_forks_safe()
         destroy_gloo_before_exit()
-        resolution = self._resolution = self._resolution or self._resolve()
-        if self.memory_tier:
-            resolution = self._switch_to_newest(trainer, resolution)
-        checkpoint = resolution.chosen_checkpoint
-        assert_equal(
-            "the newest good checkpoint",
-            None if checkpoint is None else f"{checkpoint.path.name} ({checkpoint.digest})",
-        )
+        ranks = Ranks(trainer.global_rank, trainer.local_rank, trainer.node_rank)
+        resolution, replaced_paths = self._finder.agree_on_newest(ranks)
+        if replaced_paths is not None:
+            self._undo_functions.append(internals.replace_loaded_path(trainer, *replaced_paths))
         self._undo_functions += [
             call_after(trainer.strategy, "setup", self._record_settings),
-            internals.call_before_loading_loaders(trainer, lambda: self._check_loaders(trainer)),
+            internals.call_before_loading_loaders(trainer, lambda: self._loaded.check_loaders(trainer)),
             *internals.wrap_tuners(trainer, self._tune),
         ]
-        self._rank_snapshot = self._loaded_description = self._saved_settings = None
+        self._loaded = LoadedState()
         self._has_validated = self._has_ended = False
         self._dynamic_shapes = find_dynamic_shapes()
         self.monitored_metric.reset()
-        self.save_coordinator.unsaved_attributes = UnsavedAttributes()
         self.schedule.reset()
-        if internals.saves_sharded_checkpoints(trainer):
-            from stormproof.checkpoint.sharding.shard_writer import ShardWriter  # noqa: PLC0415 (0.3 s)
-
-            self.save_coordinator.shard_writer = ShardWriter(self.store.storage, trainer.global_rank)
-        verify_shared_store(self.store, run_on_rank_zero(lambda: self._acquire_folder(resolution)))
-        if self.memory_tier:
-            self._start_memory_tier(trainer)
+        self.save_coordinator.open(resolution, ranks, is_sharded=internals.saves_sharded_checkpoints(trainer))
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -447,24 +397,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         """Replaces rank 0's states in the checkpoint with those of this rank."""
         if not self._is_active or trainer.state.fn != "fit" or self._is_tuning:
             return
-        self._loaded_description = f"epoch {checkpoint['epoch']}, step {checkpoint['global_step']}"
-        if snapshot.KEY not in checkpoint:
-            rank_zero_warn(
-                "This resume is not exact, because CheckpointRecovery did not save the checkpoint. It does not contain "
-                "random number generators, epoch means and the position in the data."
-            )
-            return
-        rank_arguments = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
-        self._rank_snapshot = snapshot.select_rank(
-            checkpoint,
-            *rank_arguments,
-            tensor_parallel_size=internals.tensor_parallel_size(trainer),
-            collects_dtypes=not internals.shards_parameters(trainer),
-        )
-        self._loaded_description += f", {self._rank_snapshot.snapshot.id}"
-        self._saved_settings = script_settings.read(checkpoint, trainer.world_size)
-        internals.restore_tuned(trainer, self._rank_snapshot.snapshot.job_state.tuned)
-        if self.save_coordinator.writer is not None:
+        if self._loaded.read(trainer, checkpoint) and self.save_coordinator.writer is not None:
             self.save_coordinator.writer.set_baseline(checkpoint)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -485,11 +418,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         check_data_parallelism(trainer)
         check_loop(trainer)
         check_initialized(pl_module)
-        if self._rank_snapshot is not None:
-            snapshot.check_layout(trainer, self._rank_snapshot)
-            trainer.should_stop = self._rank_snapshot.snapshot.job_state.should_stop
-            self._check_loaders(trainer, warns=True)
-            internals.load_pending_loader_states(trainer)
+        self._loaded.prepare_training(trainer)
         self._last_step = trainer.global_step
         self._goodput.start(time.time())
         self._undo_functions += [
@@ -501,7 +430,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Records the progress of the attempt."""
-        self._record_progress(trainer.global_step)
+        self.save_coordinator.record_progress(trainer.global_step)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Records that the validation loaders have been iterated, possibly in the sanity check."""
@@ -513,17 +442,19 @@ class CheckpointRecovery(InactiveCopies, Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Commits the final state, after every callback's ``on_train_end``."""
-        if self._is_active and self._rank_snapshot is not None:  # the loaded run had already ended
+        self._has_ended = False
+        if not self._is_active:
+            return
+        if self._loaded.is_pending:  # the loaded run had already ended
             self._report_finished(trainer.global_step)
-            snapshot.restore_final(trainer, pl_module, self._rank_snapshot)
-            self._rank_snapshot = None
-        elif self._is_active and self.schedule.has_saved:
+            self._loaded.restore_final(trainer, pl_module)
+        elif self.schedule.has_saved:
             self.save_coordinator.save(
                 trainer, pl_module, time.monotonic(), has_validated=self._has_validated, has_ended=True
             )
-        self._has_ended = self._is_active
-        if self._is_active and self.mirror is not None:
-            run_on_rank_zero(self._finish_all_uploads)
+        self._has_ended = True
+        for tier in self.tiers:
+            tier.finish(FINISH_SECONDS, waits_for_all=True)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Releases the folder."""
@@ -535,9 +466,9 @@ class CheckpointRecovery(InactiveCopies, Callback):
         """Releases the folder."""
         if not self._undo_functions:  # another callback failed before `setup`
             sharded_averaging.explain_callback_order(trainer, exception)
-        if isinstance(exception, DivergedError) and self._is_active and self.memory_tier:
+        if isinstance(exception, DivergedError) and self._is_active and self.tiers:
             # raised on all ranks; the others wait, because a launcher kills rank 0 once one of them exits
-            run_on_rank_zero(self._delete_copies)
+            run_on_rank_zero(self._discard_copies)
         # after a preemption, the current state is committed, or the time for it is over
         self._release(is_interrupted=isinstance(exception, (KeyboardInterrupt, PreemptedExit)))
 
@@ -549,38 +480,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
         """Restores the productive time of the run."""
         self._goodput.load_state_dict(state_dict["time"])
 
-    def _find_checkpoint(self, name: str) -> str:
-        """Returns the path of the checkpoint ``"best"`` or ``"last"``."""
-        if name == "best":
-            path, advice = self.best_checkpoint(), "set `monitor` to a metric of the validation"
-        else:
-            last = self._resolve(fetch=True).chosen_checkpoint
-            path, advice = last and self._fetch(last), "train first"
-        if path is None:
-            raise NotResumableError(
-                f"{self.store.location} contains no {name} checkpoint. Pass the path of one as ckpt_path, or {advice}."
-            )
-        return path
-
-    def _resolve(self, *, fetch: bool = False) -> Resolution:
-        try:
-            return self.store.resolve(fetch=fetch)
-        except OSError as error:
-            raise self._make_storage_error("read", error) from error
-
-    def _fetch(self, checkpoint: Checkpoint) -> str:
-        """Returns the path of a file from which the checkpoint can be loaded."""
-        try:
-            return str(self.store.fetch(checkpoint))
-        except OSError as error:
-            raise self._make_storage_error("read", error) from error
-
-    def _make_storage_error(self, participle: str, error: OSError) -> StorageError:
-        advice = _ADVICE.get(error.errno or 0, "Restart the run when storage is available.")
-        return StorageError(f"{self.store.location} cannot be {participle}: {error.strerror or error}. {advice}")
-
     def _resume(self, trainer: pl.Trainer) -> None:
-        location, path = self.store.absolute_location, self.latest_checkpoint(self._start_over)
+        location, path = self.store.absolute_location, self._finder.find_newest(start_over=self._finder.start_over)
         if path is None:
             _FINISHED_LOCATIONS.discard(location)  # the user emptied it
         elif location not in _FINISHED_LOCATIONS:
@@ -588,23 +489,16 @@ class CheckpointRecovery(InactiveCopies, Callback):
 
     def _inactive_state(self) -> dict[str, Any]:
         if not self._is_active:
-            return {"_undo_functions": [], "_mirror": None, "_peer_receiver": None}
-        empty_lists: dict[str, Any] = {
-            name: [] for name in ("_undo_functions", "_step_functions", "_before_save_functions")
-        }
-        nones = dict.fromkeys(("_rank_snapshot", "_loaded_description", "_resolution", "_mirror", "_peer_receiver"))
-        return {**empty_lists, **nones, "_is_active": False}
+            return {"_undo_functions": []}
+        names = ("_undo_functions", "_step_functions", "_before_save_functions")
+        return {**{name: [] for name in names}, "_loaded": LoadedState(), "_is_active": False}
 
     def _record_settings(self, _: None, trainer: pl.Trainer) -> None:
         self.save_coordinator.settings = script_settings.describe(trainer)
 
-    def _check_loaders(self, trainer: pl.Trainer, *, warns: bool = False) -> None:
-        if self._rank_snapshot is not None:
-            check_loaders(trainer, self._rank_snapshot.rank_state.train_loaders, warns=warns)
-
     def _tune(self, tune: Callable[[], None], ends_fit: bool) -> None:
         """Runs one of Lightning's tuner callbacks, unless it would replace a loaded state."""
-        if self._rank_snapshot is not None and not ends_fit:
+        if self._loaded.is_pending and not ends_fit:
             return
         self._is_tuning = True
         try:
@@ -615,61 +509,34 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def _report_finished(self, step: int) -> None:
         """Refuses a second fit that trains nothing in this process. Otherwise, logs that nothing is trained."""
         location = self.store.location
+        advice = "To continue the run, raise max_epochs or max_steps. Otherwise use another folder."
         if self.store.absolute_location in _FINISHED_LOCATIONS:
-            raise NotResumableError(
-                f"{location} contains a finished run of {step} steps. To continue the run, raise max_epochs or "
-                "max_steps. Otherwise use another folder."
-            )
-        log_event(
-            __name__,
-            f"{location}: training already finished at step {step}. To continue the run, raise max_epochs or "
-            "max_steps. Otherwise use another folder.",
-        )
+            raise NotResumableError(f"{location} contains a finished run of {step} steps. {advice}")
+        log_event(__name__, f"{location}: training already finished at step {step}. {advice}")
 
     def _check_loaded_state(self, trainer: pl.Trainer) -> None:
-        assert_equal("the loaded state", self._loaded_description)
-        if self._saved_settings is not None:
-            self.save_coordinator.settings = script_settings.compare(
-                self.save_coordinator.settings, self._saved_settings
-            )
-        if self.resumed_from is not None and self.resumed_from.name not in self._kept_copies:
-            self.store.catalog.discard_copy(self.resumed_from)  # all ranks have loaded it
-        checkpoint = self._resolution.chosen_checkpoint if self._resolution else None
-        if (
-            checkpoint is not None
-            and checkpoint.step > 0
-            and self._loaded_description is None
-            and trainer.global_step == 0
-        ):
-            location = self.store.location
-            if self.resume:
-                raise NotResumableError(
-                    f"{location} contains a finished run of {checkpoint.step} steps. Use another folder for each fit."
-                )
-            raise NotResumableError(
-                f"{location} contains a checkpoint of step {checkpoint.step}, but fit was called without ckpt_path. "
-                "Pass ckpt_path=recovery.latest_checkpoint() or use another folder."
-            )
+        self.save_coordinator.settings = self._loaded.compare_settings(self.save_coordinator.settings)
+        self._finder.check_loaded(
+            has_loaded=self._loaded.is_loaded, global_step=trainer.global_step, is_resume_set=self.resume
+        )
 
     def _run_between_batches(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self._is_tuning:
             return
         step, stall_start = trainer.global_step, time.monotonic()
-        is_resuming = self._rank_snapshot is not None
         # after all hooks, which may register a communication hook
         for reason in [] if self.schedule.has_saved else find_resume_caveats(trainer):
             rank_zero_warn(f"A resume {'may' if 'exact only if' in reason else 'will'} not be exact: {reason}.")
-        if self._rank_snapshot is not None:
-            snapshot.restore(trainer, module, self._rank_snapshot)
-            self._has_validated = self._rank_snapshot.rank_state.validated
-            self._rank_snapshot = None
+        is_resuming = self._loaded.is_pending
+        if is_resuming:
+            self._has_validated = self._loaded.restore(trainer, module)
             self.save_coordinator.set_baseline(trainer, module)
         self.save_coordinator.unsaved_attributes.observe(trainer)
         self._warn_about_dynamic_shapes()
         if is_resuming:
             self.schedule.record_save(step, time.monotonic())
             self._report_recovery(trainer, step)
-            self._record_progress(step)
+            self.save_coordinator.record_progress(step)
         elif not self.schedule.has_saved:
             self._save(trainer, module, stall_start)
         elif step == self._last_step:  # gradients are being accumulated, and checkpoints do not contain them
@@ -698,87 +565,17 @@ class CheckpointRecovery(InactiveCopies, Callback):
         destination: Destination = "storage",
     ) -> None:
         must_commit = [function(trainer, module) for function in tuple(self._before_save_functions)]
-        if destination == "memory" and not any(must_commit):
-            self.save_coordinator.copy_to_memory(trainer, module, stall_start, has_validated=self._has_validated)
+        if destination == "tiers" and not any(must_commit):
+            self.save_coordinator.copy_to_tiers(trainer, module, stall_start, has_validated=self._has_validated)
             return
         stall = self.save_coordinator.save(trainer, module, stall_start, has_validated=self._has_validated)
         self._log(trainer, {"checkpoint/stall_seconds": stall})
 
-    def _acquire_folder(self, resolution: Resolution) -> str:
-        """Acquires the folder on rank 0. Returns the token of the ownership."""
+    def _discard_copies(self) -> None:
         try:
-            ownership = FolderOwnership(self.store, resolution)
-        except OSError as error:
-            raise self._make_storage_error("used", error) from error
-        if self.mirror is not None:
-            try:
-                self._mirror = Uploader(
-                    self.store, ObjectStorage(self.mirror, retry_seconds=RETRY_SECONDS), self.mirror_retention
-                )
-            except BaseException:
-                ownership.release()
-                raise
-        self.save_coordinator.writer = CheckpointWriter(
-            self.store,
-            self.retention,
-            ownership,
-            async_save=self.async_save,
-            storage_timeout_seconds=self.storage_timeout_seconds,
-            on_commit=None if self._mirror is None else self._mirror.notify,
-            shard_writer=self.save_coordinator.shard_writer,
-        )
-        return ownership.token
-
-    def _commit_from_this_node(self, newest: Checkpoint | None) -> bool:
-        try:
-            return commit_from_this_node(self.store, newest)
-        except OSError as error:
-            raise self._make_storage_error("read", error) from error
-
-    def _switch_to_newest(self, trainer: pl.Trainer, resolution: Resolution) -> Resolution:
-        """Commits the newest copy of any node if it is newer. Makes all ranks resume from the newest checkpoint."""
-        ranks = {"rank": trainer.global_rank, "local_rank": trainer.local_rank}
-        self._resolution = commit_from_any_node(self.store, resolution, partial(self._resolve, fetch=True), **ranks)
-        older, newest = self.resumed_from, self._resolution.chosen_checkpoint
-        if older is not None and newest is not None and older != newest:
-            paths = self._fetch(older), self._fetch(newest)
-            self._undo_functions.append(internals.replace_loaded_path(trainer, *paths))
-            self.store.catalog.discard_copy(older)
-            self.resumed_from = newest
-        return self._resolution
-
-    def _start_memory_tier(self, trainer: pl.Trainer) -> None:
-        writer, shard_writer = self.save_coordinator.writer, self.save_coordinator.shard_writer
-        ranks = {"rank": trainer.global_rank, "local_rank": trainer.local_rank, "node_rank": trainer.node_rank}
-        if shard_writer is not None:
-            memory_writer = start_sharded_memory_tier(self.store, shard_writer, **ranks)
-            self.save_coordinator.memory_shard_writer = memory_writer
-            if writer is not None and memory_writer is not None:
-                writer.memory_tier = MemoryCopier(memory_writer.folder, writer.ownership.attempt, None, memory_writer)
-            return
-        endpoint = start_memory_tier(self.store, attempt=None if writer is None else writer.ownership.attempt, **ranks)
-        if isinstance(endpoint, PeerReceiver):
-            self._peer_receiver = endpoint
-        elif writer is not None:
-            writer.memory_tier = endpoint
-
-    def _delete_copies(self) -> None:
-        """Deletes the copies in memory, which may contain diverged weights."""
-        writer = self.save_coordinator.writer
-        if writer is None or writer.memory_tier is None:
-            return
-        try:
-            writer.memory_tier.clear()
+            self.save_coordinator.discard_copies()
         except OSError as error:
             rank_zero_warn(f"The next attempt may resume from diverged weights: {error.strerror}.")
-
-    def _finish_all_uploads(self) -> None:
-        if self._mirror is not None:
-            self._mirror.finish(MIRROR_FINISH_SECONDS, waits_for_all=True)
-
-    def _record_progress(self, step: int) -> None:
-        if self.save_coordinator.writer is not None:
-            self.save_coordinator.writer.ownership.record_progress(step)
 
     def _report_recovery(self, trainer: pl.Trainer, step: int) -> None:
         """Logs the cost of the interruption."""
@@ -797,22 +594,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._goodput.stop(time.time())
         while self._undo_functions:
             self._undo_functions.pop()()
-        if self.save_coordinator.writer is not None:
-            self.save_coordinator.writer.close(is_interrupted=is_interrupted)
-            self.save_coordinator.writer = None
-        if self.save_coordinator.shard_writer is not None:
-            self.save_coordinator.shard_writer.close(is_interrupted=is_interrupted)
-            self.save_coordinator.shard_writer = None
-        if self.save_coordinator.memory_shard_writer is not None:
-            self.save_coordinator.memory_shard_writer.close(is_interrupted=is_interrupted, has_ended=self._has_ended)
-            self.save_coordinator.memory_shard_writer = None
-        if self._peer_receiver is not None and self._has_ended:
-            self._peer_receiver.wait_until_closed()
-        self._peer_receiver = None
-        if self._mirror is not None:
-            self._mirror.close(MIRROR_INTERRUPT_SECONDS if is_interrupted else MIRROR_EXCEPTION_SECONDS)
-            self._mirror = None
-        self._resolution = None
+        self.save_coordinator.close(is_interrupted=is_interrupted, has_ended=self._has_ended)
+        self._finder.end_fit()
         self._is_active = False
 
 
@@ -824,12 +607,6 @@ def _prepare_checkpoint(trainer: pl.Trainer, checkpoint: dict[str, Any], weights
     snapshot.restore_entries(checkpoint, trainer.global_rank, trainer.world_size, tensor_parallel_size=size)
     internals.ensure_double_precision(trainer)
     sharded_averaging.shard_averaged_state(trainer, trainer.lightning_module, checkpoint)
-
-
-def _require_two(name: str, value: int) -> int:
-    if value < 2:
-        raise ValueError(f"`{name}` must be at least 2, so that a damaged checkpoint has a predecessor, got {value}.")
-    return value
 
 
 def _to_minutes(time: timedelta | float) -> float:

@@ -373,12 +373,12 @@ class DivergenceGuard(InactiveCopies, Callback):
         step = trainer.global_step
         self._detectors[0].count_anomaly(step)
         self._raise_if_diverged(self._detectors[0], f"since step {since_step}")
-        store, writer = self._recovery.store, self._recovery.save_coordinator.writer
+        store, coordinator = self._recovery.store, self._recovery.save_coordinator
         other_callbacks = [
             callback for callback in internals.callbacks(trainer) if not isinstance(callback, CheckpointRecovery)
         ]
         checkpoint = rollback.roll_back(
-            trainer, module, store, writer, other_callbacks, since_step, self._rollback_steps
+            trainer, module, store, coordinator, other_callbacks, since_step, self._rollback_steps
         )
         self._recovery.monitored_metric.reset()  # the last validation was of other weights
         detector_states = checkpoint["callbacks"].get(self.state_key, {"detectors": {}})["detectors"]

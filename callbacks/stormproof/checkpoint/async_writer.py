@@ -20,7 +20,6 @@ from stormproof.checkpoint.manifest import Checkpoint, CommitInfo
 from stormproof.checkpoint.retention import Retention
 from stormproof.checkpoint.storage import DISK_FULL_ERRNOS
 from stormproof.checkpoint.store import Store
-from stormproof.checkpoint.tiers.memory_copier import MemoryCopier
 from stormproof.errors import DamagedError, StorageError
 from stormproof.event_log import log_event
 from stormproof.long_waits import long_wait
@@ -67,7 +66,6 @@ class CheckpointWriter:
         shard_writer: Writes sharded parameters and optimizer states. None if checkpoints are in one file.
 
     Attributes:
-        memory_tier: Copies of the newest state in memory. None if disabled. :meth:`close` closes it.
         ownership: Ownership of the folder.
         retention: Checkpoints to keep.
         submitted_step: Step of the last submitted checkpoint. None before the first.
@@ -101,7 +99,6 @@ class CheckpointWriter:
         self._storage_problem: str | None = None  # since the last commit
         self._problem_since = self._last_try_time = time.monotonic()
         self._is_hanging = False
-        self.memory_tier: MemoryCopier | None = None
         self.submitted_step: int | None = None
         self.committed_step: int | None = None
         self.write_seconds: float | None = None
@@ -198,20 +195,17 @@ class CheckpointWriter:
             self.wait_until_free()
             self.check_last_write()
 
-    def copy_to_memory(self, checkpoint: Mapping[str, Any], state_keys: Collection[str], info: CommitInfo) -> None:
-        """Copies a checkpoint to :attr:`memory_tier`. Call it if a copy is due.
-
-        Args:
-            checkpoint: Lightning checkpoint. The caller may modify it afterwards.
-            state_keys: Top-level keys with training state.
-            info: Description of the checkpoint.
+    def make_loadable(self, checkpoint: Mapping[str, Any], state_keys: Collection[str]) -> dict[str, Any]:
+        """Returns a checkpoint without the entries that torch refuses to load with ``weights_only=True``.
 
         Raises:
-            NotResumableError: If torch would refuse to load the checkpoint.
+            NotResumableError: If torch would refuse to load training state.
         """
-        assert self.memory_tier is not None
-        loadable_checkpoint = self._converter.convert(checkpoint, state_keys)
-        self.memory_tier.save(loadable_checkpoint, info, self._finite_check.has_new_non_finite)
+        return self._converter.convert(checkpoint, state_keys)
+
+    def has_new_non_finite(self, checkpoint: Mapping[str, Any]) -> bool:
+        """Returns whether a tensor is not finite that was finite in the first or in the loaded checkpoint."""
+        return self._finite_check.has_new_non_finite(checkpoint)
 
     def check_last_write(self) -> None:
         """Warns if the last write failed because of storage.
@@ -307,8 +301,6 @@ class CheckpointWriter:
                     release_job.result()
         elif self._write_job is not None:
             self._write_job.add_done_callback(lambda _: self.ownership.release())
-        if self.memory_tier is not None:
-            self.memory_tier.close(self.committed_step, is_interrupted=is_interrupted)
 
     def _wait_for_write(self, timeout_seconds: float) -> bool:
         """Waits for the last write for at most ``timeout_seconds``. Returns whether it has ended."""

@@ -11,7 +11,6 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from stormproof.checkpoint import Checkpoint, Store
-from stormproof.checkpoint.async_writer import CheckpointWriter
 from stormproof.checkpoint.file_names import UNSHARDED_FILE
 from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.retention import select_for_deletion
@@ -19,6 +18,7 @@ from stormproof.distributed.collectives import all_gather, assert_equal, run_on_
 from stormproof.errors import DivergedError, StorageError
 from stormproof.lightning import internals
 from stormproof.resume import model_state, refused_state, snapshot
+from stormproof.resume.save_coordinator import SaveCoordinator
 
 MARGIN_STEPS = 10
 """Healthy steps that must follow a checkpoint before it is trusted. Divergence starts before it is detected."""
@@ -28,7 +28,7 @@ def roll_back(
     trainer: pl.Trainer,
     module: pl.LightningModule,
     store: Store,
-    writer: CheckpointWriter | None,
+    coordinator: SaveCoordinator,
     callbacks: Iterable[pl.Callback],
     since_step: int,
     trusted_steps: Collection[int],
@@ -41,7 +41,7 @@ def roll_back(
         trainer: Trainer during ``fit``, between two optimizer steps.
         module: Module that it trains.
         store: Store of the checkpoints.
-        writer: Writer of the checkpoints on rank 0, None on other ranks.
+        coordinator: Coordinator of the checkpoints.
         callbacks: Callbacks whose state is restored.
         since_step: First step at which training diverged.
         trusted_steps: Steps of earlier rollbacks. Checkpoints saved at these steps are trusted.
@@ -54,7 +54,7 @@ def roll_back(
         StorageError: On every rank, with exit code 74, if a rank cannot read it.
         RanksDisagreeError: On every rank, if the ranks read different checkpoints.
     """
-    selected_checkpoint = run_on_rank_zero(lambda: _select_checkpoint(store, writer, since_step, trusted_steps))
+    selected_checkpoint = run_on_rank_zero(lambda: _select_checkpoint(store, coordinator, since_step, trusted_steps))
     if selected_checkpoint is None:
         raise DivergedError(
             f"training diverges since step {since_step}, and there is no good checkpoint to roll back to in "
@@ -93,9 +93,10 @@ def order_by_trust(
 
 
 def _select_checkpoint(
-    store: Store, writer: CheckpointWriter | None, since_step: int, trusted_steps: Collection[int]
+    store: Store, coordinator: SaveCoordinator, since_step: int, trusted_steps: Collection[int]
 ) -> Checkpoint | None:
     """Returns the checkpoint to restore, verified, and quarantines later ones. Runs on rank 0."""
+    writer = coordinator.writer
     assert writer is not None
     writer.wait_until_free()  # waits for a write in progress
     writer.check_last_write()  # reports a failed write
@@ -115,8 +116,7 @@ def _select_checkpoint(
     if selected_checkpoint is None:
         return None
     try:
-        if writer.memory_tier is not None:
-            writer.memory_tier.clear()
+        coordinator.discard_copies()
     except OSError as error:
         rank_zero_warn(f"A run that is killed soon may resume from diverged weights: {error.strerror}.")
     later_checkpoints = [checkpoint for checkpoint in checkpoints if checkpoint.sequence > selected_checkpoint.sequence]

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytorch_lightning as pl
 
-from stormproof.checkpoint import CommitInfo, Retention, Store
+from stormproof.checkpoint import CommitInfo, Resolution, Retention, Store
 from stormproof.checkpoint.async_writer import CheckpointWriter
+from stormproof.checkpoint.folder_ownership import FolderOwnership, verify_shared_store
 from stormproof.checkpoint.monitored_metric import MonitoredMetric
 from stormproof.checkpoint.schedule import SaveSchedule
+from stormproof.checkpoint.tiers.tier import Capture, Fit, Ranks, Tier
 from stormproof.distributed.collectives import SYNC_EVERY_N_STEPS, run_on_rank_zero
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.lightning.step_exchange import ExchangedNumbers, StepExchange
 from stormproof.long_waits import long_wait
 from stormproof.resume import script_settings, sharded_state, snapshot
+from stormproof.resume.checkpoint_finder import explain_storage_errors
 from stormproof.resume.refused_state import RefusedState
 from stormproof.resume.unsaved_attributes import UnsavedAttributes
 
 if TYPE_CHECKING:  # imports torch.distributed.checkpoint, which takes 0.3 s
     from stormproof.checkpoint.sharding.shard_writer import ShardWriter
-    from stormproof.checkpoint.tiers.memory_shard_writer import MemoryShardWriter
 
-Destination = Literal["storage", "memory"]
-"""Where the state is saved."""
+Destination = Literal["storage", "tiers"]
+"""Where the state is saved: as a checkpoint, or only as a copy in the tiers."""
 
 
 class SaveCoordinator(InactiveCopies):
@@ -39,11 +42,14 @@ class SaveCoordinator(InactiveCopies):
         retention: Checkpoints to keep.
         monitored_metric: Metric that ranks the checkpoints.
         identity: Identity of the run, for the manifests.
+        tiers: Copies of the state outside the storage.
+        async_save: Whether training continues while a checkpoint is written.
+        storage_timeout_seconds: Seconds without a commit, despite failures, after which training stops. Must be above
+            0.
 
     Attributes:
         writer: Writer on rank 0 during training, otherwise None.
         shard_writer: Writer of this rank's shard during training. None if checkpoints are in one file.
-        memory_shard_writer: Writer of this rank's shard to memory. None if disabled, or if copies are in one file.
         shard_step: Step of the last checkpoint for storage whose shard this rank has planned. None before the first.
         unsaved_attributes: Warns about attributes that are in no checkpoint.
         settings: Settings of the script, for the checkpoints.
@@ -56,6 +62,10 @@ class SaveCoordinator(InactiveCopies):
         retention: Retention,
         monitored_metric: MonitoredMetric,
         identity: str | None,
+        tiers: Sequence[Tier],
+        *,
+        async_save: bool,
+        storage_timeout_seconds: float,
     ) -> None:
         self._store, self._schedule, self._retention, self._monitored_metric = (
             store,
@@ -63,15 +73,37 @@ class SaveCoordinator(InactiveCopies):
             retention,
             monitored_metric,
         )
-        self._identity = identity
+        self._identity, self._tiers = identity, tiers
+        self._async_save, self._storage_timeout_seconds = async_save, storage_timeout_seconds
         self.writer: CheckpointWriter | None = None
         self.shard_writer: ShardWriter | None = None
-        self.memory_shard_writer: MemoryShardWriter | None = None
         self.shard_step: int | None = None
         self.unsaved_attributes = UnsavedAttributes()
         self.settings: script_settings.Settings = {}
         self._refused_state = RefusedState()
         self._exchanged_attention: ExchangedNumbers | None = None
+
+    def open(self, resolution: Resolution, ranks: Ranks, *, is_sharded: bool) -> None:
+        """Acquires the store on rank 0, begins an attempt, and starts the writers and the tiers.
+
+        Args:
+            resolution: Current resolution of the store.
+            ranks: Position of this process.
+            is_sharded: Whether each rank writes its shard of a checkpoint.
+
+        Raises:
+            FolderTakenError: On every rank, if another running process owns the store or a tier.
+            RanksDisagreeError: On every rank, if a rank sees a different store.
+            StorageError: On every rank, if the store cannot be used.
+        """
+        self.unsaved_attributes = UnsavedAttributes()
+        if is_sharded:
+            from stormproof.checkpoint.sharding.shard_writer import ShardWriter  # noqa: PLC0415 (0.3 s)
+
+            self.shard_writer = ShardWriter(self._store.storage, ranks.rank)
+        verify_shared_store(self._store, run_on_rank_zero(lambda: self._acquire_store(resolution)))
+        for tier in self._tiers:
+            tier.start(Fit(self._store, ranks, self.writer, self.shard_writer))
 
     def start(self, trainer: pl.Trainer) -> Callable[[], None]:
         """Prepares :meth:`find_due_destination`. Returns a function that undoes this."""
@@ -106,25 +138,28 @@ class SaveCoordinator(InactiveCopies):
         )
         if should_save:
             return "storage"
-        return "memory" if due_by_clock == "memory" else None
+        return "tiers" if due_by_clock == "tiers" else None
 
-    def copy_to_memory(
+    def copy_to_tiers(
         self, trainer: pl.Trainer, module: pl.LightningModule, stall_start: float, *, has_validated: bool
     ) -> None:
-        """Captures the state and copies it to memory, with the arguments of :meth:`save`."""
+        """Captures the state and copies it to the tiers, with the arguments of :meth:`save`."""
         checkpoint = self._capture(trainer, module, has_validated=has_validated, has_ended=False)
-        if self.memory_shard_writer is not None:  # a copy is due only after all ranks have written the previous one
-            self.memory_shard_writer.plan(sharded_state.pop_state(checkpoint))
-            if not trainer.is_global_zero:  # rank 0 stages in writer.copy_to_memory
-                self.memory_shard_writer.stage()
+        state = None if self.shard_writer is None else sharded_state.pop_state(checkpoint)
+        capture = Capture(
+            checkpoint, _collect_state_keys(trainer), state, partial(self._describe, trainer), stall_start
+        )
+        for tier in self._tiers:
+            tier.copy(capture)
 
-        def copy() -> None:
-            writer = self._require_writer()
-            writer.copy_to_memory(checkpoint, _collect_state_keys(trainer), self._describe(trainer))
-            assert writer.memory_tier is not None
-            writer.memory_tier.record_pause(time.monotonic() - stall_start)
+    def discard_copies(self) -> None:
+        """Deletes the copies in the tiers, which may contain diverged weights. Runs on rank 0.
 
-        run_on_rank_zero(copy)
+        Raises:
+            OSError: If a copy may remain.
+        """
+        for tier in self._tiers:
+            tier.discard()
 
     def save(
         self,
@@ -195,8 +230,49 @@ class SaveCoordinator(InactiveCopies):
 
         return run_on_rank_zero(finish)
 
+    def record_progress(self, step: int) -> None:
+        """Records the number of optimizer steps done, for the report of a restart."""
+        if self.writer is not None:
+            self.writer.ownership.record_progress(step)
+
+    def close(self, *, is_interrupted: bool, has_ended: bool) -> None:
+        """Waits for the last write, ends all threads, and releases the store.
+
+        Args:
+            is_interrupted: Whether the run ends because of Ctrl-C or a preemption, so that it waits shortly.
+            has_ended: Whether training has ended normally.
+        """
+        committed_step = None
+        if self.writer is not None:
+            self.writer.close(is_interrupted=is_interrupted)
+            committed_step = self.writer.committed_step
+        if self.shard_writer is not None:
+            self.shard_writer.close(is_interrupted=is_interrupted)
+        for tier in reversed(self._tiers):
+            tier.close(committed_step, is_interrupted=is_interrupted, has_ended=has_ended)
+        self.writer = self.shard_writer = None
+
+    def _acquire_store(self, resolution: Resolution) -> str:
+        """Acquires the store on rank 0. Returns the token of the ownership."""
+        with explain_storage_errors(self._store, "used"):
+            ownership = FolderOwnership(self._store, resolution)
+        self.writer = CheckpointWriter(
+            self._store,
+            self._retention,
+            ownership,
+            async_save=self._async_save,
+            storage_timeout_seconds=self._storage_timeout_seconds,
+            on_commit=self._notify_tiers,
+            shard_writer=self.shard_writer,
+        )
+        return ownership.token
+
+    def _notify_tiers(self) -> None:
+        for tier in self._tiers:
+            tier.after_commit()
+
     def _inactive_state(self) -> dict[str, Any]:
-        return dict.fromkeys(("writer", "shard_writer", "memory_shard_writer", "_exchanged_attention"))
+        return dict.fromkeys(("writer", "shard_writer", "_exchanged_attention"))
 
     def _require_writer(self) -> CheckpointWriter:
         assert self.writer is not None
@@ -209,15 +285,15 @@ class SaveCoordinator(InactiveCopies):
         now = time.monotonic()
         if self._schedule.is_due_by_clock(now) or writer.should_retry:
             return "storage"
-        return "memory" if writer.memory_tier is not None and writer.memory_tier.is_due(now) else None
+        return "tiers" if any(tier.is_due(now) for tier in self._tiers) else None
 
     def _needs_attention(self, trainer: pl.Trainer) -> bool:
         """Returns whether a checkpoint may be due or the last write may have failed. False on ranks other than 0."""
         if not trainer.is_global_zero or not self._schedule.has_saved:
             return False
         writer, now = self._require_writer(), time.monotonic()
-        is_memory_due = writer.memory_tier is not None and writer.memory_tier.is_due(now)
-        return self._schedule.is_due_by_clock(now) or writer.may_have_failed or is_memory_due
+        is_copy_due = any(tier.is_due(now) for tier in self._tiers)
+        return self._schedule.is_due_by_clock(now) or writer.may_have_failed or is_copy_due
 
     def _is_among_best(self, trainer: pl.Trainer) -> bool:
         score = self._monitored_metric.value(trainer)

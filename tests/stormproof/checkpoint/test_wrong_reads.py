@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from obstore.store import MemoryStore
 
-from stormproof.checkpoint import Retention, Store, hashing, once_per_node, verification
+from stormproof.checkpoint import Retention, Store, hashing, once_per_node
 from stormproof.checkpoint.storage import ObjectStorage, PosixStorage
 from stormproof.checkpoint.tiers.download import download_newest
 from stormproof.checkpoint.tiers.uploader import Uploader
@@ -101,6 +101,6 @@ def test_damage_is_read_from_the_storage_and_not_from_a_cache(tmp_path: Path, mo
     newest = store.read_checkpoints()[-1]
     flip_bit(newest.path)
     monkeypatch.setattr(hashing, "drop_cached_pages", dropped.append)
-    assert store.verify(newest) == verification.CHANGED
-    assert verification.find_content_problem(store.storage, newest.stored_files) == verification.CHANGED
+    assert store.verify(newest) == hashing.CHANGED
+    assert hashing.find_content_problem(store.storage, newest.stored_files) == hashing.CHANGED
     assert dropped == 3 * [newest.path]

@@ -74,11 +74,9 @@ def test_one_that_lacks_what_is_set_back_is_none(fields: dict[str, Any], tmp_pat
 
 
 def roll_back(trainer: Any, module: Any, recovery: CheckpointRecovery, since: int) -> dict[str, Any]:
-    writer, other_callbacks = (
-        recovery.save_coordinator.writer,
-        [callback for callback in trainer.callbacks if callback is not recovery],
-    )
-    return rollback.roll_back(trainer, module, recovery.store, writer, other_callbacks, since, trusted_steps=())
+    other_callbacks = [callback for callback in trainer.callbacks if callback is not recovery]
+    coordinator = recovery.save_coordinator
+    return rollback.roll_back(trainer, module, recovery.store, coordinator, other_callbacks, since, trusted_steps=())
 
 
 class RollbackCallback(pl.Callback):

@@ -18,7 +18,8 @@ from stormproof import CheckpointRecovery, PreemptedExit, Preemption
 from stormproof.checkpoint import CommitInfo, Store
 from stormproof.checkpoint.tiers import memory_copier, memory_folder
 from stormproof.checkpoint.tiers.memory_commit import commit_from_this_node
-from stormproof.checkpoint.tiers.start_memory_tier import start_memory_tier
+from stormproof.checkpoint.tiers.memory_tier import MemoryTier
+from stormproof.checkpoint.tiers.tier import Fit, Ranks
 from stormproof.divergence.rollback import roll_back
 from stormproof.errors import DivergedError
 from stormproof.lightning.find_callback import find_callback
@@ -36,6 +37,10 @@ TWO_RANKS = Cell(every_n_train_steps=1000, ranks=2)
 pytestmark = pytest.mark.usefixtures("memory", "copies_often")
 
 
+def find_copier(recovery: CheckpointRecovery) -> memory_copier.MemoryCopier | None:
+    return next(tier.copier for tier in recovery.tiers if isinstance(tier, MemoryTier)) if recovery.tiers else None
+
+
 class KillAfterCopy(pl.Callback):
     """Kills all ranks at a step. Waits for each checkpoint and each copy, so that the previous step is copied."""
 
@@ -48,8 +53,8 @@ class KillAfterCopy(pl.Callback):
         writer = recovery.save_coordinator.writer
         if writer is not None:
             writer.wait_until_free()
-            if writer.memory_tier is not None:
-                writer.memory_tier.wait(20)
+        if (copier := find_copier(recovery)) is not None:
+            copier.wait(20)
         if trainer.global_step == self.step:
             trainer.strategy.barrier()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -242,13 +247,11 @@ class RollBackAndKill(pl.Callback):
     def _act(self, trainer: Any, module: Any) -> None:
         recovery = find_callback(trainer, CheckpointRecovery)
         assert recovery is not None
-        writer = recovery.save_coordinator.writer
         if trainer.global_step == 14:
-            if writer is not None:
-                assert writer.memory_tier is not None
-                writer.memory_tier.wait(20)
-                assert writer.memory_tier.step is not None
-            roll_back(trainer, module, recovery.store, writer, [], since_step=12, trusted_steps=[0])
+            if (copier := find_copier(recovery)) is not None:
+                copier.wait(20)
+                assert copier.step is not None
+            roll_back(trainer, module, recovery.store, recovery.save_coordinator, [], since_step=12, trusted_steps=[0])
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -298,5 +301,7 @@ def test_a_folder_of_another_user_disables_the_copies_with_a_warning(tmp_path: P
     folder.chmod(0o777)
     store = make_store(tmp_path)
     store.begin_attempt(store.resolve())
+    tier, fit = MemoryTier(), Fit(store, Ranks(rank=0, local_rank=0, node_rank=0), writer=None, shard_writer=None)
     with pytest.warns(UserWarning, match="`memory_tier` is disabled: .*others can write to it"):
-        assert start_memory_tier(store, attempt=1, rank=0, local_rank=0, node_rank=0) is None
+        tier.start(fit)
+    assert tier.copier is None
