@@ -22,7 +22,6 @@ from stormproof.checkpoint.async_writer import CheckpointWriter
 from stormproof.checkpoint.folder_ownership import FolderOwnership, verify_shared_store
 from stormproof.checkpoint.loadable import restore_pickled
 from stormproof.checkpoint.monitored_metric import MonitoredMetric
-from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.resolution import BadCheckpoint
 from stormproof.checkpoint.schedule import SaveSchedule
 from stormproof.checkpoint.storage import ObjectStorage, is_url
@@ -40,6 +39,7 @@ from stormproof.errors import DivergedError, NotResumableError, PreemptedExit, S
 from stormproof.event_log import log_event
 from stormproof.lightning import internals, sharded_averaging
 from stormproof.lightning.inactive_copies import InactiveCopies
+from stormproof.lightning.load_plan import LoadPlan
 from stormproof.lightning.method_replacement import call_after
 from stormproof.resumable_loader import wrap_training_loaders
 from stormproof.resume import refused_state, script_settings, sharded_state, snapshot
@@ -390,12 +390,13 @@ class CheckpointRecovery(InactiveCopies, Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Checks that all ranks found the same checkpoint, and acquires the folder."""
+        load_plan = LoadPlan(
+            self.store.catalog.load_folder,
+            partial(sharded_state.load_for_strategy, trainer),
+            after_loading=partial(_prepare_checkpoint, trainer),
+        )
         self._undo_functions = [
-            internals.patch_checkpoint_loading(trainer, self.store.catalog.load_folder, retry_read),
-            internals.redirect_loading(
-                trainer, self.store.catalog.load_folder, partial(sharded_state.load_for_strategy, trainer)
-            ),
-            internals.call_after_loading(trainer, partial(_prepare_checkpoint, trainer)),
+            load_plan.install(trainer),
             internals.call_on_exception(trainer, self._release),
             sharded_averaging.prepare_averaging(trainer),
         ]
@@ -409,14 +410,14 @@ class CheckpointRecovery(InactiveCopies, Callback):
         if self._resolution is None:
             self.resumed_from = None  # of an earlier fit
         if self.resume:
-            self._resume(trainer)
+            self._resume(load_plan)
         if self._resolution is not None and self.resumed_from is not None:
             self._fetch(self.resumed_from)  # another process may have deleted the copy
         make_forks_safe()
         destroy_gloo_before_exit()
         resolution = self._resolution = self._resolution or self._resolve()
         if self.memory_tier:
-            resolution = self._switch_to_newest(trainer, resolution)
+            resolution = self._switch_to_newest(trainer, resolution, load_plan)
         checkpoint = resolution.chosen_checkpoint
         assert_equal(
             "the newest good checkpoint",
@@ -579,12 +580,12 @@ class CheckpointRecovery(InactiveCopies, Callback):
         advice = _ADVICE.get(error.errno or 0, "Restart the run when storage is available.")
         return StorageError(f"{self.store.location} cannot be {participle}: {error.strerror or error}. {advice}")
 
-    def _resume(self, trainer: pl.Trainer) -> None:
+    def _resume(self, load_plan: LoadPlan) -> None:
         location, path = self.store.absolute_location, self.latest_checkpoint(self._start_over)
         if path is None:
             _FINISHED_LOCATIONS.discard(location)  # the user emptied it
         elif location not in _FINISHED_LOCATIONS:
-            self._undo_functions.append(internals.resume_from(trainer, path, self.weights_only))
+            load_plan.default_path, load_plan.default_weights_only = path, self.weights_only
 
     def _inactive_state(self) -> dict[str, Any]:
         if not self._is_active:
@@ -735,14 +736,13 @@ class CheckpointRecovery(InactiveCopies, Callback):
         except OSError as error:
             raise self._make_storage_error("read", error) from error
 
-    def _switch_to_newest(self, trainer: pl.Trainer, resolution: Resolution) -> Resolution:
+    def _switch_to_newest(self, trainer: pl.Trainer, resolution: Resolution, load_plan: LoadPlan) -> Resolution:
         """Commits the newest copy of any node if it is newer. Makes all ranks resume from the newest checkpoint."""
         ranks = {"rank": trainer.global_rank, "local_rank": trainer.local_rank}
         self._resolution = commit_from_any_node(self.store, resolution, partial(self._resolve, fetch=True), **ranks)
         older, newest = self.resumed_from, self._resolution.chosen_checkpoint
         if older is not None and newest is not None and older != newest:
-            paths = self._fetch(older), self._fetch(newest)
-            self._undo_functions.append(internals.replace_loaded_path(trainer, *paths))
+            load_plan.replacements[Path(self._fetch(older)).resolve()] = self._fetch(newest)
             self.store.catalog.discard_copy(older)
             self.resumed_from = newest
         return self._resolution

@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 from stormproof.distributed.dtensor import distribute_like
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals
-from stormproof.lightning.method_replacement import call_before, replace
+from stormproof.lightning.method_replacement import call_before, replace, undo_together
 
 TRAINED_STATE_KEY = "current_model_state"
 """Key with which Lightning saves the trained weights if the ``state_dict`` contains their average."""
@@ -109,12 +109,7 @@ def prepare_averaging(trainer: pl.Trainer) -> Callable[[], None]:
         ]
     if undo_functions and internals.saves_sharded_checkpoints(trainer):
         undo_functions.append(call_before(trainer.strategy, "save_checkpoint", _drop_trained_state))
-
-    def undo_all() -> None:
-        while undo_functions:
-            undo_functions.pop()()
-
-    return undo_all
+    return undo_together(*undo_functions)
 
 
 def create_averages(trainer: pl.Trainer, module: pl.LightningModule) -> None:
