@@ -39,6 +39,7 @@ from stormproof.errors import DivergedError, NotResumableError, PreemptedExit, S
 from stormproof.event_log import log_event
 from stormproof.lightning import internals, sharded_averaging
 from stormproof.lightning.inactive_copies import InactiveCopies
+from stormproof.lightning.layout import Layout
 from stormproof.lightning.load_plan import LoadPlan
 from stormproof.lightning.method_replacement import call_after
 from stormproof.resumable_loader import wrap_training_loaders
@@ -256,6 +257,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._goodput = Goodput(time.time())
         self._resolution: Resolution | None = None  # from the last call of :meth:`latest_checkpoint` or :meth:`setup`
         self._start_over = False  # last argument of :meth:`latest_checkpoint`
+        self._layout: Layout  # set in setup
         self._is_active = self._has_ended = self._is_tuning = False
         self._rank_snapshot: snapshot.RankSnapshot | None = None  # of the loaded checkpoint, until it is restored
         self._loaded_description: str | None = None
@@ -390,21 +392,22 @@ class CheckpointRecovery(InactiveCopies, Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Checks that all ranks found the same checkpoint, and acquires the folder."""
+        layout = self._layout = Layout.of(trainer)
         load_plan = LoadPlan(
             self.store.catalog.load_folder,
-            partial(sharded_state.load_for_strategy, trainer),
-            after_loading=partial(_prepare_checkpoint, trainer),
+            partial(sharded_state.load_for_strategy, trainer, layout),
+            after_loading=partial(_prepare_checkpoint, trainer, layout),
         )
         self._undo_functions = [
             load_plan.install(trainer),
             internals.call_on_exception(trainer, self._release),
-            sharded_averaging.prepare_averaging(trainer),
+            sharded_averaging.prepare_averaging(trainer, layout),
         ]
         internals.replace_checkpoint_names(trainer, self._find_checkpoint)
         self._is_active = stage == "fit" and not getattr(trainer, "fast_dev_run", False)
         if not self._is_active:
             return
-        check_strategy(trainer, "CheckpointRecovery requires the parameters and optimizer states of each rank")
+        check_strategy(trainer, layout, "CheckpointRecovery requires the parameters and optimizer states of each rank")
         if self.wrap_loaders:
             self._undo_functions.append(wrap_training_loaders(trainer))
         if self._resolution is None:
@@ -434,7 +437,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self.monitored_metric.reset()
         self.save_coordinator.unsaved_attributes = UnsavedAttributes()
         self.schedule.reset()
-        if internals.saves_sharded_checkpoints(trainer):
+        if layout.saves_shards:
             from stormproof.checkpoint.sharding.shard_writer import ShardWriter  # noqa: PLC0415 (0.3 s)
 
             self.save_coordinator.shard_writer = ShardWriter(self.store.storage, trainer.global_rank)
@@ -455,15 +458,11 @@ class CheckpointRecovery(InactiveCopies, Callback):
                 "random number generators, epoch means and the position in the data."
             )
             return
-        rank_arguments = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
         self._rank_snapshot = snapshot.select_rank(
-            checkpoint,
-            *rank_arguments,
-            tensor_parallel_size=internals.tensor_parallel_size(trainer),
-            collects_dtypes=not internals.shards_parameters(trainer),
+            checkpoint, self._layout, trainer.accumulate_grad_batches, collects_dtypes=not self._layout.is_sharded
         )
         self._loaded_description += f", {self._rank_snapshot.snapshot.id}"
-        self._saved_settings = script_settings.read(checkpoint, trainer.world_size)
+        self._saved_settings = script_settings.read(checkpoint, self._layout.world_size)
         internals.restore_tuned(trainer, self._rank_snapshot.snapshot.job_state.tuned)
         if self.save_coordinator.writer is not None:
             self.save_coordinator.writer.set_baseline(checkpoint)
@@ -473,7 +472,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
 
         Checks that all ranks loaded the same state, and that a run with checkpoints does not begin at step 0.
         """
-        sharded_averaging.create_averages(trainer, pl_module)
+        sharded_averaging.create_averages(trainer, pl_module, self._layout)
         if self._is_active and not trainer.strategy.restore_checkpoint_after_setup:
             self._check_loaded_state(trainer)
 
@@ -483,7 +482,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             return
         if trainer.strategy.restore_checkpoint_after_setup:
             self._check_loaded_state(trainer)
-        check_data_parallelism(trainer)
+        check_data_parallelism(self._layout)
         check_loop(trainer)
         check_initialized(pl_module)
         if self._rank_snapshot is not None:
@@ -494,7 +493,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._last_step = trainer.global_step
         self._goodput.start(time.time())
         self._undo_functions += [
-            self.save_coordinator.start(trainer),
+            self.save_coordinator.start(trainer, self._layout),
             internals.call_between_batches(trainer, lambda: self._run_between_batches(trainer, pl_module)),
         ]
 
@@ -816,12 +815,13 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._is_active = False
 
 
-def _prepare_checkpoint(trainer: pl.Trainer, checkpoint: dict[str, Any], weights_only: bool | None) -> None:
+def _prepare_checkpoint(
+    trainer: pl.Trainer, layout: Layout, checkpoint: dict[str, Any], weights_only: bool | None
+) -> None:
     """Prepares a checkpoint, and the module for it, before any ``on_load_checkpoint`` hook."""
     restore_pickled(checkpoint, weights_only)
     refused_state.restore(trainer, checkpoint)
-    size = internals.tensor_parallel_size(trainer)
-    snapshot.restore_entries(checkpoint, trainer.global_rank, trainer.world_size, tensor_parallel_size=size)
+    snapshot.restore_entries(checkpoint, layout)
     internals.ensure_double_precision(trainer)
     sharded_averaging.shard_averaged_state(trainer, trainer.lightning_module, checkpoint)
 

@@ -171,23 +171,6 @@ def evaluates_in_sequence(trainer: pl.Trainer) -> bool:
     return loader is not None and loader._mode == "sequential"
 
 
-def shards_parameters(trainer: pl.Trainer) -> bool:
-    """Returns whether the strategy is a ModelParallelStrategy, which shards parameters over the ranks."""
-    return "ModelParallelStrategy" in {cls.__name__ for cls in type(trainer.strategy).__mro__}
-
-
-def tensor_parallel_size(trainer: pl.Trainer) -> int:
-    """Returns the number of consecutive ranks that shard a layer and get the same data. Call it after setup."""
-    strategy: Any = trainer.strategy
-    return strategy.device_mesh["tensor_parallel"].size() if shards_parameters(trainer) else 1
-
-
-def saves_sharded_checkpoints(trainer: pl.Trainer) -> bool:
-    """Returns whether the strategy shards parameters and each rank saves its shard."""
-    strategy: Any = trainer.strategy
-    return shards_parameters(trainer) and strategy._save_distributed_checkpoint
-
-
 def dump_sharded_checkpoint(trainer: pl.Trainer) -> dict[str, Any]:
     """Returns the checkpoint that ``trainer.save_checkpoint`` would write, without copying parameters and states.
 

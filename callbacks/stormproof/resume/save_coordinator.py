@@ -16,6 +16,7 @@ from stormproof.checkpoint.schedule import SaveSchedule
 from stormproof.distributed.collectives import SYNC_EVERY_N_STEPS, run_on_rank_zero
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
+from stormproof.lightning.layout import Layout
 from stormproof.lightning.step_exchange import ExchangedNumbers, StepExchange
 from stormproof.long_waits import long_wait
 from stormproof.resume import script_settings, sharded_state, snapshot
@@ -71,10 +72,12 @@ class SaveCoordinator(InactiveCopies):
         self.unsaved_attributes = UnsavedAttributes()
         self.settings: script_settings.Settings = {}
         self._refused_state = RefusedState()
+        self._layout: Layout  # set in start
         self._exchanged_attention: ExchangedNumbers | None = None
 
-    def start(self, trainer: pl.Trainer) -> Callable[[], None]:
-        """Prepares :meth:`find_due_destination`. Returns a function that undoes this."""
+    def start(self, trainer: pl.Trainer, layout: Layout) -> Callable[[], None]:
+        """Prepares :meth:`find_due_destination` and :meth:`save`. Returns a function that undoes this."""
+        self._layout = layout
         self._exchanged_attention = StepExchange.of(trainer).add(lambda: [float(self._needs_attention(trainer))])
         return self._exchanged_attention.remove
 
@@ -160,10 +163,10 @@ class SaveCoordinator(InactiveCopies):
         return stall
 
     def _capture(self, trainer: pl.Trainer, module: pl.LightningModule, **options: bool) -> dict[str, Any]:
-        checkpoint = snapshot.capture(trainer, module, **options, settings=self.settings)
+        checkpoint = snapshot.capture(trainer, module, self._layout, **options, settings=self.settings)
         if trainer.is_global_zero:
             self.unsaved_attributes.check(trainer, checkpoint)
-        self._refused_state.extract(trainer, checkpoint)
+        self._refused_state.extract(trainer, self._layout, checkpoint)
         return checkpoint
 
     def set_baseline(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

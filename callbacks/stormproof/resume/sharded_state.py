@@ -28,6 +28,7 @@ from stormproof.checkpoint.sharding.parameter_ids import rekey_to_parameter_ids
 from stormproof.distributed.dtensor import distribute_like
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals, sharded_averaging
+from stormproof.lightning.layout import Layout
 from stormproof.lightning.sharded_averaging import TRAINED_STATE_KEY
 from stormproof.resume.mapped_loading import is_mappable, load_mapped
 from stormproof.resume.snapshot_state import CHECKPOINT_KEY
@@ -67,12 +68,17 @@ def collect_state(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, 
 
 
 def load_for_strategy(
-    trainer: pl.Trainer, path: Path, weights_only: bool, load_original: Callable[[], dict[str, Any]]
+    trainer: pl.Trainer,
+    layout: Layout,
+    path: Path,
+    weights_only: bool,
+    load_original: Callable[[], dict[str, Any]],
 ) -> dict[str, Any]:
     """Loads a checkpoint of any strategy for the strategy of this trainer. Retries failed reads.
 
     Args:
         trainer: Trainer that loads the checkpoint.
+        layout: Its layout.
         path: File or folder.
         weights_only: As for ``Trainer.fit``. Sharded checkpoints are always loaded with ``weights_only=True``.
         load_original: Loads the checkpoint as Lightning would.
@@ -88,7 +94,7 @@ def load_for_strategy(
 
     def load() -> dict[str, Any]:
         try:
-            if internals.shards_parameters(trainer):
+            if layout.is_sharded:
                 return _load_into_shards(trainer, path, weights_only)
             return _load_whole(trainer, path, weights_only, load_original)
         except FileNotFoundError as error:
