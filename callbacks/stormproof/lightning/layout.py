@@ -17,7 +17,7 @@ STATE_METHODS = ("lightning_module_state_dict", "optimizer_state", "save_checkpo
 
 @dataclass(frozen=True)
 class Layout:
-    """Number of ranks, and the part of the state that each of them has. Constant during a run of the trainer.
+    """Describes how many ranks there are, and which part of the state each of them has.
 
     If the state is neither replicated nor sharded, the strategy distributes it in an unsupported way.
 
@@ -46,8 +46,8 @@ class Layout:
     def of(cls, trainer: pl.Trainer) -> Layout:
         """Returns the layout of a trainer. Valid from the hook ``setup`` of callbacks on.
 
-        Lightning launches the ranks and creates the device mesh before ``setup``. It sets up the strategy, which shards
-        the parameters, only after it.
+        ``Strategy.setup_environment``, which Lightning calls before that hook, fixes the ranks and the device mesh.
+        ``configure_model`` and ``Strategy.setup``, which shard and move the parameters, do not change the layout.
 
         Raises:
             RuntimeError: If the strategy is a ModelParallelStrategy without a device mesh yet.

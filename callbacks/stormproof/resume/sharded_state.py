@@ -68,11 +68,7 @@ def collect_state(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, 
 
 
 def load_for_strategy(
-    trainer: pl.Trainer,
-    layout: Layout,
-    path: Path,
-    weights_only: bool,
-    load_original: Callable[[], dict[str, Any]],
+    trainer: pl.Trainer, layout: Layout, path: Path, weights_only: bool, load_original: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
     """Loads a checkpoint of any strategy for the strategy of this trainer. Retries failed reads.
 

@@ -141,11 +141,7 @@ def capture(
 
 
 def select_rank(
-    checkpoint: dict[str, Any],
-    layout: Layout,
-    accumulate_grad_batches: int = 1,
-    *,
-    collects_dtypes: bool = False,
+    checkpoint: dict[str, Any], layout: Layout, accumulate_grad_batches: int = 1, *, collects_dtypes: bool = False
 ) -> RankSnapshot:
     """Returns the state of one rank, and replaces rank 0's callback and loader states in the checkpoint with its own.
 
@@ -225,12 +221,8 @@ def check_layout(trainer: pl.Trainer, rank_snapshot: RankSnapshot) -> None:
         return
     assert job_state.accumulated is not None  # otherwise redistribute raised an error
     accumulate_grad_batches = (job_state.accumulated, trainer.accumulate_grad_batches)
-    world_size_change.check_global_batch(
-        rank_snapshot.rank_state.train_loaders,
-        train_loaders(trainer),
-        accumulate_grad_batches,
-        layout.data_parallel_size,
-    )
+    states, loaders = rank_snapshot.rank_state.train_loaders, train_loaders(trainer)
+    world_size_change.check_global_batch(states, loaders, accumulate_grad_batches, layout.data_parallel_size)
     rank_zero_warn(
         f"{change} Each sample still occurs once per epoch, in the same steps. Random numbers are seeded anew, and "
         "means of the interrupted epoch may count only the remaining batches."
@@ -262,11 +254,12 @@ def restore(trainer: pl.Trainer, module: pl.LightningModule, rank_snapshot: Rank
 def restore_final(trainer: pl.Trainer, module: pl.LightningModule, rank_snapshot: RankSnapshot) -> None:
     """Restores the part of the state that remains after training has ended."""
     data_rank_states, rank_state = rank_snapshot.snapshot.data_rank_states, rank_snapshot.rank_state
+    layout = rank_snapshot.layout
     logged_metrics.restore_metrics(trainer, rank_state.logged)
     metrics, extra_modules = rank_state.metrics, owned_state.find_modules(trainer)
-    if len(data_rank_states) != rank_snapshot.layout.data_parallel_size:
+    if len(data_rank_states) != layout.data_parallel_size:
         saved_metrics = [state.metrics for state in data_rank_states]
-        metrics = metric_state.merge(module, saved_metrics, rank_snapshot.layout.data_rank == 0, extra_modules)
+        metrics = metric_state.merge(module, saved_metrics, layout.data_rank == 0, extra_modules)
     metric_state.restore(module, metrics, extra_modules)
     frozen_modules.restore(module, rank_state.frozen)
     restore_tensors(trainer, module, rank_snapshot)
