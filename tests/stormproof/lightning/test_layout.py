@@ -36,7 +36,7 @@ def test_one_device_and_ddp_replicate_the_state(strategy: str, lightning: Any):
 
 
 @pytest.mark.parametrize(("strategy", "is_replicated"), [(MyDDP, True), (ShardingDDP, False), (MyDeepSpeed, False)])
-def test_a_subclass_replicates_the_state_unless_it_overrides_how_it_is_saved(strategy: type, is_replicated: bool):
+def test_a_subclass_replicates_unless_it_overrides_how_state_is_saved(strategy: type, is_replicated: bool):
     instance = strategy.__new__(strategy)  # the package deepspeed is not installed
     trainer: Any = SimpleNamespace(strategy=instance, global_rank=0, world_size=1)
     assert Layout.of(trainer) == Layout(is_replicated=is_replicated)
