@@ -18,7 +18,6 @@ from stormproof.arguments import check_arguments
 from stormproof.checkpoint import Checkpoint, Retention, Store
 from stormproof.checkpoint.loadable import restore_pickled
 from stormproof.checkpoint.monitored_metric import MonitoredMetric
-from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.resolution import BadCheckpoint
 from stormproof.checkpoint.schedule import SaveSchedule
 from stormproof.checkpoint.storage import ObjectStorage, Storage, is_url
@@ -31,6 +30,8 @@ from stormproof.errors import DivergedError, NotResumableError, PreemptedExit
 from stormproof.event_log import log_event
 from stormproof.lightning import internals, sharded_averaging
 from stormproof.lightning.inactive_copies import InactiveCopies
+from stormproof.lightning.layout import Layout
+from stormproof.lightning.load_plan import LoadPlan
 from stormproof.lightning.method_replacement import call_after
 from stormproof.resumable_loader import wrap_training_loaders
 from stormproof.resume import refused_state, script_settings, sharded_state, snapshot
@@ -242,7 +243,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._step_functions: list[Callable[[pl.Trainer, pl.LightningModule], None]] = []
         self._before_save_functions: list[Callable[[pl.Trainer, pl.LightningModule], bool | None]] = []
         self._goodput = Goodput(time.time())
-        self._loaded = LoadedState()
+        self._layout = Layout()  # of the last fit
+        self._loaded = LoadedState(self._layout)
         self._is_active = self._has_ended = self._is_tuning = False
         self._last_step = 0  # step at the last call between batches
         self._has_validated = False
@@ -354,42 +356,43 @@ class CheckpointRecovery(InactiveCopies, Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Checks that all ranks found the same checkpoint, and acquires the folder."""
+        layout = self._layout = Layout.of(trainer)
+        load_plan = LoadPlan(
+            self.store.catalog.load_folder,
+            partial(sharded_state.load_for_strategy, trainer, layout),
+            after_loading=partial(_prepare_checkpoint, trainer, layout),
+        )
         self._undo_functions = [
-            internals.patch_checkpoint_loading(trainer, self.store.catalog.load_folder, retry_read),
-            internals.redirect_loading(
-                trainer, self.store.catalog.load_folder, partial(sharded_state.load_for_strategy, trainer)
-            ),
-            internals.call_after_loading(trainer, partial(_prepare_checkpoint, trainer)),
+            load_plan.install(trainer),
             internals.call_on_exception(trainer, self._release),
-            sharded_averaging.prepare_averaging(trainer),
+            sharded_averaging.prepare_averaging(trainer, layout),
         ]
         internals.replace_checkpoint_names(trainer, self._finder.find)
         self._is_active = stage == "fit" and not getattr(trainer, "fast_dev_run", False)
         if not self._is_active:
             return
-        check_strategy(trainer, "CheckpointRecovery requires the parameters and optimizer states of each rank")
+        check_strategy(trainer, layout, "CheckpointRecovery requires the parameters and optimizer states of each rank")
         if self.wrap_loaders:
             self._undo_functions.append(wrap_training_loaders(trainer))
         self._finder.begin_fit()
         if self.resume:
-            self._resume(trainer)
+            self._resume(load_plan)
         make_forks_safe()
         destroy_gloo_before_exit()
         ranks = Ranks(trainer.global_rank, trainer.local_rank, trainer.node_rank)
-        resolution, replaced_paths = self._finder.agree_on_newest(ranks)
-        if replaced_paths is not None:
-            self._undo_functions.append(internals.replace_loaded_path(trainer, *replaced_paths))
+        resolution, replacement = self._finder.agree_on_newest(ranks)
+        load_plan.replacements |= replacement
         self._undo_functions += [
             call_after(trainer.strategy, "setup", self._record_settings),
             internals.call_before_loading_loaders(trainer, lambda: self._loaded.check_loaders(trainer)),
             *internals.wrap_tuners(trainer, self._tune),
         ]
-        self._loaded = LoadedState()
+        self._loaded = LoadedState(layout)
         self._has_validated = self._has_ended = False
         self._dynamic_shapes = find_dynamic_shapes()
         self.monitored_metric.reset()
         self.schedule.reset()
-        self.save_coordinator.open(resolution, ranks, is_sharded=internals.saves_sharded_checkpoints(trainer))
+        self.save_coordinator.open(resolution, ranks, layout)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -405,7 +408,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
 
         Checks that all ranks loaded the same state, and that a run with checkpoints does not begin at step 0.
         """
-        sharded_averaging.create_averages(trainer, pl_module)
+        sharded_averaging.create_averages(trainer, pl_module, self._layout)
         if self._is_active and not trainer.strategy.restore_checkpoint_after_setup:
             self._check_loaded_state(trainer)
 
@@ -415,7 +418,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             return
         if trainer.strategy.restore_checkpoint_after_setup:
             self._check_loaded_state(trainer)
-        check_data_parallelism(trainer)
+        check_data_parallelism(self._layout)
         check_loop(trainer)
         check_initialized(pl_module)
         self._loaded.prepare_training(trainer)
@@ -480,18 +483,18 @@ class CheckpointRecovery(InactiveCopies, Callback):
         """Restores the productive time of the run."""
         self._goodput.load_state_dict(state_dict["time"])
 
-    def _resume(self, trainer: pl.Trainer) -> None:
+    def _resume(self, load_plan: LoadPlan) -> None:
         location, path = self.store.absolute_location, self._finder.find_newest(start_over=self._finder.start_over)
         if path is None:
             _FINISHED_LOCATIONS.discard(location)  # the user emptied it
         elif location not in _FINISHED_LOCATIONS:
-            self._undo_functions.append(internals.resume_from(trainer, path, self.weights_only))
+            load_plan.default_path, load_plan.default_weights_only = path, self.weights_only
 
     def _inactive_state(self) -> dict[str, Any]:
         if not self._is_active:
             return {"_undo_functions": []}
         names = ("_undo_functions", "_step_functions", "_before_save_functions")
-        return {**{name: [] for name in names}, "_loaded": LoadedState(), "_is_active": False}
+        return {**{name: [] for name in names}, "_loaded": LoadedState(Layout()), "_is_active": False}
 
     def _record_settings(self, _: None, trainer: pl.Trainer) -> None:
         self.save_coordinator.settings = script_settings.describe(trainer)
@@ -599,12 +602,13 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._is_active = False
 
 
-def _prepare_checkpoint(trainer: pl.Trainer, checkpoint: dict[str, Any], weights_only: bool | None) -> None:
+def _prepare_checkpoint(
+    trainer: pl.Trainer, layout: Layout, checkpoint: dict[str, Any], weights_only: bool | None
+) -> None:
     """Prepares a checkpoint, and the module for it, before any ``on_load_checkpoint`` hook."""
     restore_pickled(checkpoint, weights_only)
     refused_state.restore(trainer, checkpoint)
-    size = internals.tensor_parallel_size(trainer)
-    snapshot.restore_entries(checkpoint, trainer.global_rank, trainer.world_size, tensor_parallel_size=size)
+    snapshot.restore_entries(checkpoint, layout)
     internals.ensure_double_precision(trainer)
     sharded_averaging.shard_averaged_state(trainer, trainer.lightning_module, checkpoint)
 

@@ -14,8 +14,8 @@ from stormproof.arguments import check_arguments
 from stormproof.distributed.gloo_shutdown import destroy_gloo_before_exit
 from stormproof.internal_errors import isolate_errors, isolated
 from stormproof.lightning.layer_names import join_names
+from stormproof.lightning.layout import Layout
 from stormproof.lightning.logging_steps import log_to_loggers, log_values
-from stormproof.lightning.tensor_parallelism import refuse_tensor_parallelism
 from stormproof.monitoring.monitor import Monitor, TableEntries
 from stormproof.probe.budget import Cadence
 from stormproof.probe.probe import Probe, close_probe
@@ -163,7 +163,7 @@ class DeadNeuronDetector(Monitor):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuses tensor parallelism. Resets the state, unless ``fit`` continues an earlier run."""
         destroy_gloo_before_exit()
-        refuse_tensor_parallelism(trainer, self)
+        Layout.of(trainer).refuse_tensor_parallelism(self)
         if stage == "fit" and trainer.global_step == 0:
             self._unit_records, self._sampled_epoch, self._last_batch_step, self._trace_state = (
                 UnitRecords(),

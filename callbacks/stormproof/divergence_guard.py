@@ -26,6 +26,7 @@ from stormproof.finding import Finding, Problem, Severity
 from stormproof.lightning import internals
 from stormproof.lightning.find_callback import find_callback
 from stormproof.lightning.inactive_copies import InactiveCopies
+from stormproof.lightning.layout import Layout
 from stormproof.lightning.logging_steps import log_values
 from stormproof.lightning.optimizer_step import get_scaler, skip_step
 from stormproof.resume.compatibility import check_strategy
@@ -147,7 +148,8 @@ class DivergenceGuard(InactiveCopies, Callback):
         if trainer.global_step == 0 or self._module_id != id(pl_module):
             self._reset()
         self._module_id = id(pl_module)
-        check_strategy(trainer, "DivergenceGuard requires a gradient norm that is known on all ranks")
+        requirement = "DivergenceGuard requires a gradient norm that is known on all ranks"
+        check_strategy(trainer, Layout.of(trainer), requirement)
         self._recovery = find_callback(trainer, CheckpointRecovery)
         self._training_health = (
             find_callback(trainer, TrainingHealth) if self.stop_on_critical is True else self.stop_on_critical or None

@@ -24,13 +24,13 @@ from stormproof.gradients.measurement import (
 from stormproof.gradients.noise_scale import NoiseMeter
 from stormproof.internal_errors import describe_error, isolate_errors, isolated
 from stormproof.lightning.gradient_clipping import call_before_clipping
+from stormproof.lightning.layout import Layout
 from stormproof.lightning.logged_metrics import add_callback_metrics
 from stormproof.lightning.logging_steps import has_passed_logging_step, log_to_loggers
 from stormproof.lightning.optimizer_step import find_optimizer_index, get_scaler, unscales_gradients
 from stormproof.monitoring.monitor import Monitor, TableEntries
 from stormproof.probe.budget import Cadence
 from stormproof.probe.probe import Probe, close_probe
-from stormproof.resume.compatibility import has_unsharded_state
 
 
 class GradientNormMonitor(Monitor):
@@ -161,7 +161,7 @@ class GradientNormMonitor(Monitor):
         self._cadence = Probe.of(trainer).budget.add("gradients", Cadence(self.every_n_steps), self.budget)
         if len(trainer.optimizers) == 1:
             self._step_counts = {0: trainer.global_step}
-        if pl_module.automatic_optimization and has_unsharded_state(trainer):
+        if pl_module.automatic_optimization and Layout.of(trainer).is_replicated:
             self._noise_meter = NoiseMeter(trainer, self._cadence.timed)
         self._undo_functions = [
             call_before_clipping(trainer, partial(self._measure_before_clipping, trainer, pl_module)),

@@ -35,8 +35,8 @@ from stormproof.health.summary import HealthSummary
 from stormproof.internal_errors import describe_error, is_raised_by_signal_handler, isolate_errors
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
+from stormproof.lightning.layout import Layout
 from stormproof.lightning.step_exchange import ExchangedNumbers, StepExchange, call_at_exchange_steps
-from stormproof.lightning.tensor_parallelism import refuse_tensor_parallelism
 from stormproof.probe.budget import Cadence
 from stormproof.probe.probe import Probe, close_probe
 
@@ -154,7 +154,7 @@ class TrainingHealth(InactiveCopies, Callback):
         """Refuses tensor parallelism. Drops the findings of an earlier run and adds missing monitors."""
         if stage != "fit":
             return
-        refuse_tensor_parallelism(trainer, self)
+        Layout.of(trainer).refuse_tensor_parallelism(self)
         if trainer.global_step == 0:
             self._findings_by_key, self._findings, self._observer_state = {}, [], None
             self._missing_evidence, self._diagnosed_steps = {}, 0

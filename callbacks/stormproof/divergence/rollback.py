@@ -16,7 +16,7 @@ from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.retention import select_for_deletion
 from stormproof.distributed.collectives import all_gather, assert_equal, run_on_rank_zero
 from stormproof.errors import DivergedError, StorageError
-from stormproof.lightning import internals
+from stormproof.lightning.layout import Layout
 from stormproof.resume import model_state, refused_state, snapshot
 from stormproof.resume.save_coordinator import SaveCoordinator
 
@@ -172,14 +172,13 @@ def restore_state(
         folder: Folder with the parameters and optimizer states of a sharded checkpoint. None if they are in
             ``checkpoint``.
     """
-    rank_arguments = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
-    size = internals.tensor_parallel_size(trainer)
+    layout = Layout.of(trainer)
     refused_state.restore(trainer, checkpoint)
-    snapshot.restore_entries(checkpoint, *rank_arguments[:2], tensor_parallel_size=size)
-    rank_state = snapshot.select_rank(checkpoint, *rank_arguments, tensor_parallel_size=size)
+    snapshot.restore_entries(checkpoint, layout)
+    rank_state = snapshot.select_rank(checkpoint, layout, trainer.accumulate_grad_batches)
     module.on_load_checkpoint(checkpoint)
     unsaved = rank_state.snapshot.rank_states[0].parameters
-    model_state.restore_model(trainer, module, checkpoint, unsaved, folder)
+    model_state.restore_model(trainer, module, layout, checkpoint, unsaved, folder)
     model_state.clear_optimizer_states(trainer, rank_state.snapshot.job_state.unstepped_optimizers)
     for optimizer in trainer.optimizers:
         optimizer.zero_grad()

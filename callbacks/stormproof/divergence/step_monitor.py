@@ -15,7 +15,7 @@ from stormproof.distributed.collectives import SYNC_EVERY_N_STEPS, all_gather_ro
 from stormproof.divergence.detector import Anomaly, DivergenceDetector
 from stormproof.errors import RanksDisagreeError
 from stormproof.internal_errors import with_plain_tensors
-from stormproof.lightning import internals
+from stormproof.lightning.layout import Layout
 from stormproof.lightning.optimizer_step import find_optimizer_index, get_gradients, get_scaler, unscales_gradients
 from stormproof.lightning.step_exchange import StepExchange
 from stormproof.probe.probe import Probe, close_probe
@@ -47,7 +47,7 @@ class StepMonitor:
     ) -> None:
         self._trainer, self._module, self._detectors = trainer, module, detectors
         self._checks_every_step = every_n_steps == 1
-        self._uses_tensor_parallelism = internals.tensor_parallel_size(trainer) > 1
+        self._uses_tensor_parallelism = Layout.of(trainer).tensor_parallel_size > 1
         self._every_n_steps = max(every_n_steps, SYNC_EVERY_N_STEPS if trainer.world_size > 1 else 1)
         self._probe = Probe.of(trainer)
         self._count_skipped = count_skipped

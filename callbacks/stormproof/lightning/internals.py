@@ -1,7 +1,8 @@
 """Access to Lightning's private attributes. A test for each of them fails if Lightning changes it.
 
 An exact resume needs more than Lightning's public hooks: code between two hooks, the complete checkpoint as a dict, and
-the progress of the loops. Access to logged metrics is in :mod:`stormproof.lightning.logged_metrics`.
+the progress of the loops. Access to logged metrics is in :mod:`stormproof.lightning.logged_metrics`, and loading in
+:mod:`stormproof.lightning.load_plan`.
 """
 
 from __future__ import annotations
@@ -13,14 +14,13 @@ from contextlib import nullcontext
 from fractions import Fraction
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
 from stormproof.internal_errors import do_nothing
-from stormproof.lightning.method_replacement import call_after, call_before, replace
+from stormproof.lightning.method_replacement import call_after, call_before, replace, undo_together
 
 
 def callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
@@ -43,21 +43,6 @@ def state_keys(trainer: pl.Trainer) -> set[str]:
     return keys if datamodule is None else keys | {type(datamodule).__qualname__}
 
 
-def call_after_loading(
-    trainer: pl.Trainer, function: Callable[[dict[str, Any], bool | None], None]
-) -> Callable[[], None]:
-    """Calls ``function(checkpoint, weights_only)`` when a checkpoint is loaded, before any ``on_load_checkpoint`` hook.
-
-    Returns:
-        Function that undoes this.
-    """
-
-    def on_loaded(checkpoint: dict[str, Any], _path: Any, weights_only: bool | None = None) -> None:
-        function(checkpoint, weights_only)
-
-    return call_after(trainer.strategy, "load_checkpoint", on_loaded)
-
-
 def ensure_double_precision(trainer: pl.Trainer) -> None:
     """Converts the module to float64 if the trainer uses ``precision="64-true"``.
 
@@ -65,41 +50,6 @@ def ensure_double_precision(trainer: pl.Trainer) -> None:
     """
     if "DoublePrecision" in {cls.__name__ for cls in type(trainer.precision_plugin).__mro__}:
         trainer.lightning_module.double()
-
-
-def patch_checkpoint_loading(
-    trainer: pl.Trainer, folder: Path, retry: Callable[[Callable[[], None]], None]
-) -> Callable[[], None]:
-    """Makes the trainer load checkpoints in ``folder`` with ``weights_only=True`` and retry failed reads.
-
-    An explicit ``fit(weights_only=…)`` takes precedence. Without this patch, torch unpickles checkpoints if the
-    environment variable ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` is set.
-
-    Args:
-        trainer: Trainer to patch.
-        folder: Folder of the checkpoints.
-        retry: Calls its argument, again after an OSError.
-
-    Returns:
-        Function that undoes this.
-    """
-    connector = trainer._checkpoint_connector
-    original_resume_start = connector.resume_start
-
-    def read(path: Any, weights_only: bool) -> None:
-        try:
-            original_resume_start(path, weights_only)
-        except FileNotFoundError as error:
-            Path(path).stat()
-            raise OSError(f"{path} exists but could not be found") from error  # fsspec hides the error of the storage
-
-    def resume_start(checkpoint_path: Any = None, weights_only: bool | None = None) -> None:
-        if checkpoint_path and Path(checkpoint_path).parent.resolve() == folder.resolve():
-            retry(lambda: read(checkpoint_path, True if weights_only is None else weights_only))
-        else:
-            original_resume_start(checkpoint_path, weights_only)
-
-    return replace(connector, "resume_start", resume_start)
 
 
 def averaged_models(trainer: pl.Trainer) -> list[torch.nn.Module]:
@@ -120,29 +70,6 @@ def call_on_exception(trainer: pl.Trainer, function: Callable[[], None]) -> Call
         Function that undoes this.
     """
     return call_before(trainer.strategy, "on_exception", lambda _: function())
-
-
-def resume_from(trainer: pl.Trainer, path: str, weights_only: bool | None) -> Callable[[], None]:
-    """Resumes from the checkpoint ``path`` if ``fit`` is called without ``ckpt_path``.
-
-    Args:
-        trainer: Trainer whose ``fit`` has begun.
-        path: Checkpoint.
-        weights_only: As for ``fit``.
-
-    Returns:
-        Function that undoes this.
-    """
-    connector = trainer._checkpoint_connector
-    original_resume_start = connector.resume_start
-
-    def resume_start(checkpoint_path: Any = None, *args: Any, **kwargs: Any) -> None:
-        if checkpoint_path:
-            original_resume_start(checkpoint_path, *args, **kwargs)
-        else:
-            original_resume_start(path, weights_only)
-
-    return replace(connector, "resume_start", resume_start)
 
 
 def replace_checkpoint_names(trainer: pl.Trainer, find: Callable[[str], str]) -> None:
@@ -244,23 +171,6 @@ def evaluates_in_sequence(trainer: pl.Trainer) -> bool:
     return loader is not None and loader._mode == "sequential"
 
 
-def shards_parameters(trainer: pl.Trainer) -> bool:
-    """Returns whether the strategy is a ModelParallelStrategy, which shards parameters over the ranks."""
-    return "ModelParallelStrategy" in {cls.__name__ for cls in type(trainer.strategy).__mro__}
-
-
-def tensor_parallel_size(trainer: pl.Trainer) -> int:
-    """Returns the number of consecutive ranks that shard a layer and get the same data. Call it after setup."""
-    strategy: Any = trainer.strategy
-    return strategy.device_mesh["tensor_parallel"].size() if shards_parameters(trainer) else 1
-
-
-def saves_sharded_checkpoints(trainer: pl.Trainer) -> bool:
-    """Returns whether the strategy shards parameters and each rank saves its shard."""
-    strategy: Any = trainer.strategy
-    return shards_parameters(trainer) and strategy._save_distributed_checkpoint
-
-
 def dump_sharded_checkpoint(trainer: pl.Trainer) -> dict[str, Any]:
     """Returns the checkpoint that ``trainer.save_checkpoint`` would write, without copying parameters and states.
 
@@ -272,58 +182,18 @@ def dump_sharded_checkpoint(trainer: pl.Trainer) -> dict[str, Any]:
     )
 
     strategy: Any = trainer.strategy
-    undo_functions = [
+    undo = undo_together(
         replace(strategy, "lightning_module_state_dict", lambda: get_model_state_dict(strategy.model)),
         replace(
             strategy,
             "optimizer_state",
             lambda optimizer: get_optimizer_state_dict(strategy.model, getattr(optimizer, "_optimizer", optimizer)),
         ),
-    ]
+    )
     try:
         return dump_checkpoint(trainer)
     finally:
-        for undo in undo_functions:
-            undo()
-
-
-def redirect_loading(
-    trainer: pl.Trainer, folder: Path, load: Callable[[Path, bool | None, Callable[[], dict[str, Any]]], dict[str, Any]]
-) -> Callable[[], None]:
-    """Replaces the loading of checkpoints in ``folder`` by ``load(path, weights_only, original)``.
-
-    Args:
-        trainer: Trainer to patch.
-        folder: Folder of the checkpoints.
-        load: Loads a checkpoint. Its last argument loads it as Lightning would.
-
-    Returns:
-        Function that undoes this.
-    """
-    original_load = trainer.strategy.load_checkpoint
-
-    def load_checkpoint(checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        path = Path(checkpoint_path)
-        if path.parent.resolve() != folder.resolve():
-            return original_load(checkpoint_path, weights_only)
-        return load(path, weights_only, lambda: original_load(checkpoint_path, weights_only))
-
-    return replace(trainer.strategy, "load_checkpoint", load_checkpoint)
-
-
-def replace_loaded_path(trainer: pl.Trainer, old_path: str, new_path: str) -> Callable[[], None]:
-    """Makes the trainer load the checkpoint ``new_path`` instead of ``old_path``.
-
-    Returns:
-        Function that undoes this.
-    """
-    original_load = trainer.strategy.load_checkpoint
-
-    def load_checkpoint(checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        is_old = Path(checkpoint_path).resolve() == Path(old_path).resolve()
-        return original_load(new_path if is_old else checkpoint_path, weights_only)
-
-    return replace(trainer.strategy, "load_checkpoint", load_checkpoint)
+        undo()
 
 
 def loads_with_torch(trainer: pl.Trainer) -> bool:
@@ -350,16 +220,10 @@ def disable_signal_handling(trainer: pl.Trainer) -> Callable[[], None]:
     Returns:
         Function that undoes this.
     """
-    undo_functions = [
+    return undo_together(
         replace(trainer._signal_connector, "register_signal_handlers", do_nothing),
         replace(trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor", do_nothing),
-    ]
-
-    def undo_all() -> None:
-        for undo in undo_functions:
-            undo()
-
-    return undo_all
+    )
 
 
 def call_before_update(trainer: pl.Trainer, function: Callable[[torch.optim.Optimizer], None]) -> Callable[[], None]:

@@ -98,6 +98,16 @@ def call_after(owner: object, name: str, function: Callable[..., None]) -> Calla
     return functools.partial(_remove_function, owner, name, hooked_method, hooked_method.functions_after, function)
 
 
+def undo_together(*undo_functions: Callable[[], None]) -> Callable[[], None]:
+    """Returns a function that calls ``undo_functions`` in reverse order."""
+
+    def undo() -> None:
+        for function in reversed(undo_functions):
+            function()
+
+    return undo
+
+
 def _hook_method(owner: object, name: str) -> _HookedMethod:
     method = getattr(owner, name)
     if not isinstance(method, _HookedMethod):

@@ -23,7 +23,8 @@ from torch.optim.swa_utils import AveragedModel
 from stormproof.distributed.dtensor import distribute_like
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals
-from stormproof.lightning.method_replacement import call_before, replace
+from stormproof.lightning.layout import Layout
+from stormproof.lightning.method_replacement import call_before, replace, undo_together
 
 TRAINED_STATE_KEY = "current_model_state"
 """Key with which Lightning saves the trained weights if the ``state_dict`` contains their average."""
@@ -76,7 +77,7 @@ class ShardedAverage(AveragedModel):
         return {*super().state_dict()}
 
 
-def prepare_averaging(trainer: pl.Trainer) -> Callable[[], None]:
+def prepare_averaging(trainer: pl.Trainer, layout: Layout) -> Callable[[], None]:
     """Prepares the weight averaging callbacks for sharded parameters. Call it before their ``setup``.
 
     Call :func:`create_averages` after the strategy has sharded the parameters.
@@ -88,7 +89,7 @@ def prepare_averaging(trainer: pl.Trainer) -> Callable[[], None]:
         NotResumableError: If a callback averages weights in another way.
     """
     undo_functions: list[Callable[[], None]] = []
-    if not internals.shards_parameters(trainer):
+    if not layout.is_sharded:
         return lambda: None
     for callback in internals.callbacks(trainer):
         if _is_derived(callback, "StochasticWeightAveraging"):
@@ -107,28 +108,22 @@ def prepare_averaging(trainer: pl.Trainer) -> Callable[[], None]:
             call_before(callback, "_swap_models", reshard),
             call_before(callback, "_copy_average_to_current", reshard),
         ]
-    if undo_functions and internals.saves_sharded_checkpoints(trainer):
+    if undo_functions and layout.saves_shards:
         undo_functions.append(call_before(trainer.strategy, "save_checkpoint", _drop_trained_state))
-
-    def undo_all() -> None:
-        while undo_functions:
-            undo_functions.pop()()
-
-    return undo_all
+    return undo_together(*undo_functions)
 
 
-def create_averages(trainer: pl.Trainer, module: pl.LightningModule) -> None:
+def create_averages(trainer: pl.Trainer, module: pl.LightningModule, layout: Layout) -> None:
     """Creates the averages of sharded parameters. Does nothing for other strategies.
 
     Call it after the strategy has set up the module, and before a checkpoint is loaded.
     """
-    if not internals.shards_parameters(trainer):
+    if not layout.is_sharded:
         return
-    saves_shards = internals.saves_sharded_checkpoints(trainer)
     for callback in _find_averaging_callbacks(trainer):
         callback._average_model = ShardedAverage(
             module,
-            saves_shards=saves_shards,
+            saves_shards=layout.saves_shards,
             device=callback._device,
             use_buffers=callback._use_buffers,
             **callback._kwargs,
@@ -166,9 +161,12 @@ def shard_averaged_state(trainer: pl.Trainer, module: pl.LightningModule, checkp
 
 
 def explain_callback_order(trainer: pl.Trainer, exception: BaseException) -> None:
-    """Adds a note to the error with which torch refuses to copy a sharded module before :func:`prepare_averaging`."""
+    """Adds a note to the error with which torch refuses to copy a sharded module before :func:`prepare_averaging`.
+
+    Recognizes the error by its message, because training may fail before :class:`Layout` is valid.
+    """
     callbacks = _find_averaging_callbacks(trainer)
-    if isinstance(exception, AssertionError) and callbacks and internals.shards_parameters(trainer):
+    if isinstance(exception, AssertionError) and callbacks and "FSDP does not support deepcopy" in str(exception):
         exception.add_note(
             f"Put CheckpointRecovery before {type(callbacks[0]).__name__} in the list of callbacks, so that the "
             "weights are averaged after they are sharded."

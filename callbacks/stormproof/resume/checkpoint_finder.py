@@ -6,6 +6,7 @@ import errno
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
@@ -96,38 +97,38 @@ class CheckpointFinder(InactiveCopies):
         return path
 
     def begin_fit(self) -> None:
-        """Forgets the checkpoint of an earlier fit, and restores a deleted local copy of the checkpoint to load."""
+        """Forgets the checkpoint of an earlier fit."""
         self._is_fitting = True
         if self.resolution is None:
             self.resumed_from = None
-        elif self.resumed_from is not None:
-            self._fetch(self.resumed_from)  # another process may have deleted the copy
 
-    def agree_on_newest(self, ranks: Ranks) -> tuple[Resolution, tuple[str, str] | None]:
+    def agree_on_newest(self, ranks: Ranks) -> tuple[Resolution, dict[Path, str]]:
         """Checks that all ranks found the same checkpoint, after committing a newer copy of any node.
 
         All ranks call it together.
 
         Returns:
-            Resolution of the store, and the path of the checkpoint that this rank found with the path of a newer one to
-            load instead. None without a newer one.
+            Resolution of the store, and the path to load instead of the one that this rank found. Empty if they agree.
 
         Raises:
             RanksDisagreeError: On every rank, if the ranks found different checkpoints.
         """
-        resolution, older = self.resolution or self._resolve(), self.resumed_from
+        older = self.resumed_from
+        if self.resolution is not None and older is not None:
+            self._fetch(older)  # another process may have deleted the local copy
+        resolution = self.resolution or self._resolve()
         for tier in self._tiers:
             resolution = tier.commit_newest_of_all_nodes(
                 self._store, resolution, partial(self._resolve, fetch=True), ranks
             )
         self.resolution, newest = resolution, resolution.chosen_checkpoint
-        replaced_paths = None
+        replacement: dict[Path, str] = {}
         if older is not None and newest is not None and older != newest:
-            replaced_paths = self._fetch(older), self._fetch(newest)
+            replacement[Path(self._fetch(older)).resolve()] = self._fetch(newest)
             self._store.catalog.discard_copy(older)
             self.resumed_from = newest
         assert_equal("the newest good checkpoint", newest and f"{newest.path.name} ({newest.digest})")
-        return resolution, replaced_paths
+        return resolution, replacement
 
     def check_loaded(self, *, has_loaded: bool, global_step: int, is_resume_set: bool) -> None:
         """Deletes the local copy that all ranks have loaded, and checks that a run with checkpoints has loaded one.

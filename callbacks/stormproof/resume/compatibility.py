@@ -17,46 +17,30 @@ from stormproof.distributed.collectives import world_size
 from stormproof.distributed.ddp_buckets import find_order_problem
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals
+from stormproof.lightning.layout import REPLICATING_STRATEGIES, Layout
 from stormproof.resumable_loader import find_loader_caveats
 from stormproof.resume import snapshot
 
-UNSHARDED_STRATEGIES = {"SingleDeviceStrategy", "DDPStrategy"}
-"""Strategies that keep the whole state on every rank in one checkpoint file. Their subclasses may not."""
-STATE_METHODS = ("lightning_module_state_dict", "optimizer_state", "save_checkpoint")
-"""Methods that a subclass overrides if it shards the state."""
 
-
-def has_unsharded_state(trainer: pl.Trainer) -> bool:
-    """Returns whether every rank has the whole state.
-
-    Compares class names, because ``pytorch_lightning`` and ``lightning.pytorch`` define separate classes.
-    """
-    classes = type(trainer.strategy).__mro__
-    names = [cls.__name__ for cls in classes]
-    unsharded_index = next((index for index, name in enumerate(names) if name in UNSHARDED_STRATEGIES), None)
-    return unsharded_index is not None and not any(
-        method in vars(cls) for cls in classes[:unsharded_index] for method in STATE_METHODS
-    )
-
-
-def check_strategy(trainer: pl.Trainer, requirement: str) -> None:
+def check_strategy(trainer: pl.Trainer, layout: Layout, requirement: str) -> None:
     """Raises NotResumableError for an unsupported strategy that shards parameters or gradients.
 
     Args:
         trainer: Trainer before training.
+        layout: Its layout.
         requirement: Beginning of the message, such as "DivergenceGuard requires the norm of the whole gradient".
     """
     name = type(trainer.strategy).__name__
-    if not has_unsharded_state(trainer) and not internals.shards_parameters(trainer):
+    if not layout.is_replicated and not layout.is_sharded:
         raise NotResumableError(
             f"{requirement}, which {name} does not provide. Use one of "
-            f"{', '.join(sorted(UNSHARDED_STRATEGIES))}, or ModelParallelStrategy."
+            f"{', '.join(sorted(REPLICATING_STRATEGIES))}, or ModelParallelStrategy."
         )
 
 
-def check_data_parallelism(trainer: pl.Trainer) -> None:
+def check_data_parallelism(layout: Layout) -> None:
     """Raises NotResumableError if resumable loaders divide the data among other ranks than the trainer does."""
-    size, loader_size = internals.tensor_parallel_size(trainer), world_size() // current_replica().world_size
+    size, loader_size = layout.tensor_parallel_size, world_size() // current_replica().world_size
     if loader_size != size:
         raise NotResumableError(
             f"`resumable` gives the same samples to groups of {loader_size} ranks, but tensor_parallel_size is {size}, "

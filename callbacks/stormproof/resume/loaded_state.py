@@ -9,14 +9,20 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from stormproof.distributed.collectives import assert_equal
 from stormproof.lightning import internals
+from stormproof.lightning.layout import Layout
 from stormproof.resume import script_settings, snapshot
 from stormproof.resume.compatibility import check_loaders
 
 
 class LoadedState:
-    """State of a loaded checkpoint, from ``on_load_checkpoint`` until training restores it between two batches."""
+    """State of a loaded checkpoint, from ``on_load_checkpoint`` until training restores it between two batches.
 
-    def __init__(self) -> None:
+    Args:
+        layout: Layout of the run that resumes.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
         self._rank_snapshot: snapshot.RankSnapshot | None = None  # until it is restored
         self._description: str | None = None
         self._settings: script_settings.Settings | None = None
@@ -45,15 +51,10 @@ class LoadedState:
             )
             return False
         self._rank_snapshot = snapshot.select_rank(
-            checkpoint,
-            trainer.global_rank,
-            trainer.world_size,
-            trainer.accumulate_grad_batches,
-            tensor_parallel_size=internals.tensor_parallel_size(trainer),
-            collects_dtypes=not internals.shards_parameters(trainer),
+            checkpoint, self._layout, trainer.accumulate_grad_batches, collects_dtypes=not self._layout.is_sharded
         )
         self._description += f", {self._rank_snapshot.snapshot.id}"
-        self._settings = script_settings.read(checkpoint, trainer.world_size)
+        self._settings = script_settings.read(checkpoint, self._layout.world_size)
         internals.restore_tuned(trainer, self._rank_snapshot.snapshot.job_state.tuned)
         return True
 

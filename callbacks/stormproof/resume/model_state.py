@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map_only
 
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals
+from stormproof.lightning.layout import Layout
 from stormproof.lightning.sharded_averaging import TRAINED_STATE_KEY, shard_averaged_state
 from stormproof.resume import sharded_state
 
@@ -34,7 +35,7 @@ def clear_optimizer_states(trainer: pl.Trainer, optimizer_indices: Iterable[int]
         trainer.optimizers[index].state.clear()
 
 
-def dump_checkpoint(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
+def dump_checkpoint(trainer: pl.Trainer, module: pl.LightningModule, layout: Layout) -> dict[str, Any]:
     """Returns the checkpoint that ``trainer.save_checkpoint`` would write. All ranks call it.
 
     Leaves the state of the trainer unchanged. If the strategy shards parameters and saves full checkpoints, only the
@@ -43,11 +44,12 @@ def dump_checkpoint(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str
     Args:
         trainer: Trainer between two batches or at the end of training, with or without sharded parameters.
         module: Module that it trains.
+        layout: Layout of the trainer.
 
     Raises:
         NotResumableError: If the checkpoint could not be loaded.
     """
-    if not internals.shards_parameters(trainer):
+    if not layout.is_sharded:
         return internals.dump_checkpoint(trainer)
     _check_loadable(trainer, module)
     unstepped_indices = find_unstepped_optimizers(trainer)
@@ -57,7 +59,7 @@ def dump_checkpoint(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str
     gradients = [parameter.grad for parameter in parameters]
     for parameter in parameters:  # torch initializes the state only without gradients
         parameter.grad = None
-    if internals.saves_sharded_checkpoints(trainer):
+    if layout.saves_shards:
         checkpoint = internals.dump_sharded_checkpoint(trainer)
     else:
         checkpoint = internals.dump_checkpoint(trainer)
@@ -174,6 +176,7 @@ def collect_state_dtypes(checkpoint: Mapping[str, Any], unsaved: Mapping[str, to
 def restore_model(
     trainer: pl.Trainer,
     module: pl.LightningModule,
+    layout: Layout,
     checkpoint: dict[str, Any],
     unsaved: Mapping[str, torch.Tensor],
     folder: Path | None = None,
@@ -185,12 +188,13 @@ def restore_model(
     Args:
         trainer: Trainer in ``fit``, between two steps, with or without sharded parameters.
         module: Module that it trains.
+        layout: Layout of the trainer.
         checkpoint: From :func:`dump_checkpoint`. If parameters are sharded and averaged, model states become the shards
             of this rank, for the hook of the callback.
         unsaved: Optimized parameters that are not in its ``state_dict``.
         folder: Folder of a sharded checkpoint. None if ``checkpoint`` is full.
     """
-    if not internals.shards_parameters(trainer):
+    if not layout.is_sharded:
         trainer.strategy.load_model_state_dict(checkpoint, strict=module.strict_loading)
         # all are empty if configure_optimizers returned None
         parts = (trainer.optimizers, checkpoint["optimizer_states"], collect_state_dtypes(checkpoint, unsaved))

@@ -24,6 +24,7 @@ from stormproof.checkpoint.loadable import PLAIN_TYPES, is_loadable, is_plain_va
 from stormproof.distributed.collectives import run_on_rank_zero
 from stormproof.internal_errors import with_plain_tensors
 from stormproof.lightning import internals
+from stormproof.lightning.layout import Layout
 from stormproof.resume.snapshot_state import CHECKPOINT_KEY
 from stormproof.units.transforms import has_values, plain_values
 
@@ -50,7 +51,7 @@ class RefusedState:
         self._is_first = True
         self._reported_paths: set[_Path] = set()
 
-    def extract(self, trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
+    def extract(self, trainer: pl.Trainer, layout: Layout, checkpoint: dict[str, Any]) -> None:
         """Replaces entries of ``checkpoint``, and leaves their values unchanged. All ranks call it together.
 
         A value that cannot be restored is left out with a warning, because training must not end.
@@ -61,10 +62,10 @@ class RefusedState:
         state = {key: checkpoint.pop(key) for key in {*internals.state_keys(trainer), CHECKPOINT_KEY} & {*checkpoint}}
         refused: dict[_Path, Any] = {}
         checkpoint.update(_split(state, (), refused))
-        saved, lost = _pickle(trainer, refused), dict[_Path, Any]()
+        saved, lost = _pickle(trainer, layout, refused), dict[_Path, Any]()
         if refused and saved is None:
-            lost = {path: value for path, value in refused.items() if _pickle(trainer, {path: value}) is None}
-            saved = _pickle(trainer, {path: value for path, value in refused.items() if path not in lost})
+            lost = {path: value for path, value in refused.items() if _pickle(trainer, layout, {path: value}) is None}
+            saved = _pickle(trainer, layout, {path: value for path, value in refused.items() if path not in lost})
         run_on_rank_zero(lambda: self._report(lost))
         self._is_first = False
         if refused:
@@ -133,9 +134,9 @@ def _describe_kind(value: Any) -> str:
     return nested_kind if _is_nested(value) else type_name(value)
 
 
-def _pickle(trainer: pl.Trainer, values: dict[_Path, Any]) -> dict[str, Any] | None:
+def _pickle(trainer: pl.Trainer, layout: Layout, values: dict[_Path, Any]) -> dict[str, Any] | None:
     """Returns a tensor of bytes and the tensors of ``values``. None if they could not be restored."""
-    if internals.shards_parameters(trainer) and {path[0] for path in values} & {"state_dict", "optimizer_states"}:
+    if layout.is_sharded and {path[0] for path in values} & {"state_dict", "optimizer_states"}:
         return None  # read before any hook
     if any(path[0] in {"state_dict", "current_model_state"} and _is_nested(value) for path, value in values.items()):
         return None  # Module.load_state_dict refuses it

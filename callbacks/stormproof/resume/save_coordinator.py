@@ -19,6 +19,7 @@ from stormproof.checkpoint.tiers.tier import Capture, Fit, Ranks, Tier
 from stormproof.distributed.collectives import SYNC_EVERY_N_STEPS, run_on_rank_zero
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
+from stormproof.lightning.layout import Layout
 from stormproof.lightning.step_exchange import ExchangedNumbers, StepExchange
 from stormproof.long_waits import long_wait
 from stormproof.resume import script_settings, sharded_state, snapshot
@@ -81,23 +82,24 @@ class SaveCoordinator(InactiveCopies):
         self.unsaved_attributes = UnsavedAttributes()
         self.settings: script_settings.Settings = {}
         self._refused_state = RefusedState()
+        self._layout = Layout()  # of the last fit
         self._exchanged_attention: ExchangedNumbers | None = None
 
-    def open(self, resolution: Resolution, ranks: Ranks, *, is_sharded: bool) -> None:
+    def open(self, resolution: Resolution, ranks: Ranks, layout: Layout) -> None:
         """Acquires the store on rank 0, begins an attempt, and starts the writers and the tiers.
 
         Args:
             resolution: Current resolution of the store.
             ranks: Position of this process.
-            is_sharded: Whether each rank writes its shard of a checkpoint.
+            layout: Layout of the state.
 
         Raises:
             FolderTakenError: On every rank, if another running process owns the store or a tier.
             RanksDisagreeError: On every rank, if a rank sees a different store.
             StorageError: On every rank, if the store cannot be used.
         """
-        self.unsaved_attributes = UnsavedAttributes()
-        if is_sharded:
+        self._layout, self.unsaved_attributes = layout, UnsavedAttributes()
+        if layout.saves_shards:
             from stormproof.checkpoint.sharding.shard_writer import ShardWriter  # noqa: PLC0415 (0.3 s)
 
             self.shard_writer = ShardWriter(self._store.storage, ranks.rank)
@@ -195,10 +197,10 @@ class SaveCoordinator(InactiveCopies):
         return stall
 
     def _capture(self, trainer: pl.Trainer, module: pl.LightningModule, **options: bool) -> dict[str, Any]:
-        checkpoint = snapshot.capture(trainer, module, **options, settings=self.settings)
+        checkpoint = snapshot.capture(trainer, module, self._layout, **options, settings=self.settings)
         if trainer.is_global_zero:
             self.unsaved_attributes.check(trainer, checkpoint)
-        self._refused_state.extract(trainer, checkpoint)
+        self._refused_state.extract(trainer, self._layout, checkpoint)
         return checkpoint
 
     def set_baseline(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

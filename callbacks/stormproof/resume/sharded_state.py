@@ -1,7 +1,13 @@
 """Restores parameters and optimizer states that are sharded over the ranks.
 
-Restores sharded and full checkpoints, whichever strategy and world size saved them. From a sharded checkpoint, each
-rank reads only its shard of each ``DTensor``.
+Restores checkpoints of any strategy and world size. :func:`load_for_strategy` distinguishes four cases:
+
+| checkpoint       | run with whole parameters               | run with sharded parameters                        |
+| ---------------- | --------------------------------------- | -------------------------------------------------- |
+| file             | Lightning restores it, read by torch or | :func:`restore_full`: each rank maps the file and  |
+|                  | by a memory map                         | copies its shard of each ``DTensor``               |
+| folder of shards | Lightning restores it, after each rank  | :func:`restore_sharded`: each rank reads only its  |
+|                  | has read all shards                     | shard of each ``DTensor``                          |
 """
 
 from __future__ import annotations
@@ -17,10 +23,12 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from stormproof.checkpoint.file_names import UNSHARDED_FILE
+from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.sharding.parameter_ids import rekey_to_parameter_ids
 from stormproof.distributed.dtensor import distribute_like
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals, sharded_averaging
+from stormproof.lightning.layout import Layout
 from stormproof.lightning.sharded_averaging import TRAINED_STATE_KEY
 from stormproof.resume.mapped_loading import is_mappable, load_mapped
 from stormproof.resume.snapshot_state import CHECKPOINT_KEY
@@ -60,12 +68,13 @@ def collect_state(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, 
 
 
 def load_for_strategy(
-    trainer: pl.Trainer, path: Path, weights_only: bool | None, load_original: Callable[[], dict[str, Any]]
+    trainer: pl.Trainer, layout: Layout, path: Path, weights_only: bool, load_original: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Loads a checkpoint of any strategy for the strategy of this trainer.
+    """Loads a checkpoint of any strategy for the strategy of this trainer. Retries failed reads.
 
     Args:
         trainer: Trainer that loads the checkpoint.
+        layout: Its layout.
         path: File or folder.
         weights_only: As for ``Trainer.fit``. Sharded checkpoints are always loaded with ``weights_only=True``.
         load_original: Loads the checkpoint as Lightning would.
@@ -73,24 +82,47 @@ def load_for_strategy(
     Returns:
         Lightning checkpoint. If parameters are sharded, they and the optimizer states are restored already and not in
         it.
+
+    Raises:
+        OSError: If the checkpoint cannot be read three times.
+        NotResumableError: If the module or the optimizers do not match the checkpoint.
     """
-    if not internals.shards_parameters(trainer):
-        if not path.is_dir():
-            if weights_only and internals.loads_with_torch(trainer) and is_mappable(path):
-                copies_states = trainer.strategy.root_device.type == "cpu"
-                checkpoint = load_mapped(path, trainer.lightning_module, copies_optimizer_states=copies_states)
-            else:
-                checkpoint = load_original()
-            if checkpoint.get(CHECKPOINT_KEY, {}).get("shared", {}).get("is_sharded"):
-                checkpoint["optimizer_states"] = [*map(rekey_to_parameter_ids, checkpoint["optimizer_states"])]
-            return checkpoint
+
+    def load() -> dict[str, Any]:
+        try:
+            if layout.is_sharded:
+                return _load_into_shards(trainer, path, weights_only)
+            return _load_whole(trainer, path, weights_only, load_original)
+        except FileNotFoundError as error:
+            path.stat()
+            raise OSError(f"{path} exists but could not be found") from error  # fsspec hides the error of the storage
+
+    return retry_read(load)
+
+
+def _load_whole(
+    trainer: pl.Trainer, path: Path, weights_only: bool, load_original: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Returns the whole state, which Lightning restores."""
+    if path.is_dir():
         from stormproof.checkpoint.sharding.shard_reader import load_full  # noqa: PLC0415 (0.3 s)
 
         return load_full(path)
+    if weights_only and internals.loads_with_torch(trainer) and is_mappable(path):
+        copies_states = trainer.strategy.root_device.type == "cpu"
+        checkpoint = load_mapped(path, trainer.lightning_module, copies_optimizer_states=copies_states)
+    else:
+        checkpoint = load_original()
+    if checkpoint.get(CHECKPOINT_KEY, {}).get("shared", {}).get("is_sharded"):
+        checkpoint["optimizer_states"] = [*map(rekey_to_parameter_ids, checkpoint["optimizer_states"])]
+    return checkpoint
+
+
+def _load_into_shards(trainer: pl.Trainer, path: Path, weights_only: bool) -> dict[str, Any]:
+    """Restores parameters and optimizer states. Returns the rest of the checkpoint."""
     module = trainer.lightning_module
     if path.is_dir():
         return restore_sharded(trainer, module, path, with_hyperparameters=True)
-    weights_only = True if weights_only is None else weights_only
     checkpoint = load_mapped(path, module, weights_only=weights_only, copies_optimizer_states=False)
     restore_full(trainer, module, checkpoint, with_hyperparameters=True)
     del checkpoint["state_dict"]

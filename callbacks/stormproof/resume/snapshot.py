@@ -23,6 +23,7 @@ from stormproof.distributed import ddp_buckets
 from stormproof.distributed.collectives import gather
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals, logged_metrics
+from stormproof.lightning.layout import Layout
 from stormproof.lightning.sharded_averaging import ShardedAverage
 from stormproof.resumable_loader import ResumableLoader
 from stormproof.resume import (
@@ -47,17 +48,25 @@ class RankSnapshot:
     Attributes:
         snapshot: State of the job that saved the checkpoint.
         rank_state: State of this rank.
+        layout: Layout of this job.
         optimizer_dtypes: Optimizer states that Lightning may convert. Empty for sharded parameters.
     """
 
     snapshot: Snapshot
     rank_state: RankState
+    layout: Layout
     optimizer_dtypes: Sequence[model_state.StateDtypes]
+
+    @property
+    def has_same_ranks(self) -> bool:
+        """True if the checkpoint was saved with the world size and the tensor-parallel size of this job."""
+        return self.snapshot.has_ranks_of(self.layout)
 
 
 def capture(
     trainer: pl.Trainer,
     module: pl.LightningModule,
+    layout: Layout,
     *,
     has_validated: bool,
     has_ended: bool,
@@ -70,6 +79,7 @@ def capture(
     Args:
         trainer: Trainer between two batches or at the end of training.
         module: Module that it trains.
+        layout: Layout of the trainer.
         has_validated: Whether the validation loaders have been iterated in this run.
         has_ended: Whether training has ended.
         settings: Settings of the script.
@@ -77,14 +87,13 @@ def capture(
     Raises:
         NotResumableError: If Lightning would not load the checkpoint.
     """
-    checkpoint, is_rank_zero = model_state.dump_checkpoint(trainer, module), trainer.global_rank == 0
-    is_sharded = internals.shards_parameters(trainer)
+    checkpoint, is_rank_zero = model_state.dump_checkpoint(trainer, module, layout), layout.rank == 0
     entries, unsaved_names = (
-        ([], []) if is_sharded else rank_entries.capture_entries(checkpoint, module, is_rank_zero=is_rank_zero)
+        ([], []) if layout.is_sharded else rank_entries.capture_entries(checkpoint, module, is_rank_zero=is_rank_zero)
     )
     parameters = (
         {}
-        if is_sharded
+        if layout.is_sharded
         else extra_tensors.capture_unsaved_parameters(trainer.optimizers, checkpoint, is_rank_zero=is_rank_zero)
     )
     rank_state = RankState(
@@ -101,7 +110,7 @@ def capture(
             for averaged_model in internals.averaged_models(trainer)
         ],
         gradients=extra_tensors.capture_gradients(module, is_rank_zero=is_rank_zero),
-        callbacks=checkpoint["callbacks"] if trainer.global_rank else None,
+        callbacks=None if is_rank_zero else checkpoint["callbacks"],
         parameters=parameters,
         entries=entries,
         validated=has_validated,
@@ -114,8 +123,8 @@ def capture(
         should_stop=trainer.should_stop,
         accumulated=trainer.accumulate_grad_batches,
         unstepped_optimizers=model_state.find_unstepped_optimizers(trainer),
-        is_sharded=is_sharded,
-        tensor_parallel_size=internals.tensor_parallel_size(trainer),
+        is_sharded=layout.is_sharded,
+        tensor_parallel_size=layout.tensor_parallel_size,
         averaging=swa_state.capture(trainer),
         syncs_buffers=ddp_buckets.syncs_buffers(trainer.strategy.model),
         reduction_order=ddp_buckets.capture_order(trainer.strategy.model),
@@ -132,22 +141,14 @@ def capture(
 
 
 def select_rank(
-    checkpoint: dict[str, Any],
-    rank: int,
-    world_size: int,
-    accumulate_grad_batches: int = 1,
-    *,
-    tensor_parallel_size: int = 1,
-    collects_dtypes: bool = False,
+    checkpoint: dict[str, Any], layout: Layout, accumulate_grad_batches: int = 1, *, collects_dtypes: bool = False
 ) -> RankSnapshot:
     """Returns the state of one rank, and replaces rank 0's callback and loader states in the checkpoint with its own.
 
     Args:
         checkpoint: Loaded checkpoint. Modified in place.
-        rank: Rank of this process.
-        world_size: Number of ranks. States are redistributed if another number saved the checkpoint.
+        layout: Layout of this job. States are redistributed if another number of ranks saved the checkpoint.
         accumulate_grad_batches: Batches per optimizer step on each rank. Must be at least 1.
-        tensor_parallel_size: Number of consecutive ranks that train on the same samples. Must divide ``world_size``.
         collects_dtypes: Whether to collect the dtypes of optimizer states. Requires ``checkpoint["state_dict"]``, which
             sharded strategies remove.
 
@@ -166,26 +167,24 @@ def select_rank(
             f"The checkpoint of step {checkpoint['global_step']} was saved by an earlier release of stormproof, which "
             f"did not save {error}. Resume with that release, or begin a new run in another folder."
         ) from error
-    if snapshot.has_layout(world_size, tensor_parallel_size):
-        rank_state = snapshot.rank_states[rank]
+    if snapshot.has_ranks_of(layout):
+        rank_state = snapshot.rank_states[layout.rank]
     else:
-        rank_state = world_size_change.redistribute(
-            snapshot, checkpoint, rank, world_size, accumulate_grad_batches, tensor_parallel_size
-        )
+        rank_state = world_size_change.redistribute(snapshot, checkpoint, layout, accumulate_grad_batches)
     internals.set_loader_states(checkpoint, _collect_loader_states(rank_state))
     if rank_state.callbacks is not None:
         checkpoint["callbacks"] = rank_state.callbacks
     parameters = snapshot.rank_states[0].parameters
     dtypes = model_state.collect_state_dtypes(checkpoint, parameters) if collects_dtypes else []
-    return RankSnapshot(snapshot, rank_state, dtypes)
+    return RankSnapshot(snapshot, rank_state, layout, dtypes)
 
 
-def restore_entries(checkpoint: dict[str, Any], rank: int, world_size: int, *, tensor_parallel_size: int = 1) -> None:
+def restore_entries(checkpoint: dict[str, Any], layout: Layout) -> None:
     """Replaces rank 0's entries in the checkpoint with those of this rank, before any hook reads the checkpoint."""
     rank_states = checkpoint.get(KEY, {}).get("ranks", [])
     saved_size = checkpoint.get(KEY, {}).get("shared", {}).get("tensor_parallel_size", 1)
-    if (len(rank_states), saved_size) == (world_size, tensor_parallel_size):
-        rank_entries.restore_entries(checkpoint, rank_states[rank].get("entries", []))
+    if (len(rank_states), saved_size) == (layout.world_size, layout.tensor_parallel_size):
+        rank_entries.restore_entries(checkpoint, rank_states[layout.rank].get("entries", []))
 
 
 def check_layout(trainer: pl.Trainer, rank_snapshot: RankSnapshot) -> None:
@@ -194,29 +193,27 @@ def check_layout(trainer: pl.Trainer, rank_snapshot: RankSnapshot) -> None:
     Raises:
         NotResumableError: If the number of samples per step changes in the middle of an epoch.
     """
-    snapshot, job_state = rank_snapshot.snapshot, rank_snapshot.snapshot.job_state
-    is_sharded = internals.shards_parameters(trainer)
-    if job_state.is_sharded != is_sharded:
+    snapshot, job_state, layout = rank_snapshot.snapshot, rank_snapshot.snapshot.job_state, rank_snapshot.layout
+    if job_state.is_sharded != layout.is_sharded:
         words = ("with", "without") if job_state.is_sharded else ("without", "with")
         rank_zero_warn(
             f"The checkpoint was saved {words[0]} sharded parameters, and this run trains {words[1]} them. The resume "
             "is not exact. Parameters and optimizer states are restored. Gradients that were not zeroed before the "
             "checkpoint are lost."
         )
-    if _has_same_layout(trainer, snapshot):
+    if rank_snapshot.has_same_ranks:
         return
     layouts = [
         f"world size {ranks}" if size == 1 else f"world size {ranks} (tensor-parallel groups of {size})"
         for ranks, size in (
             (len(snapshot.rank_states), job_state.tensor_parallel_size),
-            (trainer.world_size, internals.tensor_parallel_size(trainer)),
+            (layout.world_size, layout.tensor_parallel_size),
         )
     ]
     change = (
         f"The checkpoint was saved with {layouts[0]} and this job has {layouts[1]}, so that this resume is not exact."
     )
-    data_parallel_size = trainer.world_size // internals.tensor_parallel_size(trainer)
-    if len(snapshot.data_rank_states) == data_parallel_size:
+    if len(snapshot.data_rank_states) == layout.data_parallel_size:
         rank_zero_warn(
             f"{change} The order of the data and the random numbers are the same, but sums are rounded differently. "
             "Means of the interrupted epoch may count only the remaining batches."
@@ -224,9 +221,8 @@ def check_layout(trainer: pl.Trainer, rank_snapshot: RankSnapshot) -> None:
         return
     assert job_state.accumulated is not None  # otherwise redistribute raised an error
     accumulate_grad_batches = (job_state.accumulated, trainer.accumulate_grad_batches)
-    world_size_change.check_global_batch(
-        rank_snapshot.rank_state.train_loaders, train_loaders(trainer), accumulate_grad_batches, data_parallel_size
-    )
+    states, loaders = rank_snapshot.rank_state.train_loaders, train_loaders(trainer)
+    world_size_change.check_global_batch(states, loaders, accumulate_grad_batches, layout.data_parallel_size)
     rank_zero_warn(
         f"{change} Each sample still occurs once per epoch, in the same steps. Random numbers are seeded anew, and "
         "means of the interrupted epoch may count only the remaining batches."
@@ -249,7 +245,7 @@ def restore(trainer: pl.Trainer, module: pl.LightningModule, rank_snapshot: Rank
     model_state.clear_optimizer_states(trainer, shared_state.unstepped_optimizers)
     for optimizer, dtypes in zip(trainer.optimizers, rank_snapshot.optimizer_dtypes, strict=False):
         dtypes.restore(optimizer)
-    if _has_same_layout(trainer, rank_snapshot.snapshot):
+    if rank_snapshot.has_same_ranks:
         ddp_buckets.restore_order(trainer.strategy.model, shared_state.reduction_order)
         ddp_buckets.restore_buffer_sync(trainer.strategy.model, shared_state.syncs_buffers)
     restore_final(trainer, module, rank_snapshot)
@@ -258,14 +254,12 @@ def restore(trainer: pl.Trainer, module: pl.LightningModule, rank_snapshot: Rank
 def restore_final(trainer: pl.Trainer, module: pl.LightningModule, rank_snapshot: RankSnapshot) -> None:
     """Restores the part of the state that remains after training has ended."""
     data_rank_states, rank_state = rank_snapshot.snapshot.data_rank_states, rank_snapshot.rank_state
-    data_rank, data_parallel_size = (
-        number // internals.tensor_parallel_size(trainer) for number in (trainer.global_rank, trainer.world_size)
-    )
+    layout = rank_snapshot.layout
     logged_metrics.restore_metrics(trainer, rank_state.logged)
     metrics, extra_modules = rank_state.metrics, owned_state.find_modules(trainer)
-    if len(data_rank_states) != data_parallel_size:
+    if len(data_rank_states) != layout.data_parallel_size:
         saved_metrics = [state.metrics for state in data_rank_states]
-        metrics = metric_state.merge(module, saved_metrics, data_rank == 0, extra_modules)
+        metrics = metric_state.merge(module, saved_metrics, layout.data_rank == 0, extra_modules)
     metric_state.restore(module, metrics, extra_modules)
     frozen_modules.restore(module, rank_state.frozen)
     restore_tensors(trainer, module, rank_snapshot)
@@ -287,18 +281,14 @@ def restore_tensors(trainer: pl.Trainer, module: pl.LightningModule, rank_snapsh
         averaged_models, buffer_pairs, strict=False
     ):  # an earlier release saved none
         extra_tensors.restore_buffers(averaged_model, {**rank_zero_buffers, **rank_buffers})
-    is_sharded, job_state = internals.shards_parameters(trainer), rank_snapshot.snapshot.job_state
-    if is_sharded != job_state.is_sharded:
+    is_sharded = rank_snapshot.layout.is_sharded
+    if is_sharded != rank_snapshot.snapshot.job_state.is_sharded:
         return
     extra_tensors.restore_unsaved_parameters(
         trainer.optimizers, {**rank_zero_state.parameters, **rank_state.parameters}
     )
-    if not is_sharded or _has_same_layout(trainer, rank_snapshot.snapshot):
+    if not is_sharded or rank_snapshot.has_same_ranks:
         extra_tensors.restore_gradients(module, {**rank_zero_state.gradients, **rank_state.gradients})
-
-
-def _has_same_layout(trainer: pl.Trainer, snapshot: Snapshot) -> bool:
-    return snapshot.has_layout(trainer.world_size, internals.tensor_parallel_size(trainer))
 
 
 def _warn_about_differing_hyperparameters(trainer: pl.Trainer) -> None:

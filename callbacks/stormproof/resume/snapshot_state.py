@@ -7,6 +7,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Self
 
 from stormproof.data.rng import State as RngState
+from stormproof.lightning.layout import Layout
 from stormproof.resume.extra_tensors import Tensors
 from stormproof.resume.frozen_modules import FrozenState
 from stormproof.resume.rank_entries import Entry
@@ -129,9 +130,10 @@ class Snapshot:
         """State of the first rank of each tensor-parallel group. Of all ranks without tensor parallelism."""
         return self.rank_states[:: self.job_state.tensor_parallel_size]
 
-    def has_layout(self, world_size: int, tensor_parallel_size: int) -> bool:
-        """Returns whether the job had this world size and tensor-parallel size."""
-        return (len(self.rank_states), self.job_state.tensor_parallel_size) == (world_size, tensor_parallel_size)
+    def has_ranks_of(self, layout: Layout) -> bool:
+        """Returns whether the job had the world size and the tensor-parallel size of ``layout``."""
+        sizes = layout.world_size, layout.tensor_parallel_size
+        return (len(self.rank_states), self.job_state.tensor_parallel_size) == sizes
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the dict that is stored in a checkpoint."""

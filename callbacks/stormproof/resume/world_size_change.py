@@ -20,35 +20,29 @@ import torch
 from stormproof.data import rng
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals
+from stormproof.lightning.layout import Layout
 from stormproof.resume.snapshot_state import RankState, Snapshot
 
 
 def redistribute(
-    saved: Snapshot,
-    checkpoint: Mapping[str, Any],
-    rank: int,
-    world_size: int,
-    accumulate_grad_batches: int,
-    tensor_parallel_size: int = 1,
+    saved: Snapshot, checkpoint: Mapping[str, Any], layout: Layout, accumulate_grad_batches: int
 ) -> RankState:
     """Returns the state of one rank after a change of the layout. Rescales batch counts in ``checkpoint``.
 
     Args:
         saved: State of the job that saved the checkpoint.
         checkpoint: Loaded checkpoint. Modified in place.
-        rank: Rank of this process.
-        world_size: World size of this job.
+        layout: Layout of this job.
         accumulate_grad_batches: Batches per optimizer step on each rank. Must be at least 1.
-        tensor_parallel_size: Number of consecutive ranks that train on the same samples.
 
     Raises:
         NotResumableError: If the release that saved the checkpoint did not record the batches per step.
     """
     rank_states, shared_state = saved.data_rank_states, saved.job_state
     # one rank does not record which values to reduce, and Lightning refuses to log them with other arguments
-    records_reduction = (len(saved.rank_states) > 1, world_size > 1)
-    data_rank, data_parallel_size = rank // tensor_parallel_size, world_size // tensor_parallel_size
-    if len(rank_states) == data_parallel_size:
+    records_reduction = (len(saved.rank_states) > 1, layout.world_size > 1)
+    data_rank = layout.data_rank
+    if len(rank_states) == layout.data_parallel_size:
         rank_state = rank_states[data_rank]
         is_same = records_reduction[0] == records_reduction[1]
         return rank_state if is_same else replace(rank_state, logged={**rank_state.logged, "results": {}})

@@ -74,6 +74,7 @@ def _inside_a_fit(lightning: Any) -> dict[str, Any]:
 MISSING = object()
 NAMES = (
     "_checkpoint_connector.dump_checkpoint",
+    "_checkpoint_connector.resume_start",
     "_checkpoint_connector._parse_ckpt_path",
     "_logger_connector._callback_metrics",
     "_logger_connector._logged_metrics",
@@ -104,6 +105,7 @@ NAMES = (
     "precision_plugin.clip_gradients",
     "precision_plugin.clip_grad_by_norm",
     "precision_plugin.main_params",
+    "strategy.load_checkpoint",
     "strategy.process_dataloader",
     "strategy.root_device",
     "strategy.reduce",
@@ -352,28 +354,6 @@ def test_the_validation_loaders_are_built_where_they_are_asked_for_and_nothing_e
         make_module(kind=_Asked), make_loader(4)
     )
     assert events == ["built", "train, True", "validated"]
-
-
-@BOTH_PACKAGES
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_all_that_ask_for_it_are_called_after_loading_until_they_stop(
-    order: tuple[int, int], lightning: Any, tmp_path: Path
-):
-    fit = make_trainer(lightning)
-    fit.fit(make_module(lightning), make_loader())
-    fit.save_checkpoint(tmp_path / "x.ckpt")
-    called: list[tuple[str, bool | None]] = []
-    stops = [
-        internals.call_after_loading(fit, lambda _, weights_only, name=name: called.append((name, weights_only)))
-        for name in "ab"
-    ]
-    fit.strategy.load_checkpoint(tmp_path / "x.ckpt", weights_only=True)
-    stops[order[0]]()
-    fit.strategy.load_checkpoint(tmp_path / "x.ckpt")
-    stops[order[1]]()
-    fit.strategy.load_checkpoint(tmp_path / "x.ckpt")
-    assert called == [("a", True), ("b", True), ("ab"[order[1]], None)]
-    assert "load_checkpoint" not in vars(fit.strategy)
 
 
 @BOTH_PACKAGES

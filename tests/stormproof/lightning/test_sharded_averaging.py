@@ -12,16 +12,17 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 
 from stormproof.errors import NotResumableError
 from stormproof.lightning import sharded_averaging
+from stormproof.lightning.layout import Layout
 from tests.support.small_fits import BOTH_PACKAGES
+
+SHARDED = Layout(is_replicated=False, is_sharded=True, saves_shards=True)
 
 
 def make_sharded_trainer(*callbacks: Any) -> Any:
-    return SimpleNamespace(strategy=ModelParallelStrategy(), callbacks=[*callbacks])
+    return SimpleNamespace(strategy=Strategy(), callbacks=[*callbacks])
 
 
-class ModelParallelStrategy:
-    _device_mesh, _tensor_parallel_size, _save_distributed_checkpoint = None, 1, True
-
+class Strategy:
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str) -> str:
         return path
 
@@ -34,7 +35,7 @@ def test_lightning_still_has_the_names(lightning: Any):
     assert callback._use_buffers is False
     assert callback._kwargs.keys() == {"avg_fn"}
     trainer = make_sharded_trainer(callback)
-    undo = sharded_averaging.prepare_averaging(trainer)
+    undo = sharded_averaging.prepare_averaging(trainer, SHARDED)
     names = {"setup", "_swap_models", "_copy_average_to_current"}
     assert names <= vars(callback).keys()
     callback.setup(trainer, nn.Linear(1, 1), "fit")
@@ -57,7 +58,7 @@ def test_lightning_still_swaps_and_copies_with_these_methods(lightning: Any):
 
 def test_an_average_of_other_strategies_is_left_to_lightning():
     callback = EMAWeightAveraging()
-    sharded_averaging.prepare_averaging(SimpleNamespace(strategy=object(), callbacks=[callback]))  # type: ignore[arg-type]
+    sharded_averaging.prepare_averaging(SimpleNamespace(callbacks=[callback]), Layout())  # type: ignore[arg-type]
     assert "setup" not in vars(callback)
 
 
@@ -67,12 +68,12 @@ class EMAWithSetup(EMAWeightAveraging):
 
 def test_an_overridden_setup_is_refused():
     with pytest.raises(NotResumableError, match="EMAWithSetup overrides setup, which is not called with sharded param"):
-        sharded_averaging.prepare_averaging(make_sharded_trainer(EMAWithSetup()))
+        sharded_averaging.prepare_averaging(make_sharded_trainer(EMAWithSetup()), SHARDED)
 
 
 def test_lightnings_own_sharded_checkpoints_contain_only_the_average_with_a_warning():
     trainer = make_sharded_trainer(EMAWeightAveraging())
-    sharded_averaging.prepare_averaging(trainer)
+    sharded_averaging.prepare_averaging(trainer, SHARDED)
     checkpoint = {"state_dict": {"weight": 1}, "current_model_state": {"weight": 2}, "averaging_state": {}}
     with pytest.warns(
         UserWarning, match="contain only the averaged weights. Resume from the checkpoints of Checkpoint"

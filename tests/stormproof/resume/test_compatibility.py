@@ -1,5 +1,5 @@
-import importlib
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader
 
 from stormproof import CheckpointRecovery, resumable
 from stormproof.errors import NotResumableError
+from stormproof.lightning.layout import Layout
 from stormproof.resume import compatibility
 from stormproof.resume.compatibility import check_data_parallelism, check_loop, check_strategy, find_resume_caveats
 from tests.support.small_fits import (
-    LIGHTNING_PYTORCH,
     LIGHTNING_WARNING_FILTERS,
     IndexDataset,
     IndexStream,
@@ -29,34 +29,28 @@ from tests.support.small_fits import (
 pytestmark = LIGHTNING_WARNING_FILTERS
 
 
-@pytest.mark.parametrize("lightning", [pl, LIGHTNING_PYTORCH], ids=["pytorch_lightning", "lightning.pytorch"])
-def test_one_device_and_ddp_are_fine_in_either_lightning(lightning: Any):
-    check_strategy(make_trainer(lightning), "the test needs it")
-    check_strategy(make_trainer(lightning, strategy="ddp"), "the test needs it")
+SHARDED = Layout(is_replicated=False, is_sharded=True)
+
+
+@pytest.mark.parametrize("layout", [Layout(), SHARDED, replace(SHARDED, saves_shards=True)])
+def test_replicated_and_sharded_parameters_are_supported(layout: Layout):
+    check_strategy(make_trainer(), layout, "the test needs it")
 
 
 @pytest.mark.parametrize("name", ["FSDPStrategy", "DeepSpeedStrategy"])
 def test_a_strategy_that_spreads_the_state_is_refused_by_name(name: str):
-    strategy = type(name, (), {})()
+    trainer = cast("pl.Trainer", SimpleNamespace(strategy=type(name, (), {})(), global_rank=0, world_size=1))
     with pytest.raises(
         NotResumableError, match=rf"the test needs it, which {name} does not provide\. Use one of DDPStrategy"
     ):
-        check_strategy(cast("pl.Trainer", SimpleNamespace(strategy=strategy)), "the test needs it")
-
-
-@pytest.mark.parametrize("lightning", [pl, LIGHTNING_PYTORCH], ids=["pytorch_lightning", "lightning.pytorch"])
-def test_sharded_parameters_and_tensor_parallelism_are_supported(lightning: Any):
-    make = importlib.import_module(f"{lightning.__name__}.strategies").ModelParallelStrategy
-    check_strategy(make_trainer(lightning, strategy=make(2, 1, save_distributed_checkpoint=False)), "the test needs it")
-    check_strategy(make_trainer(lightning, strategy=make(2, 1)), "the test needs it")
-    check_strategy(make_trainer(lightning, strategy=make(2, 2)), "the test needs it")
+        check_strategy(trainer, Layout.of(trainer), "the test needs it")
 
 
 def test_a_data_order_of_an_earlier_device_mesh_is_refused(monkeypatch: pytest.MonkeyPatch):
-    check_data_parallelism(make_trainer())
+    check_data_parallelism(Layout())
     monkeypatch.setattr(compatibility, "world_size", lambda: 2)  # two ranks that take the same samples
     with pytest.raises(NotResumableError, match=r"groups of 2 ranks, but tensor_parallel_size is 1, bec"):
-        check_data_parallelism(make_trainer())
+        check_data_parallelism(Layout())
 
 
 class _CaveatRecorder(pl.Callback):
@@ -124,24 +118,6 @@ def test_a_callback_whose_state_is_not_all_saved_is_a_doubt():
     make_trainer(callbacks=[asks, pruning], max_epochs=2).fit(make_module(), resumable(make_loader()))
     (caveat,) = asks.doubts
     assert caveat.startswith("ModelPruning ")
-
-
-def test_subclasses_of_ddp_are_fine_unless_they_shard_the_state():
-    class MyDDP(pl.strategies.DDPStrategy): ...
-
-    class Sharding(pl.strategies.DDPStrategy):
-        def lightning_module_state_dict(self) -> Any:
-            return {}
-
-    with pytest.raises(NotResumableError, match="Sharding does not provide"):
-        check_strategy(make_trainer(strategy=Sharding()), "the test needs it")
-
-    class MyDeepSpeed(pl.strategies.DeepSpeedStrategy): ...
-
-    check_strategy(make_trainer(strategy=MyDDP()), "the test needs it")
-    strategy = MyDeepSpeed.__new__(MyDeepSpeed)  # needs the package deepspeed
-    with pytest.raises(NotResumableError, match="MyDeepSpeed does not provide"):
-        check_strategy(cast("pl.Trainer", SimpleNamespace(strategy=strategy)), "the test needs it")
 
 
 class CompiledModule(RegressionModule):

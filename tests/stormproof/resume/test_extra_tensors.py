@@ -13,6 +13,7 @@ from stormproof import CheckpointRecovery, resumable
 from stormproof.checkpoint.finite_check import is_finite
 from stormproof.checkpoint.host_staging import HostStager
 from stormproof.data.fingerprint import digest_tensor
+from stormproof.lightning.layout import Layout
 from stormproof.resume import extra_tensors, refused_state
 from stormproof.resume.refused_state import RefusedState
 from stormproof.resume.snapshot_state import CHECKPOINT_KEY
@@ -51,7 +52,7 @@ def test_a_buffer_of_any_layout_is_restored(make: Callable[[], torch.Tensor]):
     buffers, file = extra_tensors.capture_buffers(build(), (), is_rank_zero=True), io.BytesIO()
     assert digest_tensor(HostStager().stage(buffers)["value"]) == digest_tensor(make())
     trainer, checkpoint = make_trainer(), {CHECKPOINT_KEY: {"buffers": buffers}}
-    RefusedState().extract(trainer, checkpoint)
+    RefusedState().extract(trainer, Layout(), checkpoint)
     torch.save(HostStager().stage(checkpoint), file)
     file.seek(0)
     checkpoint = torch.load(file, weights_only=True)

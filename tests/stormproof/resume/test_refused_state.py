@@ -22,6 +22,7 @@ import torch
 
 from stormproof import CheckpointRecovery, resumable
 from stormproof.errors import NotResumableError
+from stormproof.lightning.layout import Layout
 from stormproof.resume import refused_state
 from tests.support.recovery_fits import BatchEndCallback
 from tests.support.small_fits import LIGHTNING_WARNING_FILTERS, RegressionModule, make_loader, make_module, make_trainer
@@ -248,7 +249,7 @@ def test_a_nested_tensor_in_the_state_dict_is_refused_at_the_start(layout: torch
 
 def test_nested_tensors_with_the_same_offsets_share_them_after_a_resume():
     first = torch.nested.nested_tensor([torch.ones(2), torch.zeros(3)], layout=torch.jagged)
-    saved = refused_state._pickle(make_trainer_stub(), {("optimizer_states",): [first, first + 1]})
+    saved = refused_state._pickle(make_trainer_stub(), Layout(), {("optimizer_states",): [first, first + 1]})
     restored = refused_state._Unpickler(saved, torch.device("cpu")).load()["optimizer_states",]
     assert torch.equal((restored[0] + restored[1]).values(), torch.tensor([3.0, 3, 1, 1, 1]))
 

@@ -17,6 +17,7 @@ from torchmetrics import MeanMetric
 from stormproof import resumable
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals, logged_metrics
+from stormproof.lightning.layout import Layout
 from stormproof.resume import snapshot
 from stormproof.resume.snapshot_state import Snapshot
 from tests.support.ranks import call_on_two_ranks, join_two_ranks
@@ -31,6 +32,10 @@ from tests.support.small_fits import (
 )
 
 pytestmark = LIGHTNING_WARNING_FILTERS
+
+
+def _capture(trainer: Any, module: Any, **options: bool) -> dict[str, Any]:
+    return snapshot.capture(trainer, module, Layout.of(trainer), **options)
 
 
 class _Rich(ValidatedRegressionModule):
@@ -79,7 +84,7 @@ def _take_at_batch(position: int, **options: Any) -> dict[str, Any]:
 
     def take(trainer: Any, pl_module: Any, at: int) -> None:
         if at == position:
-            snapshots.append(_without_loops(snapshot.capture(trainer, pl_module, has_validated=True, has_ended=False)))
+            snapshots.append(_without_loops(_capture(trainer, pl_module, has_validated=True, has_ended=False)))
 
     torch.manual_seed(1)
     make_trainer(max_epochs=2, callbacks=[_Between(take)], **options).fit(
@@ -109,14 +114,12 @@ def test_a_state_that_went_through_a_file_is_set_back_in_the_same_place(place: i
     def take(trainer: Any, pl_module: Any, at: int) -> None:
         if at == place:
             trainer.should_stop = place == 5  # as early stopping would
-            checkpoints.append(
-                _without_loops(snapshot.capture(trainer, pl_module, has_validated=True, has_ended=False))
-            )
+            checkpoints.append(_without_loops(_capture(trainer, pl_module, has_validated=True, has_ended=False)))
             loaded_states.append(_without_loops(_all_states(trainer, pl_module)))
 
     class _Loads(_Between):
         def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-            self.part = snapshot.select_rank(checkpoint, rank=0, world_size=1)
+            self.part = snapshot.select_rank(checkpoint, Layout())
 
     def set_back(trainer: Any, pl_module: Any, at: int) -> None:
         if at == 0:
@@ -143,7 +146,7 @@ def test_taking_a_state_changes_nothing_of_the_run():
 
         def take(trainer: Any, pl_module: Any, at: int, takes: bool = takes) -> None:
             if takes:
-                snapshot.capture(trainer, pl_module, has_validated=True, has_ended=False)
+                _capture(trainer, pl_module, has_validated=True, has_ended=False)
 
         torch.manual_seed(1)
         random.seed(1)
@@ -169,7 +172,7 @@ def test_it_is_lightning_s_checkpoint_and_one_key_more():
 def test_at_the_end_of_a_training_there_is_no_place_in_an_epoch_and_the_loaders_begin_a_pass():
     fit, rich, data = make_trainer(max_epochs=2), make_module(kind=_Rich), _shuffled()
     fit.fit(rich, data, _shuffled(4))
-    our_entry = _without_loops(snapshot.capture(fit, rich, has_validated=True, has_ended=True))["stormproof"]
+    our_entry = _without_loops(_capture(fit, rich, has_validated=True, has_ended=True))["stormproof"]
     assert our_entry["shared"]["loops"] is None
     assert [(state["epoch"], state["is_finished"]) for state in our_entry["ranks"][0]["train_loaders"]] == [(1, True)]
 
@@ -177,22 +180,22 @@ def test_at_the_end_of_a_training_there_is_no_place_in_an_epoch_and_the_loaders_
 def test_of_another_number_of_ranks_no_two_draw_the_same_random_numbers():
     checkpoint = _take_at_batch(2)
     checkpoint["stormproof"]["ranks"] *= 2
-    parts = [snapshot.select_rank(deepcopy(checkpoint), rank, world_size=3) for rank in range(3)]
+    parts = [snapshot.select_rank(deepcopy(checkpoint), Layout(rank, world_size=3)) for rank in range(3)]
     states = [part.rank_state.rng["torch"] for part in parts]
     assert not any(torch.equal(states[first], states[second]) for first, second in ((0, 1), (0, 2), (1, 2)))
     assert {len(part.snapshot.rank_states) for part in parts} == {2}
     second = deepcopy(checkpoint)
     second["stormproof"]["ranks"][0]["rng"]["torch"] = torch.Generator().manual_seed(5).get_state()
-    another_run = snapshot.select_rank(second, 0, world_size=3).rank_state.rng["torch"]
+    another_run = snapshot.select_rank(second, Layout(world_size=3)).rank_state.rng["torch"]
     assert not torch.equal(another_run, states[0])
 
 
 def test_a_checkpoint_that_does_not_say_how_many_batches_a_step_had_is_for_as_many_ranks():
     checkpoint = _take_at_batch(2)
     del checkpoint["stormproof"]["shared"]["accumulated"]
-    assert snapshot.select_rank(deepcopy(checkpoint), 0, world_size=1)
+    assert snapshot.select_rank(deepcopy(checkpoint), Layout())
     with pytest.raises(NotResumableError, match="step 2 was saved with world size 1 by an earlier release"):
-        snapshot.select_rank(checkpoint, 0, world_size=2)
+        snapshot.select_rank(checkpoint, Layout(world_size=2))
 
 
 def test_the_state_is_the_same_dict_after_a_round_trip():
@@ -218,14 +221,14 @@ def test_a_checkpoint_of_an_earlier_release_has_defaults_and_a_required_field_is
     with pytest.raises(KeyError, match="rng"):
         Snapshot.from_dict(saved)
     with pytest.raises(NotResumableError, match=r"saved by an earlier release of stormproof, which did not save 'rng'"):
-        snapshot.select_rank({"stormproof": saved, "global_step": 2}, 0, 1)
+        snapshot.select_rank({"stormproof": saved, "global_step": 2}, Layout())
 
 
 def test_a_later_release_s_checkpoint_is_refused_in_a_sentence():
     checkpoint = _take_at_batch(2)
     checkpoint["stormproof"]["format"] += 1
     with pytest.raises(NotResumableError, match=r"step 2 was saved by a later release of stormproof\. Update"):
-        snapshot.select_rank(checkpoint, 0, 1)
+        snapshot.select_rank(checkpoint, Layout())
 
 
 def test_each_rank_takes_its_own_part_and_its_callbacks_states():
@@ -238,7 +241,7 @@ def test_each_rank_takes_its_own_part_and_its_callbacks_states():
     ]
     for rank in (1, 0):
         without_loops = {**checkpoint, "loops": {"fit_loop": {"state_dict": {}}}}
-        part = snapshot.select_rank(without_loops, rank, 2)
+        part = snapshot.select_rank(without_loops, Layout(rank, world_size=2))
         assert part.snapshot.id == checkpoint["stormproof"]["id"]
         assert part.rank_state.train_loaders == [{"at": rank}, None]
         assert without_loops["callbacks"] == {"mine": f"of rank {rank}"}
@@ -273,7 +276,7 @@ def _on_a_rank(rank: int, folder: str, port: int) -> None:
 
     def take(trainer: Any, pl_module: Any, at: int) -> None:
         if at == 2:
-            checkpoint = snapshot.capture(trainer, pl_module, has_validated=False, has_ended=False)
+            checkpoint = _capture(trainer, pl_module, has_validated=False, has_ended=False)
             buffers = {name: buffer.clone() for name, buffer in pl_module.named_buffers() if buffer.numel()}
             torch.save({"checkpoint": checkpoint, "buffers": buffers}, f"{folder}/{rank}.pt")
 
@@ -316,7 +319,9 @@ def _take_on_a_rank(rank: int, folder: str, port: int) -> None:
         if at == 1:
             with warnings.catch_warnings(record=True) as warning_records:
                 warnings.simplefilter("always")
-                checkpoint = snapshot.capture(trainer, pl_module, has_validated=False, has_ended=False)
+                checkpoint = snapshot.capture(
+                    trainer, pl_module, Layout.of(trainer), has_validated=False, has_ended=False
+                )
             torch.save((checkpoint, [str(warning.message) for warning in warning_records]), f"{folder}/{rank}.pt")
 
     make_trainer(callbacks=[_Between(take)], strategy="ddp", devices=2).fit(
@@ -334,7 +339,7 @@ def test_two_ranks_keep_their_own_entries_and_differing_learning_rates_are_repor
     rank_zero, rank_one = checkpoint["stormproof"]["ranks"]
     assert rank_zero["entries"] == []
     assert [keys for keys, _ in rank_one["entries"]] == [["mine", "rank"], ["mine", "tensor"], ["mine", "list"]]
-    snapshot.restore_entries(checkpoint, rank=1, world_size=2)
+    snapshot.restore_entries(checkpoint, Layout(rank=1, world_size=2))
     assert (checkpoint["mine"]["same"], checkpoint["mine"]["rank"]) == (1, 1)
     assert checkpoint["mine"]["tensor"].tolist() == [1, 1]
     assert checkpoint["mine"]["list"] == [1, "a"]

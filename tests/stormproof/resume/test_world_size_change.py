@@ -10,6 +10,7 @@ from torchmetrics.aggregation import CatMetric
 
 from stormproof.data import rng
 from stormproof.lightning import internals
+from stormproof.lightning.layout import Layout
 from stormproof.resume import metric_state, world_size_change
 from stormproof.resume.snapshot_state import JobState, RankState, Snapshot
 
@@ -133,7 +134,7 @@ def shared_out(
     saved_size, size = tensor_parallel_sizes
     job_state = JobState(loops=None, should_stop=False, accumulated=1, tensor_parallel_size=saved_size)
     saved = Snapshot("abc", job_state, states)
-    return world_size_change.redistribute(saved, checkpoint, rank, ranks, 1, size)
+    return world_size_change.redistribute(saved, checkpoint, Layout(rank, ranks, size), 1)
 
 
 @pytest.mark.parametrize(("saved", "resumed", "kept"), [(2, 3, True), (1, 2, False), (2, 1, False)])

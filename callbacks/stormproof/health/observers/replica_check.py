@@ -9,7 +9,7 @@ import torch
 
 from stormproof.distributed.collectives import all_gather_rows, world_size
 from stormproof.event_log import log_event
-from stormproof.resume.compatibility import has_unsharded_state
+from stormproof.lightning.layout import Layout
 
 
 def compare_replicas(trainer: pl.Trainer, module: pl.LightningModule) -> float | None:
@@ -23,7 +23,7 @@ def compare_replicas(trainer: pl.Trainer, module: pl.LightningModule) -> float |
     """
     if world_size() < 2:
         return None
-    if not has_unsharded_state(trainer):
+    if not Layout.of(trainer).is_replicated:
         name = type(trainer.strategy).__name__
         log_event(__name__, f"TrainingHealth does not compare weights between ranks, because {name} may shard them.")
         return None
