@@ -16,12 +16,11 @@ from pytorch_lightning import Callback
 
 from stormproof.arguments import check_arguments
 from stormproof.checkpoint import Checkpoint, Retention, Store
-from stormproof.checkpoint.loadable import restore_pickled
 from stormproof.checkpoint.monitored_metric import MonitoredMetric
 from stormproof.checkpoint.resolution import BadCheckpoint
 from stormproof.checkpoint.schedule import SaveSchedule
 from stormproof.checkpoint.storage import ObjectStorage, Storage, is_url
-from stormproof.checkpoint.tiers import RETRY_SECONDS, make_tiers
+from stormproof.checkpoint.tiers import make_tiers
 from stormproof.checkpoint.tiers.tier import Ranks
 from stormproof.distributed.collectives import run_on_rank_zero
 from stormproof.distributed.fork_safety import make_forks_safe
@@ -34,23 +33,25 @@ from stormproof.lightning.layout import Layout
 from stormproof.lightning.load_plan import LoadPlan
 from stormproof.lightning.method_replacement import call_after
 from stormproof.resumable_loader import wrap_training_loaders
-from stormproof.resume import refused_state, script_settings, sharded_state, snapshot
+from stormproof.resume import script_settings, sharded_state
 from stormproof.resume.checkpoint_finder import CheckpointFinder
 from stormproof.resume.compatibility import (
+    DynamicShapes,
     check_data_parallelism,
     check_initialized,
     check_loop,
     check_strategy,
-    find_dynamic_shapes,
     find_resume_caveats,
 )
 from stormproof.resume.goodput import Goodput
-from stormproof.resume.loaded_state import LoadedState
+from stormproof.resume.loaded_state import LoadedState, prepare_checkpoint
 from stormproof.resume.save_coordinator import Destination, SaveCoordinator
 
 FINISH_SECONDS = 540.0
 """Maximum time to wait for the tiers at the end of training, in seconds. Shorter than the default timeout of HangWatch,
 600 s, because the other ranks wait for rank 0."""
+RETRY_SECONDS = 20.0
+"""Maximum time to retry one request to an object store, in seconds. Failed uploads are repeated."""
 _FINISHED_LOCATIONS: set[str] = set()
 """Absolute paths or URLs of the checkpoints of training runs that have finished in this process."""
 
@@ -115,7 +116,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
     Args:
         dirpath: Folder of the checkpoints, the same on all ranks, or the URL of an object store, such as
             ``s3://bucket/run``, which requires the extra ``remote``, or a
-            :class:`~stormproof.checkpoint.storage.Storage`. A folder is created if it does not exist. Use one folder or
+            :class:`stormproof.checkpoint.storage.Storage`. A folder is created if it does not exist. Use one folder or
             prefix per run.
         mirror: URL of an object store, such as ``s3://bucket/run``, or storage, to which committed checkpoints are
             copied in the background. If it has a newer good checkpoint than the folder, :meth:`latest_checkpoint`
@@ -156,7 +157,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
 
     Attributes:
         store: Store of the checkpoints.
-        mirror: URL or name of the mirror. None if disabled.
+        mirror: URL or location of the mirror. None if disabled.
         tiers: Copies of the state outside the store.
         last_logged: Values logged last, by name.
         save_coordinator: Decides when to save. Its ``writer`` is set on rank 0 during training.
@@ -220,13 +221,14 @@ class CheckpointRecovery(InactiveCopies, Callback):
         )
         self.monitored_metric = MonitoredMetric(monitor)
         self.retention = Retention(keep_last, save_top_k if monitor else 0, mode, keep_every_n_train_steps)
-        if isinstance(dirpath, str) and is_url(dirpath):
-            dirpath = ObjectStorage(dirpath, retry_seconds=RETRY_SECONDS)
+        if not isinstance(dirpath, Storage) and is_url(dirpath):
+            dirpath = ObjectStorage(str(dirpath), retry_seconds=RETRY_SECONDS)
         self.store = Store(dirpath)
+        mirror = ObjectStorage(mirror, retry_seconds=RETRY_SECONDS) if isinstance(mirror, str) else mirror
+        self.mirror = None if mirror is None else mirror.location
         self.tiers = make_tiers(
             self.store, self.retention, mirror=mirror, mirror_keep_last=mirror_keep_last, memory_tier=memory_tier
         )
-        self.mirror = mirror.location if isinstance(mirror, Storage) else mirror
         self.save_coordinator = SaveCoordinator(
             self.store,
             self.schedule,
@@ -244,11 +246,10 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._before_save_functions: list[Callable[[pl.Trainer, pl.LightningModule], bool | None]] = []
         self._goodput = Goodput(time.time())
         self._layout = Layout()  # of the last fit
-        self._loaded = LoadedState(self._layout)
+        self._loaded, self._dynamic_shapes = LoadedState(self._layout), DynamicShapes()
         self._is_active = self._has_ended = self._is_tuning = False
         self._last_step = 0  # step at the last call between batches
         self._has_validated = False
-        self._dynamic_shapes: dict[Any, str] | None = None  # before the fit. None after the warning
         self._undo_functions: list[Callable[[], None]] = []  # revert changes to the trainer
 
     @property
@@ -360,7 +361,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         load_plan = LoadPlan(
             self.store.catalog.load_folder,
             partial(sharded_state.load_for_strategy, trainer, layout),
-            after_loading=partial(_prepare_checkpoint, trainer, layout),
+            after_loading=partial(prepare_checkpoint, trainer, layout),
         )
         self._undo_functions = [
             load_plan.install(trainer),
@@ -389,7 +390,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         ]
         self._loaded = LoadedState(layout)
         self._has_validated = self._has_ended = False
-        self._dynamic_shapes = find_dynamic_shapes()
+        self._dynamic_shapes = DynamicShapes()
         self.monitored_metric.reset()
         self.schedule.reset()
         self.save_coordinator.open(resolution, ranks, layout)
@@ -535,7 +536,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             self._has_validated = self._loaded.restore(trainer, module)
             self.save_coordinator.set_baseline(trainer, module)
         self.save_coordinator.unsaved_attributes.observe(trainer)
-        self._warn_about_dynamic_shapes()
+        self._dynamic_shapes.warn_once()
         if is_resuming:
             self.schedule.record_save(step, time.monotonic())
             self._report_recovery(trainer, step)
@@ -549,16 +550,6 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._last_step = step
         for function in tuple(self._step_functions):
             function(trainer, module)
-
-    def _warn_about_dynamic_shapes(self) -> None:
-        """Warns once if ``torch.compile`` has made a shape dynamic in this fit, which a resume cannot repeat."""
-        if self._dynamic_shapes is None or not (new := find_dynamic_shapes().items() - self._dynamic_shapes.items()):
-            return
-        self._dynamic_shapes = None
-        rank_zero_warn(
-            f"A resume may not be exact: torch.compile made an input dynamic ({min(new, key=str)[1]}). Its kernels "
-            "then depend on the first shapes in each process. Pass torch.compile(..., dynamic=False)."
-        )
 
     def _save(
         self,
@@ -600,17 +591,6 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self.save_coordinator.close(is_interrupted=is_interrupted, has_ended=self._has_ended)
         self._finder.end_fit()
         self._is_active = False
-
-
-def _prepare_checkpoint(
-    trainer: pl.Trainer, layout: Layout, checkpoint: dict[str, Any], weights_only: bool | None
-) -> None:
-    """Prepares a checkpoint, and the module for it, before any ``on_load_checkpoint`` hook."""
-    restore_pickled(checkpoint, weights_only)
-    refused_state.restore(trainer, checkpoint)
-    snapshot.restore_entries(checkpoint, layout)
-    internals.ensure_double_precision(trainer)
-    sharded_averaging.shard_averaged_state(trainer, trainer.lightning_module, checkpoint)
 
 
 def _to_minutes(time: timedelta | float) -> float:

@@ -106,7 +106,24 @@ def check_loaders(trainer: pl.Trainer, states: Sequence[Any], *, warns: bool) ->
         )
 
 
-def find_dynamic_shapes() -> dict[Any, str]:
+class DynamicShapes:
+    """Warns about shapes that ``torch.compile`` makes dynamic in a fit, which a resume cannot repeat."""
+
+    def __init__(self) -> None:
+        self._shapes: dict[Any, str] | None = _find_dynamic_shapes()  # before the fit. None after the warning
+
+    def warn_once(self) -> None:
+        """Warns once if a shape has become dynamic since the start of the fit."""
+        if self._shapes is None or not (new := _find_dynamic_shapes().items() - self._shapes.items()):
+            return
+        self._shapes = None
+        rank_zero_warn(
+            f"A resume may not be exact: torch.compile made an input dynamic ({min(new, key=str)[1]}). Its kernels "
+            "then depend on the first shapes in each process. Pass torch.compile(..., dynamic=False)."
+        )
+
+
+def _find_dynamic_shapes() -> dict[Any, str]:
     """Returns the inputs that ``torch.compile`` has made dynamic in this process because their shape or value changed.
 
     Their kernels depend on the shapes that came first in the process. Empty with ``dynamic=False``.

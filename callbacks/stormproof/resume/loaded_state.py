@@ -7,10 +7,11 @@ from typing import Any
 import pytorch_lightning as pl
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
+from stormproof.checkpoint.loadable import restore_pickled
 from stormproof.distributed.collectives import assert_equal
-from stormproof.lightning import internals
+from stormproof.lightning import internals, sharded_averaging
 from stormproof.lightning.layout import Layout
-from stormproof.resume import script_settings, snapshot
+from stormproof.resume import refused_state, script_settings, snapshot
 from stormproof.resume.compatibility import check_loaders
 
 
@@ -96,3 +97,14 @@ class LoadedState:
         assert self._rank_snapshot is not None
         rank_snapshot, self._rank_snapshot = self._rank_snapshot, None
         snapshot.restore_final(trainer, module, rank_snapshot)
+
+
+def prepare_checkpoint(
+    trainer: pl.Trainer, layout: Layout, checkpoint: dict[str, Any], weights_only: bool | None
+) -> None:
+    """Prepares a checkpoint, and the module for it, before any ``on_load_checkpoint`` hook."""
+    restore_pickled(checkpoint, weights_only)
+    refused_state.restore(trainer, checkpoint)
+    snapshot.restore_entries(checkpoint, layout)
+    internals.ensure_double_precision(trainer)
+    sharded_averaging.shard_averaged_state(trainer, trainer.lightning_module, checkpoint)

@@ -5,37 +5,33 @@ from __future__ import annotations
 from dataclasses import replace
 
 from stormproof.checkpoint.retention import Retention
-from stormproof.checkpoint.storage import ObjectStorage, Storage
+from stormproof.checkpoint.storage import Storage
 from stormproof.checkpoint.store import Store
 from stormproof.checkpoint.tiers.memory_tier import MemoryTier
 from stormproof.checkpoint.tiers.mirror import Mirror
 from stormproof.checkpoint.tiers.tier import Tier
-
-RETRY_SECONDS = 20.0
-"""Maximum time to retry one request to an object store, in seconds. Failed uploads are repeated."""
 
 
 def make_tiers(
     store: Store,
     retention: Retention,
     *,
-    mirror: str | Storage | None = None,
-    mirror_keep_last: int = 2,
-    memory_tier: bool = False,
+    mirror: Storage | None,
+    mirror_keep_last: int,
+    memory_tier: bool,
 ) -> list[Tier]:
     """Returns the tiers of a run, in the order in which a resume asks them for a newer state.
 
     Args:
         store: Store of the checkpoints.
         retention: Checkpoints to keep in the store.
-        mirror: URL of an object store, or storage, for copies of the checkpoints. Disabled if None.
+        mirror: Storage for copies of the checkpoints. Disabled if None.
         mirror_keep_last: Number of the newest copies to keep. Must be at least 2.
         memory_tier: Whether to copy the state to the memory of nodes.
 
     Raises:
-        ValueError: If ``mirror`` is set without a folder, or has an unsupported scheme. Also if ``memory_tier`` is set
-            and the system has no ``/dev/shm``.
-        MissingExtraError: If ``mirror`` is a URL, and the extra ``remote`` is not installed.
+        ValueError: If ``mirror_keep_last`` is below 2, or ``mirror`` is set and the store is not in a folder. Also if
+            ``memory_tier`` is set and the system has no ``/dev/shm``.
     """
     if mirror_keep_last < 2:
         raise ValueError(
@@ -49,8 +45,7 @@ def make_tiers(
                 f"`mirror` requires a folder as `dirpath`, got `dirpath={store.location}`. Pass a folder, or omit "
                 "`mirror`."
             )
-        storage = mirror if isinstance(mirror, Storage) else ObjectStorage(mirror, retry_seconds=RETRY_SECONDS)
-        tiers.append(Mirror(storage, replace(retention, keep_last=mirror_keep_last)))
+        tiers.append(Mirror(mirror, replace(retention, keep_last=mirror_keep_last)))
     if memory_tier:
         tiers.append(MemoryTier())
     return tiers
