@@ -110,24 +110,14 @@ class CheckpointRecovery(InactiveCopies, Callback):
     | The mirror cannot be reached. | Training continues, and the upload is retried. |
     | The mirror lacks the newest checkpoint at the end. | The checkpoint is only in the folder. |
 
-    The arguments say where to save (``dirpath`` to ``memory_tier``), when (to ``mean_hours_between_failures``), what to
-    keep (to ``keep_every_n_train_steps``), how to write, and how to resume.
+    The arguments after ``dirpath`` say when to save (to ``mean_hours_between_failures``), what to keep (to
+    ``keep_every_n_train_steps``), where to keep copies (to ``memory_tier``), how to write, and how to resume.
 
     Args:
         dirpath: Folder of the checkpoints, the same on all ranks, or the URL of an object store, such as
             ``s3://bucket/run``, which requires the extra ``remote``, or a
             :class:`stormproof.checkpoint.storage.Storage`. A folder is created if it does not exist. Use one folder or
             prefix per run.
-        mirror: URL of an object store, such as ``s3://bucket/run``, or storage, to which committed checkpoints are
-            copied in the background. If it has a newer good checkpoint than the folder, :meth:`latest_checkpoint`
-            downloads it. Use one prefix per run. A URL requires the extra ``remote``. Requires a folder as ``dirpath``.
-            Disabled if None.
-        mirror_keep_last: Number of the newest checkpoints to keep in ``mirror``. Must be at least 2. The best and
-            every n-th checkpoint are kept as in the folder.
-        memory_tier: Whether to also copy the state to ``/dev/shm`` of rank 0's node and of one other node, between the
-            checkpoints. After the first copy, training pauses for at most 1% of the time. If the job restarts on the
-            same nodes, it resumes from the newest copy. Requires Linux. With sharded checkpoints, each rank copies its
-            shard to its own node and to one other node.
         every_n_train_steps: Optimizer steps between checkpoints. Must be at least 1. Disabled if None.
         train_time_interval: Time between checkpoints by rank 0's clock, as a timedelta or in minutes. Must be above 0.
             Disabled if None. The default is 5 minutes without ``every_n_train_steps`` and ``max_overhead``. The state
@@ -144,6 +134,16 @@ class CheckpointRecovery(InactiveCopies, Callback):
         save_top_k: Number of the best checkpoints to keep. Must be at least 1. Ignored without ``monitor``.
         keep_every_n_train_steps: Permanently keeps the first checkpoint at or after each multiple of this number of
             steps. Must be at least 1. Disabled if None.
+        mirror: URL of an object store, such as ``s3://bucket/run``, or storage, to which committed checkpoints are
+            copied in the background. If it has a newer good checkpoint than the folder, :meth:`latest_checkpoint`
+            downloads it. Use one prefix per run. A URL requires the extra ``remote``. Requires a folder as ``dirpath``.
+            Disabled if None.
+        mirror_keep_last: Number of the newest checkpoints to keep in ``mirror``. Must be at least 2. The best and
+            every n-th checkpoint are kept as in the folder.
+        memory_tier: Whether to also copy the state to ``/dev/shm`` of rank 0's node and of one other node, between the
+            checkpoints. After the first copy, training pauses for at most 1% of the time. If the job restarts on the
+            same nodes, it resumes from the newest copy. Requires Linux. With sharded checkpoints, each rank copies its
+            shard to its own node and to one other node.
         async_save: Whether training continues while a checkpoint is written.
         storage_timeout: Time without a successful save after which training stops with exit code 74, as a timedelta or
             in minutes. Must be above 0.
@@ -188,9 +188,6 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self,
         dirpath: str | Path | Storage,
         *,
-        mirror: str | Storage | None = None,
-        mirror_keep_last: int = 2,
-        memory_tier: bool = False,
         every_n_train_steps: int | None = None,
         train_time_interval: timedelta | float | None = None,
         max_overhead: float | None = None,
@@ -200,6 +197,9 @@ class CheckpointRecovery(InactiveCopies, Callback):
         mode: Literal["min", "max"] = "min",
         save_top_k: int = 1,
         keep_every_n_train_steps: int | None = None,
+        mirror: str | Storage | None = None,
+        mirror_keep_last: int = 2,
+        memory_tier: bool = False,
         async_save: bool = True,
         storage_timeout: timedelta | float = 30.0,
         identity: str | None = None,
