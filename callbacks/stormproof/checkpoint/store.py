@@ -290,7 +290,9 @@ class Store:
 
     def next_sequence(self) -> int:
         """Returns a sequence number above all that the storage or its log contains, so that names are unique."""
-        names, claimed = [entry.name for entry in self.storage.list()], self._claims.list()
+        names, claimed = list[str](), self._claims.list()
+        with suppress(FileNotFoundError):  # the folder does not exist yet
+            names += [entry.name for entry in self.storage.list()]
         for event in self._read_events("committed", "deleted", "quarantined", "lost", "attempt"):
             names += event["removed"] if event["event"] == "attempt" else [f"{event['name']}.ckpt"]
         return max([self._min_sequence, *(1 + number for number in (*map(parse_sequence, names), *claimed))])

@@ -19,7 +19,7 @@ from stormproof.checkpoint import Checkpoint, Retention, Store
 from stormproof.checkpoint import lease as lease_module
 from stormproof.checkpoint.claims import SequenceClaims
 from stormproof.checkpoint.lease import Lease, Owner
-from stormproof.checkpoint.storage import ObjectStorage, OutcomeUnknownError
+from stormproof.checkpoint.storage import ObjectStorage, OutcomeUnknownError, PosixStorage, Storage
 from stormproof.checkpoint.tiers import uploader
 from stormproof.checkpoint.tiers.download import download_newest
 from stormproof.checkpoint.tiers.uploader import Uploader
@@ -53,7 +53,7 @@ def short_delays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     return
 
 
-def _copied_steps(storage: ObjectStorage) -> list[int]:
+def _copied_steps(storage: Storage) -> list[int]:
     return [checkpoint.step for checkpoint in Store(storage).read_checkpoints()]
 
 
@@ -400,6 +400,18 @@ def test_a_fit_is_mirrored_and_resumes_on_another_disk(s3_url: str, storage: Obj
     assert trainer.global_step == 12
     assert _copied_steps(storage)[-1] == 12
     assert not Lease.is_active(storage)
+
+
+def test_a_storage_replaces_the_folder_and_the_url_of_the_mirror(tmp_path: Path):
+    disk, copies = PosixStorage(tmp_path / "disk"), PosixStorage(tmp_path / "copies")
+    fit_with_recovery(CheckpointRecovery(disk, every_n_train_steps=2, mirror=copies))
+    assert _copied_steps(copies)[-1] == 6
+    shutil.rmtree(tmp_path / "disk")
+    recovery = CheckpointRecovery(disk, every_n_train_steps=2, mirror=copies)
+    trainer = fit_with_recovery(recovery, max_epochs=2)
+    assert recovery.resumed_from is not None
+    assert recovery.resumed_from.step == 6
+    assert trainer.global_step == 12
 
 
 @pytest.mark.slow
