@@ -209,7 +209,7 @@ def _find_corruption(store: Store, damaged: set[str], *, thorough: bool) -> tupl
         elif not isinstance(
             path, io.BytesIO
         ):  # non-tensor value of a sharded checkpoint; `meta.pt` was recorded before
-            loaded.append(path.raw.object_name)
+            loaded.append(path.raw.content_name)
         return load(path, *arguments, **options)
 
     torch.load = recording_load

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from stormproof import CheckpointRecovery, checkpoint_recovery
+from stormproof import CheckpointRecovery
 from stormproof.checkpoint import Resolution, Store
+from stormproof.resume import save_coordinator
 from stormproof.testing import FaultInjector
 from tests.support.cases import mark_cases
 from tests.support.exact_resume_training import SYNC_SAVE, Cell, train
@@ -25,7 +26,7 @@ def _is_rank_one() -> bool:
 
 def use_own_folder(cell: Cell, folder: Path, **options: Any) -> Any:
     """Each rank sees another disk."""
-    checkpoint_recovery.verify_shared_store = partial(checkpoint_recovery.verify_shared_store, timeout_seconds=0.5)
+    save_coordinator.verify_shared_store = partial(save_coordinator.verify_shared_store, timeout_seconds=0.5)
     return train(cell, folder / f"disk{os.environ['LOCAL_RANK']}", **options)
 
 
