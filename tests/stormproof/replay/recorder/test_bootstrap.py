@@ -12,7 +12,7 @@ import pytest
 from stormproof.replay.ledger import BOOTSTRAP_FOLDER, FOLDER_VARIABLE, ROOT_VARIABLE, read_ledgers
 
 TRAINING = """
-    import os, sys
+    import gc, os, sys
     import torch
     import torch.distributed as dist
 
@@ -29,6 +29,8 @@ TRAINING = """
         network(x).mean().backward()
         optimizer.step()
     if ranks > 1:
+        del network
+        gc.collect()  # a group that the network still refers to may abort the process when the interpreter ends
         dist.destroy_process_group()
     if "fail" in sys.argv:
         raise ValueError
