@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+_NO_HARD_LINKS_ERRNOS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+
 
 @contextmanager
-def atomic_write(path: Path | str, on_stage: Callable[[str], object] | None = None) -> Generator[BinaryIO, None, None]:
+def atomic_write(
+    path: Path | str, on_stage: Callable[[str], object] | None = None, *, exclusive: bool = False
+) -> Generator[BinaryIO, None, None]:
     """Opens a file for writing that appears at ``path`` only if the block ends without an error.
 
     The bytes are written to a temporary file in the same folder, because a rename is atomic only within one file
@@ -23,11 +28,14 @@ def atomic_write(path: Path | str, on_stage: Callable[[str], object] | None = No
         path: File to write, in an existing folder.
         on_stage: Called with "written", "synced" and "renamed" after these stages. If it raises after one of the first
             two, the file does not appear.
+        exclusive: Whether to raise an error, not replace the file, if ``path`` exists. Not atomic on file systems
+            without hard links.
 
     Yields:
         A binary file, open for writing.
 
     Raises:
+        FileExistsError: If ``exclusive``, and ``path`` exists.
         OSError: If the folder cannot be written or the disk is full.
 
     Example:
@@ -48,7 +56,7 @@ def atomic_write(path: Path | str, on_stage: Callable[[str], object] | None = No
             notify("written")
             os.fsync(file.fileno())
         notify("synced")
-        temporary_path.replace(path)
+        (_rename_exclusively if exclusive else Path.replace)(temporary_path, path)
     except BaseException:
         temporary_path.unlink(missing_ok=True)
         raise
@@ -78,6 +86,22 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _rename_exclusively(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        if source.stat().st_nlink == 1:  # otherwise NFS repeated the request, because the first response was lost
+            raise
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS_ERRNOS:
+            raise
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+        source.replace(target)
+    with suppress(OSError):  # the next attempt deletes it, too
+        source.unlink(missing_ok=True)
 
 
 def _ignore_stage(stage: str) -> None:

@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -177,3 +178,36 @@ def test_a_full_disk_is_an_error_and_leaves_the_old_file(tmp_path: Path, monkeyp
     monkeypatch.undo()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def _create(path: Path, content: bytes) -> None:
+    with atomic_write(path, exclusive=True) as file:
+        file.write(content)
+
+
+def _refuse_link(source: Path, target: Path) -> None:
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), source)
+
+
+@pytest.mark.parametrize("has_links", [True, False], ids=["hard links", "no hard links"])
+def test_an_exclusive_write_keeps_an_existing_file(has_links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    if not has_links:
+        monkeypatch.setattr(os, "link", _refuse_link)
+    path = tmp_path / "file"
+    _create(path, b"first")
+    with pytest.raises(FileExistsError):
+        _create(path, b"second")
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_exclusive_write_succeeds_if_nfs_repeats_its_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    link = os.link
+
+    def link_twice(source: Path, target: Path) -> None:
+        link(source, target)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", link_twice)
+    _create(tmp_path / "file", b"first")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"first"]

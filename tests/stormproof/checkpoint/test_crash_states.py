@@ -137,10 +137,10 @@ def _without(kind: Callable[[int], bool]) -> Callable[[Recorder, Path], None]:
 
 
 @contextmanager
-def _late(path: Path, at: Callable[[str], object] | None = None) -> Iterator[BinaryIO]:
+def _late(path: Path, at: Callable[[str], object] | None = None, **options: bool) -> Iterator[BinaryIO]:
     """As atomic_write; but a checkpoint gets its name only after its manifest has."""
     aside = path.with_suffix(".late")
-    with atomic.atomic_write(aside if path.suffix == ".ckpt" else path, at) as file:
+    with atomic.atomic_write(aside if path.suffix == ".ckpt" else path, at, **options) as file:
         yield file
     if path.suffix == ".json":
         aside.replace(path.with_suffix(".ckpt"))

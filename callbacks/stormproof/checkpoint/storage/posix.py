@@ -24,7 +24,8 @@ _CHUNK_BYTES = 1 << 20
 class PosixStorage(Storage):
     """Storage in a folder of a POSIX file system. Failed reads are retried.
 
-    ``put_if_absent`` first tests for the name and then renames. The lease of the folder excludes other writers.
+    On a file system without hard links, ``put_if_absent`` first tests for the name and then renames. There, only the
+    lease of the folder excludes other writers.
 
     Args:
         folder: The folder. It may not exist yet.
@@ -57,7 +58,12 @@ class PosixStorage(Storage):
         """Writes a small object unless the name exists. Returns whether this call wrote it."""
         if os.path.lexists(self.folder / name):
             return False
-        self.put(name, lambda file: file.write(content), on_stage)
+        self._make_parents(name)
+        try:
+            with atomic_write(self.folder / name, on_stage, exclusive=True) as file:
+                file.write(content)
+        except FileExistsError:
+            return False
         return True
 
     def get(self, name: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
