@@ -15,7 +15,7 @@ import torch
 from stormproof import CheckpointRecovery, resumable, testing
 from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS, SHARD_POINTS, fault_points
 from stormproof.errors import StormproofError
-from stormproof.testing import HOOKS, POSITIONS, FaultInjector, flip_bit, truncate_file
+from stormproof.testing import HOOKS, POSITIONS, FaultInjector, fault_injection, flip_bit, truncate_file
 from tests.support.cases import slow_except
 from tests.support.forked_command import ROOT
 from tests.support.small_fits import (
@@ -178,7 +178,7 @@ def test_an_error_of_one_s_own_or_a_plain_one_is_raised(tmp_path: Path):
 
 def test_many_faults_are_ordered_in_one_sentence_and_all_trigger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     slept: list[float] = []
-    monkeypatch.setattr(testing.time, "sleep", slept.append)
+    monkeypatch.setattr(fault_injection.time, "sleep", slept.append)
     faults = FaultInjector().slow(0.5).slow(0.25, at="on_validation_batch_start").slow(2.0, step=4)
     _fit(tmp_path, faults)
     assert slept == [0.5, 0.25, 2.0]
