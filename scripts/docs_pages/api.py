@@ -73,6 +73,10 @@ PLUGIN_PAGES = {
         "health.observations.ranks.Ranks",
         "health.observations.non_finite.NonFiniteOrigin",
     ),
+    "storage": tuple(
+        f"checkpoint.storage.{name}"
+        for name in ("Storage", "Entry", "StageCallback", "OutcomeUnknownError", "PosixStorage", "ObjectStorage")
+    ),
     "errors": ("StormproofError", "DivergedError", "PreemptedExit"),
 }
 """Names of ``stormproof.__all__``, or dotted paths in ``stormproof``, on each page of the plugin."""
@@ -82,15 +86,24 @@ TITLES = {
     "errors": "Errors",
     "findings": "Findings and rules",
     "hang_watch": "HangWatch",
+    "storage": "Storages",
 }
 """Headings of pages with several names."""
 
 TESTING = Page(
-    "Fault injection",
-    "Tools for tests of your own recovery. `stormproof.testing` is not imported by the callbacks.",
+    "Testing",
+    "Fault injection for tests of your own recovery, and conformance tests for a "
+    "[storage of your own](../../how-to/add_a_storage.md). The callbacks do not import `stormproof.testing`.",
     tuple(
         f"{PLUGIN}.testing.{name}"
-        for name in ("FaultInjector", "faults_from_environment", "truncate_file", "flip_bit", "POSITIONS")
+        for name in (
+            "FaultInjector",
+            "faults_from_environment",
+            "truncate_file",
+            "flip_bit",
+            "POSITIONS",
+            "StorageSuite",
+        )
     ),
 )
 

@@ -15,11 +15,21 @@ if TYPE_CHECKING:
         flip_bit,
         truncate_file,
     )
+    from stormproof.testing.storage_suite import StorageSuite
 
-__all__ = ["HOOKS", "POSITIONS", "FaultInjector", "faults_from_environment", "flip_bit", "truncate_file"]
+__all__ = [
+    "HOOKS",
+    "POSITIONS",
+    "FaultInjector",
+    "StorageSuite",
+    "faults_from_environment",
+    "flip_bit",
+    "truncate_file",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("stormproof.testing.fault_injection"), name)
+    module = "storage_suite" if name == "StorageSuite" else "fault_injection"
+    return getattr(import_module(f"stormproof.testing.{module}"), name)

@@ -34,7 +34,7 @@ class Entry:
     Attributes:
         name: Name, without the folder.
         size: Size in bytes. 0 for a folder.
-        version: Version token. Changes with each write of the name.
+        version: Version token. Changes with each write of a content that the name did not have before.
         modified: Time of the last write by the clock of the server, in seconds since the epoch.
         is_folder: Whether the name is a folder.
         is_regular: Whether the name is neither a folder nor, in a file system, a symbolic link or a device.
@@ -104,6 +104,8 @@ class Storage(ABC):
     @abstractmethod
     def list(self, folder: str = "") -> list[Entry]:
         """Returns the names directly in ``folder``. Empty if it has no name.
+
+        Names that begin with a dot may be those of the storage itself, such as locks.
 
         Raises:
             FileNotFoundError: If the storage is a folder that does not exist.
