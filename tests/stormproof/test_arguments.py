@@ -74,8 +74,8 @@ def _find_functions() -> dict[str, Callable[..., Any]]:
             functions[name] = value
     functions |= {
         name: value
-        for name, value in inspect.getmembers(testing, inspect.isfunction)
-        if value.__module__ == testing.__name__ and not name.startswith("_")
+        for name, value in ((name, getattr(testing, name)) for name in testing.__all__)
+        if inspect.isfunction(value)
     }
     for name, method in inspect.getmembers(FaultInjector, inspect.isfunction):
         if not name.startswith("_") and inspect.signature(method).return_annotation == "FaultInjector":
