@@ -17,16 +17,21 @@ KILL_POINTS = ("half written", "written", "synced", "renamed")
 
 
 def write_with_others(storage: Storage, names: list[str], barrier: Barrier, created: Connection) -> None:
-    """Creates those of ``names`` that do not exist, sends them, and increments "counter" once for each of ``names``."""
+    """Creates those of ``names`` that do not exist, sends them, and increments "counter" once for each of ``names``.
+
+    All processes read the same version before the first of them swaps.
+    """
     process_id = os.getpid()
     barrier.wait()
     created.send([name for name in names if storage.put_if_absent(name, str(process_id).encode())])
+    content, version = storage.read_with_version("counter")
+    barrier.wait()
     for name in names:
         is_swapped = False
         while not is_swapped:
-            content, version = storage.read_with_version("counter")
             next_content = f"{int(content.split()[0]) + 1} {process_id} {name}".encode()
             is_swapped = storage.compare_and_swap("counter", next_content, version) is not None
+            content, version = storage.read_with_version("counter")
 
 
 def swap_forever(storage: Storage, name: str, done: Connection) -> None:

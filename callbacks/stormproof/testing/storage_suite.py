@@ -270,7 +270,7 @@ class StorageSuite:
         """Checks `compare_and_swap` and `put_if_absent` in three processes."""
         storage, names = self.make_storage(tmp_path), [f"{number}" for number in range(10)]
         storage.compare_and_swap("counter", b"0", None)
-        barrier = _SPAWN.Barrier(3)
+        barrier = _SPAWN.Barrier(3, timeout=PROCESS_TIMEOUT_SECONDS)
         processes = [_Process(storage_processes.write_with_others, storage, names, barrier) for _ in range(3)]
         created = [process.receive() for process in processes]
         _check_equal("the exit codes of the processes", [process.wait() for process in processes], [0] * 3)
