@@ -9,10 +9,14 @@ Real processes on this host save a small sharded state. Background threads coord
 - ``async_thread``, ``async_process``: torch's ``async_save`` with its thread or process over a gloo group. It writes no
   hashes, unsharded state, manifest or log.
 
-First prints medians (minimum, maximum) in ms: a save from its start in the training thread to its commit; the
-exchange of a request and all replies directly after another one; the same after 3 s without a request
-(``async_save`` has no requests, so its collective is measured instead). Then prints what the ranks observe after each
-fault, with the seconds since the fault, and the result of the next save:
+First prints medians (minimum, maximum) in ms:
+
+- ``save``: from its start in the training thread to its commit
+- ``request``: a request to all ranks and their replies, directly after another one. ``async_save`` has no requests, so
+  one of its collectives is measured instead.
+- ``idle request``: the same after 3 s without a request
+
+Then prints what the ranks observe after each fault, with the seconds since the fault, and the result of the next save:
 
 - ``kill_1``, ``kill_0``: SIGKILL during a save, in which the rank needs 3 s to write
 - ``kill_remote``: ``kill_1`` if rank 0 cannot query the process of rank 1, as on another node
@@ -106,8 +110,8 @@ class GlooChannel:
 class GlooShardWriter(ShardWriter):
     """A ShardWriter whose threads use a GlooChannel. Its base class would have neither polls nor a RankChannel.
 
-    On rank 0, one thread per other rank sends the requests and waits for the replies, so that a late reply of one rank
-    does not block the others or a later request.
+    On rank 0, one thread per other rank sends the requests and waits for the replies. Thus, a late reply of one rank does
+    not block the others.
     """
 
     def __init__(self, storage: PosixStorage, rank: int) -> None:
