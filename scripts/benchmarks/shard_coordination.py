@@ -110,8 +110,8 @@ class GlooChannel:
 class GlooShardWriter(ShardWriter):
     """A ShardWriter whose threads use a GlooChannel. Its base class would have neither polls nor a RankChannel.
 
-    On rank 0, one thread per other rank sends the requests and waits for the replies. Thus, a late reply of one rank does
-    not block the others.
+    On rank 0, one thread per other rank sends the requests and waits for the replies, so that a late reply of one rank
+    blocks no other rank.
     """
 
     def __init__(self, storage: PosixStorage, rank: int) -> None:
