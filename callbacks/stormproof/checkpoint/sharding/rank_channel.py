@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -46,10 +47,8 @@ class RankChannel:
         Raises:
             ConnectionError: If rank 0 has ended.
         """
-        try:
+        with _connection_errors():
             self._store.set(key, pickle.dumps(message))  # type: ignore[arg-type]  # torch's stubs omit bytes
-        except dist.DistNetworkError as error:
-            raise ConnectionError(f"rank 0 cannot be reached: {error}") from error
 
     def receive(self, key: str, pause: Callable[[], bool]) -> Any:
         """Waits for a message and returns it.
@@ -64,14 +63,11 @@ class RankChannel:
             TimeoutError: If ``pause`` returns False.
             ConnectionError: If rank 0 has ended.
         """
-        try:
+        with _connection_errors():
             while not self._store.check([key]):
                 if not pause() and not self._store.check([key]):  # it may have arrived during the pause
                     raise TimeoutError(f"there was no message {key}")
-            message = self._store.get(key)
-        except (dist.DistNetworkError, dist.DistStoreError) as error:
-            raise ConnectionError(f"rank 0 cannot be reached: {error}") from error
-        return pickle.loads(message)  # noqa: S301 (sent by a rank of this job)
+            return pickle.loads(self._store.get(key))  # noqa: S301 (sent by a rank of this job)
 
     def has(self, key: str) -> bool:
         """Returns whether a message with this key exists.
@@ -79,14 +75,20 @@ class RankChannel:
         Raises:
             ConnectionError: If rank 0 has ended.
         """
-        try:
+        with _connection_errors():
             return self._store.check([key])
-        except dist.DistNetworkError as error:
-            raise ConnectionError(f"rank 0 cannot be reached: {error}") from error
 
     def delete(self, key: str) -> None:
         """Deletes a message that every rank has received."""
         self._store.delete_key(key)
+
+
+@contextmanager
+def _connection_errors() -> Generator[None, None, None]:
+    try:
+        yield
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        raise ConnectionError(f"rank 0 cannot be reached: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -141,10 +143,10 @@ def make_picklable(error: Exception) -> Exception:
     return RuntimeError(f"{type(error).__name__}: {error}")
 
 
-def raise_error(rank: int, report: Report) -> None:
-    """Raises the error of a report, with the rank in its message."""
-    error = report.error
-    if isinstance(error, OSError):
-        raise OSError(error.errno, f"rank {rank}: {error.strerror}", error.filename)
-    if error is not None:
-        raise RuntimeError(f"rank {rank} could not execute a request for a checkpoint: {error}")
+def raise_first_error(reports: Sequence[Report]) -> None:
+    """Raises the error of the lowest rank that has one, with the rank in its message."""
+    for rank, error in enumerate(report.error for report in reports):
+        if isinstance(error, OSError):
+            raise OSError(error.errno, f"rank {rank}: {error.strerror}", error.filename)
+        if error is not None:
+            raise RuntimeError(f"rank {rank} could not execute a request for a checkpoint: {error}")

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from math import inf
 from typing import Any
 
@@ -29,7 +28,7 @@ from stormproof.checkpoint.sharding.rank_channel import (
     Report,
     WriteRequest,
     make_picklable,
-    raise_error,
+    raise_first_error,
 )
 from stormproof.checkpoint.sharding.shard_files import ShardFiles
 from stormproof.checkpoint.sharding.shard_plan import PlannedValue, ShardPlan, ShardPlanner
@@ -46,19 +45,8 @@ CLOSE_TIMEOUT_SECONDS = 60.0
 """Maximum time to wait for the other ranks at the end, in seconds."""
 
 
-@dataclass(frozen=True)
-class _Shard:
-    """Copy of this rank's shard of one checkpoint.
-
-    Attributes:
-        save_id: Number of the checkpoint among those of this process, from 1.
-        plan: What this rank writes.
-        values: The values, in host memory.
-    """
-
-    save_id: int
-    plan: ShardPlan
-    values: Mapping[MetadataIndex, PlannedValue]
+_Shard = tuple[ShardPlan, Mapping[MetadataIndex, PlannedValue]]
+"""What this rank writes, and the values."""
 
 
 class ShardWriter:
@@ -76,14 +64,13 @@ class ShardWriter:
         self._storage, self._rank = storage, rank
         self._world_size = world_size()  # the process group may be destroyed while a thread is still writing
         self._planner, self._stager = ShardPlanner(), HostStager()
-        self._planned: tuple[ShardPlan, Mapping[MetadataIndex, PlannedValue]] | None = None
-        self._shard: _Shard | None = None
+        self._planned: _Shard | None = None
+        self._staged: _Shard | None = None  # in host memory
         self._baseline_names: set[str] | None = None
         self._request_ids = itertools.count(1)
-        self._save_id = 0  # of the last planned checkpoint
-        self._reported_id = 0  # of the last checkpoint that this rank wrote, or failed to write
+        # numbers of the last checkpoints of this process, from 1: planned, staged, and written or failed on this rank
+        self._save_id = self._staged_id = self._reported_id = 0
         self._report_time = -inf  # of the last report, by time.monotonic
-        self._has_checked_loadable = False
         self._has_thread_ended = False
         self._deadline = inf  # by time.monotonic, for messages
         self._write_lock = threading.Lock()
@@ -120,11 +107,12 @@ class ShardWriter:
         assert self._planned is not None, "plan comes first"
         plan, values = self._planned
         self._planned = None
-        self._check_loadable(plan, values)
+        if self._staged_id == 0:
+            _check_loadable(plan, values)
         with self._write_lock:
-            shard = _Shard(self._save_id, plan, self._stager.stage(values))
+            staged_values = self._stager.stage(values)
             with self._condition:
-                self._shard = shard
+                self._staged, self._staged_id = (plan, staged_values), self._save_id
                 self._condition.notify_all()
 
     def write(self, folder: str, unsharded_state: Mapping[str, Any]) -> dict[str, StoredFile]:
@@ -138,19 +126,18 @@ class ShardWriter:
             NonFiniteError: If a tensor has become NaN or infinite.
             OSError: If a rank cannot write.
         """
-        assert self._shard is not None, "stage comes first"
-        shard = self._shard
+        assert self._staged is not None, "stage comes first"
+        metadata = self._staged[0].metadata
+        assert metadata is not None
         # waits for all reports, even after an error, so that no rank uses the folder or the copy afterwards
-        reports = self._request(WriteRequest(shard.save_id, folder))
+        reports = self._request(WriteRequest(self._staged_id, folder))
         non_finite_names = [name for report in reports for name in report.non_finite_names]
         if non_finite_names:
             raise NonFiniteError(sorted(set(non_finite_names)))
-        for rank, report in enumerate(reports):
-            raise_error(rank, report)
+        raise_first_error(reports)
         files = ShardFiles(self._storage, folder)
         files.write_unsharded_state(unsharded_state)
-        assert shard.plan.metadata is not None
-        files.write_metadata(shard.plan.metadata, [[*report.results] for report in reports])
+        files.write_metadata(metadata, [[*report.results] for report in reports])
         for report in reports:
             files.files.update(report.files)
         return files.files
@@ -177,8 +164,7 @@ class ShardWriter:
         for rank, report in enumerate(reports):
             if isinstance(report.error, TimeoutError):  # the rank is ending, so rank 0 reads its files
                 reports[rank] = self._read_files(files_by_rank[rank])
-        for rank, report in enumerate(reports):
-            raise_error(rank, report)
+        raise_first_error(reports)
         return next((report.change for report in reports if report.change is not None), None)
 
     def start_close_timeout(self) -> None:
@@ -197,10 +183,9 @@ class ShardWriter:
             return
         self.start_close_timeout()
         with self._condition:
-            if self._shard is not None and not is_interrupted:
-                save_id = self._shard.save_id
+            if not is_interrupted:
                 self._condition.wait_for(
-                    lambda: self._reported_id >= save_id or self._has_thread_ended, CLOSE_TIMEOUT_SECONDS
+                    lambda: self._reported_id >= self._staged_id or self._has_thread_ended, CLOSE_TIMEOUT_SECONDS
                 )
             self._deadline = time.monotonic()
             self._condition.notify_all()
@@ -247,7 +232,7 @@ class ShardWriter:
             return self._read_files(request.files_by_rank[self._rank])
         assert isinstance(request, WriteRequest)
         with self._condition:
-            self._condition.wait_for(lambda: self._has_staged(request.save_id) or self._should_stop())
+            self._condition.wait_for(lambda: self._staged_id >= request.save_id or self._should_stop())
         return self._write_shard(request.save_id, request.folder)
 
     def _request(self, request: object, seconds: float = inf) -> list[Report]:
@@ -277,22 +262,19 @@ class ShardWriter:
     def _read_files(self, files: Mapping[str, StoredFile]) -> Report:
         return Report(change=find_content_problem(self._storage, files))
 
-    def _has_staged(self, save_id: int) -> bool:
-        return self._shard is not None and self._shard.save_id >= save_id
-
     def _write_shard(self, save_id: int, folder: str) -> Report:
         with self._write_lock:
-            shard = self._shard
-            assert shard is not None, "no checkpoint was copied"
-            assert shard.save_id == save_id, f"checkpoint {shard.save_id} was copied instead of {save_id}"
-            non_finite_names = _find_non_finite(shard.values)
+            assert self._staged is not None, "no checkpoint was copied"
+            assert self._staged_id == save_id, f"checkpoint {self._staged_id} was copied instead of {save_id}"
+            plan, values = self._staged
+            non_finite_names = _find_non_finite(values)
             if self._baseline_names is None:
                 self._baseline_names = set(non_finite_names)
             new_names = [name for name in non_finite_names if name not in self._baseline_names]
             if new_names:
                 return Report(non_finite_names=new_names)
             files = ShardFiles(self._storage, folder)
-            results = files.write_shard(self._rank, shard.plan.save_plan, shard.values)
+            results = files.write_shard(self._rank, plan.save_plan, values)
             return Report(files.files, results)
 
     def _receive_report(self, request_id: int, rank: int, deadline: float) -> Report:
@@ -306,22 +288,13 @@ class ShardWriter:
         channel.delete(key)
         return report
 
-    def _check_loadable(self, plan: ShardPlan, values: Mapping[MetadataIndex, PlannedValue]) -> None:
-        if self._has_checked_loadable:
-            return
-        for item in plan.save_plan.items:
-            value = values[item.index]
-            if item.type == WriteItemType.BYTE_IO and isinstance(value, bytes):
-                check_loadable(value, item.index.fqn)
-        self._has_checked_loadable = True
-
     def _pause(self) -> bool:
         """Waits until the next check for a message. Returns False if this rank should stop waiting."""
         with self._condition:
             # only rank 0 waits for reports, which are expected
             is_expected = (
                 self._rank == 0
-                or (self._shard is not None and self._shard.save_id > self._reported_id)
+                or self._staged_id > self._reported_id
                 or time.monotonic() < self._report_time + EXPECTED_SECONDS  # rank 0 reads back after each commit
             )
             if not self._should_stop():
@@ -339,6 +312,13 @@ class ShardWriter:
 
     def _should_stop(self) -> bool:
         return time.monotonic() >= self._deadline
+
+
+def _check_loadable(plan: ShardPlan, values: Mapping[MetadataIndex, PlannedValue]) -> None:
+    for item in plan.save_plan.items:
+        value = values[item.index]
+        if item.type == WriteItemType.BYTE_IO and isinstance(value, bytes):
+            check_loadable(value, item.index.fqn)
 
 
 def _find_non_finite(values: Mapping[MetadataIndex, PlannedValue]) -> list[str]:

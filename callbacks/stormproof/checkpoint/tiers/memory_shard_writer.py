@@ -9,7 +9,7 @@ from typing import Any
 
 from stormproof.checkpoint.file_names import METADATA_FILE, UNSHARDED_FILE, format_shard_name
 from stormproof.checkpoint.manifest import Checkpoint, decode_manifest
-from stormproof.checkpoint.sharding.rank_channel import Report, raise_error
+from stormproof.checkpoint.sharding.rank_channel import Report, raise_first_error
 from stormproof.checkpoint.sharding.shard_writer import ShardWriter
 from stormproof.checkpoint.tiers.memory_folder import MemoryFolder
 from stormproof.checkpoint.tiers.peer import PeerReceiver, PeerSender, warn_without_peer
@@ -92,8 +92,7 @@ class MemoryShardWriter(ShardWriter):
             OSError: If the memory of a node is full, or a rank has ended.
         """
         reports = self._request(ManifestRequest(checkpoint.path.name, manifest), SEND_TIMEOUT_SECONDS)
-        for rank, report in enumerate(reports):
-            raise_error(rank, report)
+        raise_first_error(reports)
         problems = [f"rank {rank}: {report.warning}" for rank, report in enumerate(reports) if report.warning]
         self.has_sent = not problems
         if problems and not self._has_warned:
@@ -110,8 +109,7 @@ class MemoryShardWriter(ShardWriter):
         Raises:
             OSError: If a rank has ended, or does not reply in time.
         """
-        for rank, report in enumerate(self._request(ClearRequest(keeps_newest), seconds)):
-            raise_error(rank, report)
+        raise_first_error(self._request(ClearRequest(keeps_newest), seconds))
 
     def close(self, *, is_interrupted: bool = False, has_ended: bool = False) -> None:
         """Ends the threads.
